@@ -1,0 +1,86 @@
+/* Which instruction sets this processor has and the operating system saves, and how one function is compiled for
+ * one of them. The compiler's own baseline stays at the ABI's floor: vector code stands only between ISA_BEGIN and
+ * ISA_END, and runs only where cpu_has_*() said so. */
+#ifndef GPT2RT_CPU_H
+#define GPT2RT_CPU_H
+
+#include <stdint.h>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define GPT2RT_X86_64 1
+#include <immintrin.h>
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define GPT2RT_ARM64 1
+#include <arm_neon.h>
+#endif
+
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define ISA_BEGIN(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define ISA_END PRAGMA(clang attribute pop)
+#elif defined(__GNUC__)
+#define ISA_BEGIN(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
+#define ISA_END PRAGMA(GCC pop_options)
+#else /* MSVC takes every intrinsic everywhere */
+#define ISA_BEGIN(features)
+#define ISA_END
+#endif
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define ALWAYS_INLINE static __forceinline
+#else
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#endif
+
+#ifdef GPT2RT_X86_64
+#ifdef _MSC_VER
+#include <intrin.h>
+static void cpu_id(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) { __cpuidex((int *)r, (int)leaf, (int)subleaf); }
+#else
+#include <cpuid.h>
+static void cpu_id(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
+    r[0] = r[1] = r[2] = r[3] = 0;
+    __get_cpuid_count(leaf, subleaf, &r[0], &r[1], &r[2], &r[3]);
+}
+#endif
+
+/* The register state that the operating system saves (XCR0); 0 where it saves none. */
+static uint64_t cpu_saved_state(void) {
+    uint32_t r[4];
+    cpu_id(1, 0, r);
+    if (!(r[2] >> 27 & 1)) return 0; /* OSXSAVE */
+#ifdef _MSC_VER
+    return _xgetbv(0);
+#else
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+#endif
+}
+
+static int cpu_has_sse42(void) {
+    uint32_t r[4];
+    cpu_id(1, 0, r);
+    return r[2] >> 20 & 1;
+}
+
+/* AVX2, FMA and F16C, with the 256-bit registers saved. */
+static int cpu_has_avx2(void) {
+    uint32_t one[4], seven[4];
+    if ((cpu_saved_state() & 0x6) != 0x6) return 0;
+    cpu_id(1, 0, one);
+    cpu_id(7, 0, seven);
+    return (one[2] >> 12 & 1) && (one[2] >> 29 & 1) && (seven[1] >> 5 & 1);
+}
+
+/* AVX-512 F, BW, DQ, VL and VNNI, with the 512-bit registers saved. */
+static int cpu_has_avx512_vnni(void) {
+    uint32_t seven[4];
+    if (!cpu_has_avx2() || (cpu_saved_state() & 0xE6) != 0xE6) return 0;
+    cpu_id(7, 0, seven);
+    return (seven[1] >> 16 & 1) && (seven[1] >> 30 & 1) && (seven[1] >> 17 & 1) && (seven[1] >> 31 & 1) &&
+           (seven[2] >> 11 & 1);
+}
+#endif
+
+#endif

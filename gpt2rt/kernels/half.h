@@ -1,0 +1,45 @@
+/* f16 (IEEE 754 binary16) to and from f32 in integers: the twins of the processors' own conversions. */
+#ifndef GPT2RT_HALF_H
+#define GPT2RT_HALF_H
+
+#include <stdint.h>
+#include <string.h>
+
+/* Exact. */
+static inline float float_from_half(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fffu, bits;
+    float value;
+    if (rest >= 0x7c00) {
+        bits = 0x7f800000u | (rest & 0x3ff) << 13; /* infinity, NaN */
+        if (rest > 0x7c00) bits |= 0x400000u;      /* quiet, as the processors make it */
+    } else if (rest >= 0x0400) {
+        bits = (rest << 13) + ((127u - 15u) << 23);
+    } else {
+        value = (float)rest * 5.9604644775390625e-8f; /* subnormal: units of 2^-24 */
+        memcpy(&bits, &value, 4);
+    }
+    bits |= sign;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* To the nearest, ties to even; beyond the range infinity. */
+static inline uint16_t half_from_float(float value) {
+    uint32_t bits, size;
+    memcpy(&bits, &value, 4);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    size = bits & 0x7fffffffu;
+    if (size > 0x7f800000u) return sign | 0x7e00 | (uint16_t)(size >> 13 & 0x3ff); /* NaN */
+    if (size >= 0x477ff000u) return sign | 0x7c00;                                 /* rounds beyond 65504 */
+    if (size < 0x38800000u) { /* below 2^-14: adding 0.5 puts the units of 2^-24 into the lowest bits */
+        float shifted;
+        memcpy(&shifted, &size, 4);
+        shifted += 0.5f;
+        memcpy(&bits, &shifted, 4);
+        return sign | (uint16_t)(bits - 0x3f000000u);
+    }
+    size += 0xfff + (size >> 13 & 1);
+    return sign | (uint16_t)((size - ((127u - 15u) << 23)) >> 13);
+}
+
+#endif
