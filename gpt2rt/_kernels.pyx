@@ -1,14 +1,38 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The kernels and what is built of them: checksums, the forward pass."""
+"""The kernels and what is built of them: checksums, weights, the state of a run and the forward pass.
 
+Structs and letters are in `_kernels.pxd`, the operations in `kernels/`. A forward pass runs without the GIL on all
+members of a thread team; every member runs the same text, does its share of the rows, heads or tokens, and meets the
+others at barriers. Work is never split along a sum, so the logits don't depend on the number of members.
+"""
+
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, int8_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import os
+
+from gpt2rt.errors import ContextFullError, UsageError, VocabularyError
 
 
 cdef extern from "kernels/crc32c.h" nogil:
     void crc32c_init()
     uint32_t crc32c_update "crc32c"(uint32_t sum, const uint8_t* p, size_t n)
 
+cdef extern from "Python.h":
+    int PyErr_CheckSignals()
+
+cdef extern from "kernels/clock.h" nogil:
+    double clock_seconds()
+
+
+cdef int64_t MOST_TOKENS = 256       # of a pass: more add nothing to the speed, but memory
+cdef double SIGNAL_INTERVAL = 0.005  # seconds between looks for Ctrl-C; at most one look a layer
+
+cdef const Kernels* KERNELS[8]
+cdef int N_KERNELS = kernels_here(KERNELS)
 
 crc32c_init()
 
@@ -24,3 +48,470 @@ def crc32c(content, uint32_t value=0):
     finally:
         PyBuffer_Release(&view)
     return result
+
+
+def available_isas():
+    """Names of the instruction sets that this build has kernels for and this processor can run, best first."""
+    return [KERNELS[i].name.decode() for i in range(N_KERNELS)]
+
+
+cdef const Kernels* kernels_named(str isa) except NULL:
+    for i in range(N_KERNELS):
+        if KERNELS[i].name.decode() == isa:
+            return KERNELS[i]
+    raise UsageError(f"instruction set {isa!r}: this machine can run {', '.join(available_isas())} (see GPT2RT_ISA)")
+
+
+cdef inline int64_t align(int64_t n, int64_t to) noexcept nogil:
+    return (n + to - 1) // to * to
+
+
+# --- weights -------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Weights:
+    """A model file's weights as the kernels see them: pointers into the mapped section. Immutable, shared by threads."""
+
+    cdef Network network
+    cdef Py_buffer view
+    cdef int type
+    cdef int64_t group
+
+    def __cinit__(self, section, hyperparameters, int weight_type, int64_t group_size, offsets, isa=None):
+        """
+        Args:
+            section: buffer of the weights section; kept.
+            hyperparameters: (n_vocab, n_ctx, n_embd, n_head, n_layer). weight_type: code of the file's header.
+            offsets: byte offset of every tensor of `modelfile.tensor_table`, in its order.
+            isa: one of `available_isas()`; the environment's GPT2RT_ISA, then the best one, where it is None.
+
+        Raises:
+            UsageError: the instruction set is none that can run here.
+        """
+        PyObject_GetBuffer(section, &self.view, PyBUF_SIMPLE)
+        isa = isa or os.environ.get("GPT2RT_ISA")
+        self.network.kernels = kernels_named(isa) if isa else KERNELS[0]
+        self.type, self.group = weight_type, group_size
+        cdef Config* c = &self.network.config
+        c.n_vocab, c.n_ctx, c.n_embd, c.n_head, c.n_layer = hyperparameters
+        c.head_dim = c.n_embd // c.n_head
+        cdef int64_t width = max(16, group_size)
+        c.E, c.F, c.Q, c.V = align(c.n_embd, width), align(4 * c.n_embd, width), align(3 * c.n_embd, 16), \
+            align(c.n_vocab, 16)
+        self.network.layers = <Layer*>calloc(<size_t>c.n_layer, sizeof(Layer))
+        if self.network.layers == NULL:
+            raise MemoryError()
+        cdef Layer* layer
+        cdef int64_t n = c.n_embd
+        at = iter(offsets)
+        self.network.wpe = self.vector(next(at))
+        for i in range(c.n_layer):
+            layer = &self.network.layers[i]
+            layer.ln_1_g = self.vector(next(at))
+            layer.ln_1_b = self.vector(next(at))
+            layer.attn_c_attn = self.matrix(next(at), next(at), 3 * n, n)
+            layer.attn_c_proj = self.matrix(next(at), next(at), n, n)
+            layer.ln_2_g = self.vector(next(at))
+            layer.ln_2_b = self.vector(next(at))
+            layer.mlp_c_fc = self.matrix(next(at), next(at), 4 * n, n)
+            layer.mlp_c_proj = self.matrix(next(at), next(at), n, 4 * n)
+        self.network.ln_f_g = self.vector(next(at))
+        self.network.ln_f_b = self.vector(next(at))
+        self.network.wte = self.matrix(next(at), None, c.n_vocab, n)
+
+    def __dealloc__(self):
+        free(self.network.layers)
+        PyBuffer_Release(&self.view)
+
+    cdef const float* vector(self, int64_t offset):
+        return <const float*>(<const uint8_t*>self.view.buf + offset)
+
+    cdef Matrix matrix(self, int64_t offset, bias, int64_t n_out, int64_t n_in):
+        cdef Matrix m
+        cdef int64_t groups
+        memset(&m, 0, sizeof(m))
+        m.data = <const uint8_t*>self.view.buf + offset
+        if bias is not None:
+            m.bias = self.vector(bias)
+        m.type = self.type
+        m.tiles = align(n_out, 16) // 16
+        if self.type == TYPE_INT8:
+            groups = align(n_in, self.group) // self.group
+            m.group, m.n_in, m.values = self.group, groups * self.group, align(groups * 32, 64)
+            m.stride = m.values + m.n_in * 16
+        else:
+            m.n_in, m.stride = n_in, align(n_in * (64 if self.type == TYPE_F32 else 32), 64)
+        return m
+
+    @property
+    def isa(self):
+        """The instruction set that the kernels use."""
+        return self.network.kernels.name.decode()
+
+
+# --- threads -------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class ThreadTeam:
+    """Threads that run forward passes together. A pass that finds its team busy runs on its caller alone."""
+
+    cdef Team* team
+    cdef readonly int n_threads
+
+    def __cinit__(self, int n_threads):
+        """
+        Args:
+            n_threads: the caller included; at least 1. Threads are started by the first pass.
+        """
+        self.n_threads = n_threads
+
+    def __dealloc__(self):
+        team_free(self.team)
+
+    cdef Team* get(self) except? NULL:
+        if self.n_threads == 1:
+            return NULL
+        with cython.critical_section(self):
+            if self.team != NULL and not team_is_alive(self.team):
+                team_free(self.team)  # inherited by fork(), without its threads
+                self.team = NULL
+            if self.team == NULL:
+                self.team = team_new(self.n_threads)
+                if self.team == NULL:
+                    raise MemoryError()
+        return self.team
+
+
+# --- the forward pass ----------------------------------------------------------------------------------------------
+
+
+cdef inline int64_t share(int64_t n, int member, int members) noexcept nogil:
+    """Where a member's share of n begins; the next member's begins where it ends."""
+    return n * member // members
+
+
+cdef inline void project(const Pass* p, const Matrix* m, const Inputs* inputs, float* out, int64_t stride, int mode,
+                         int member, int members) noexcept nogil:
+    """Times a matrix: a member's share of its rows, for all tokens."""
+    p.network.kernels.matmul(m, inputs, p.n_tokens, out, stride, share(m.tiles, member, members),
+                             share(m.tiles, member + 1, members), mode)
+
+
+cdef void prepare(const Pass* p, const Matrix* m, Inputs* inputs, float* rows, int64_t stride, const float* g,
+                  const float* b, float* norm, int member, int members) noexcept nogil:
+    """Makes (T, stride) floats the inputs of m: through layer norm (g and b, into norm) where g is given, and quantized.
+
+    A single token is prepared by each member for itself, which saves a barrier; many are shared out.
+    """
+    cdef const Kernels* kernels = p.network.kernels
+    cdef int64_t groups = m.n_in // m.group if m.group else 0
+    cdef int64_t t, first = 0, end = p.n_tokens
+    if p.n_tokens > 1:
+        first, end = share(p.n_tokens, member, members), share(p.n_tokens, member + 1, members)
+    inputs.x, inputs.x_stride = (rows if g == NULL else norm), stride
+    for t in range(first, end):
+        if g != NULL:
+            kernels.layernorm(norm + t * stride, rows + t * stride, g, b, p.network.config.n_embd)
+        if groups:
+            kernels.quantize(inputs.q + t * m.n_in, inputs.scale + t * groups, inputs.offset + t * groups,
+                             inputs.x + t * stride, groups, m.group)
+    if p.n_tokens > 1:
+        team_barrier(p.team)
+
+
+cdef void attend(const Pass* p, int64_t layer, float* scratch, int member, int members) noexcept nogil:
+    """Puts the keys and values of all tokens into their caches, then answers all queries: qkv -> att."""
+    cdef const Config* c = &p.network.config
+    cdef const Kernels* kernels = p.network.kernels
+    cdef int64_t n = c.head_dim, h, i, t, chunk, count, item = 0
+    cdef const Span* span
+    cdef Cache cache = p.cache
+    cdef float* row = NULL
+    for h in range(share(c.n_head, member, members), share(c.n_head, member + 1, members)):
+        for i in range(p.n_spans):
+            span = &p.spans[i]
+            cache.k, cache.v = span.k + layer * p.k_layer, span.v + layer * p.v_layer
+            for t in range(span.count):
+                row = p.state.qkv + (span.first + t) * c.Q + h * n
+                kernels.remember(&cache, row + c.n_embd, row + 2 * c.n_embd, h, span.position + t)
+            if p.n_tokens == 1:  # nobody else has to wait for this head
+                kernels.attention(&cache, row, c.Q, h, span.position, 1, p.state.att + h * n, c.E, scratch)
+    if p.n_tokens == 1:
+        return
+    team_barrier(p.team)
+    for i in range(p.n_spans):
+        span = &p.spans[i]
+        cache.k, cache.v = span.k + layer * p.k_layer, span.v + layer * p.v_layer
+        for chunk in range((span.count + ATTENTION_TOKENS - 1) // ATTENTION_TOKENS):
+            t = chunk * ATTENTION_TOKENS
+            count = min(span.count - t, <int64_t>ATTENTION_TOKENS)
+            for h in range(c.n_head):
+                if item % members == member:
+                    kernels.attention(&cache, p.state.qkv + (span.first + t) * c.Q + h * n, c.Q, h, span.position + t,
+                                      count, p.state.att + (span.first + t) * c.E + h * n, c.E, scratch)
+                item += 1
+
+
+cdef void look_for_signals(Pass* p) noexcept nogil:
+    """Runs Python's signal handlers now and then; one that raises (Ctrl-C) ends the pass behind this layer."""
+    cdef double now = clock_seconds()
+    if now < p.check_at:
+        return
+    p.check_at = now + SIGNAL_INTERVAL
+    with gil:
+        if PyErr_CheckSignals():
+            shared_store(&p.stop, 1)
+
+
+cdef void run_pass(void* argument, int member, int members) noexcept nogil:
+    """What each member of the team does: the whole forward pass, but only its share of it."""
+    cdef Pass* p = <Pass*>argument
+    cdef const Network* network = p.network
+    cdef const Config* c = &network.config
+    cdef Activations* s = p.state
+    cdef Private* own = &s.private[member]
+    cdef bint alone = p.n_tokens == 1
+    cdef Inputs inputs = own.inputs if alone else s.inputs
+    cdef float* norm = own.norm if alone else s.norm
+    cdef const Layer* layer
+    cdef const Span* span
+    cdef int64_t i, t
+
+    if members == 1:
+        p.team = NULL  # it is busy with another pass: no barriers here
+    for i in range(p.n_spans):
+        span = &p.spans[i]
+        for t in range(span.first, span.first + span.count):
+            if t % members == member:
+                embed(s.x + t * c.E, &network.wte, p.tokens[t],
+                      network.wpe + (span.position + t - span.first) * c.n_embd, c.n_embd)
+    team_barrier(p.team)
+
+    for i in range(c.n_layer):
+        layer = &network.layers[i]
+        prepare(p, &layer.attn_c_attn, &inputs, s.x, c.E, layer.ln_1_g, layer.ln_1_b, norm, member, members)
+        project(p, &layer.attn_c_attn, &inputs, s.qkv, c.Q, MATMUL_STORE, member, members)
+        team_barrier(p.team)
+        attend(p, i, own.scratch, member, members)
+        team_barrier(p.team)
+        prepare(p, &layer.attn_c_proj, &inputs, s.att, c.E, NULL, NULL, NULL, member, members)
+        project(p, &layer.attn_c_proj, &inputs, s.x, c.E, MATMUL_ADD, member, members)
+        team_barrier(p.team)
+        prepare(p, &layer.mlp_c_fc, &inputs, s.x, c.E, layer.ln_2_g, layer.ln_2_b, norm, member, members)
+        project(p, &layer.mlp_c_fc, &inputs, s.fc, c.F, MATMUL_GELU, member, members)
+        team_barrier(p.team)
+        prepare(p, &layer.mlp_c_proj, &inputs, s.fc, c.F, NULL, NULL, NULL, member, members)
+        project(p, &layer.mlp_c_proj, &inputs, s.x, c.E, MATMUL_ADD, member, members)
+        if member == 0:
+            look_for_signals(p)
+        team_barrier(p.team)
+        if shared_load(&p.stop):
+            return
+
+    # Each wanted row by itself: they are few, and the head's rows are many to share out.
+    inputs = own.inputs
+    cdef int64_t groups = network.wte.n_in // network.wte.group if network.wte.group else 0
+    for i in range(p.n_logits):
+        network.kernels.layernorm(own.norm, s.x + p.logit_rows[i] * c.E, network.ln_f_g, network.ln_f_b, c.n_embd)
+        inputs.x, inputs.x_stride = own.norm, c.E
+        if groups:
+            network.kernels.quantize(inputs.q, inputs.scale, inputs.offset, own.norm, groups, network.wte.group)
+        network.kernels.matmul(&network.wte, &inputs, 1, s.logits + i * c.V, c.V,
+                               share(network.wte.tiles, member, members),
+                               share(network.wte.tiles, member + 1, members), MATMUL_STORE)
+
+
+# --- the state of a run --------------------------------------------------------------------------------------------
+
+
+cdef class RunState:
+    """A sequence in work: its tokens' keys and values, the activations of a pass, and the last token's logits."""
+
+    cdef readonly Weights weights
+    cdef readonly ThreadTeam team
+    cdef readonly int64_t length  # tokens whose keys and values are known
+    cdef Activations state
+    cdef int64_t capacity         # tokens of a pass that `state` has room for
+    cdef void* memory             # of `state`
+    cdef void* cache_memory
+    cdef uint8_t* k
+    cdef uint8_t* v
+    cdef Cache cache
+    cdef int64_t k_layer, v_layer
+    cdef bint ready               # `state.logits` are those of the token at length - 1
+    cdef Shared taken
+
+    def __cinit__(self, Weights weights, ThreadTeam team):
+        cdef const Config* c = &weights.network.config
+        cdef int64_t size
+        self.weights, self.team = weights, team
+        self.cache.type = TYPE_F32 if weights.type == TYPE_F32 else TYPE_F16
+        size = 4 if self.cache.type == TYPE_F32 else 2
+        self.cache.n_head, self.cache.head_dim, self.cache.n_ctx = c.n_head, c.head_dim, align(c.n_ctx, 16)
+        self.k_layer = c.n_head * self.cache.n_ctx * c.head_dim * size
+        self.v_layer = c.n_head * self.cache.n_ctx * align(c.head_dim, 16) * size
+        # Zeroed by the system as it is touched: a cache costs the memory of the positions that are in use.
+        self.cache_memory = calloc(<size_t>(c.n_layer * (self.k_layer + self.v_layer) + 64), 1)
+        if self.cache_memory == NULL:
+            raise MemoryError()
+        self.k = <uint8_t*>align(<int64_t>self.cache_memory, 64)
+        self.v = self.k + c.n_layer * self.k_layer
+
+    def __dealloc__(self):
+        free(self.cache_memory)
+        free(self.memory)
+
+    cdef int reserve(self, int64_t n_tokens) except -1:
+        """Makes room for passes of n_tokens."""
+        cdef const Config* c = &self.weights.network.config
+        cdef int64_t groups = c.F // 16, members = self.team.n_threads, floats, bytes_, i, per_member
+        cdef float* at
+        cdef int8_t* q
+        cdef float* logits = self.state.logits
+        if n_tokens <= self.capacity:
+            return 0
+        n_tokens = MOST_TOKENS if n_tokens > 32 else 32 if n_tokens > 1 else 1
+        per_member = align(c.E + 2 * groups + attention_scratch(self.cache.n_ctx, c.head_dim), 16) + 16
+        floats = n_tokens * (3 * c.E + c.Q + c.F + 2 * groups) + members * per_member + c.V
+        bytes_ = (n_tokens + members) * c.F
+        cdef void* memory = calloc(<size_t>(4 * floats + bytes_ + members * sizeof(Private) + 128), 1)
+        if memory == NULL:
+            raise MemoryError()
+        at = <float*>align(<int64_t>memory, 64)
+        self.state.logits = at
+        if logits != NULL:
+            memcpy(at, logits, <size_t>(4 * c.V))
+        at += c.V
+        self.state.x, at = at, at + n_tokens * c.E
+        self.state.norm, at = at, at + n_tokens * c.E
+        self.state.att, at = at, at + n_tokens * c.E
+        self.state.qkv, at = at, at + n_tokens * c.Q
+        self.state.fc, at = at, at + n_tokens * c.F
+        q = <int8_t*>(at + n_tokens * 2 * groups + members * per_member)
+        self.state.inputs.scale, at = at, at + n_tokens * groups
+        self.state.inputs.offset, at = <int32_t*>at, at + n_tokens * groups
+        self.state.inputs.q, q = q, q + n_tokens * c.F
+        self.state.private = <Private*>align(<int64_t>(q + members * c.F), 64)
+        for i in range(members):
+            self.state.private[i].norm = at
+            self.state.private[i].scratch = at + c.E
+            self.state.private[i].inputs.scale = at + per_member - 16 - 2 * groups
+            self.state.private[i].inputs.offset = <int32_t*>(at + per_member - 16 - groups)
+            self.state.private[i].inputs.q = q + i * c.F
+            at += per_member
+        free(self.memory)
+        self.memory, self.capacity = memory, n_tokens
+        return 0
+
+    cdef int take(self) except -1:
+        if shared_exchange(&self.taken, 1):
+            raise UsageError("session: it is in use by another thread (fork() gives each thread its own)")
+        return 0
+
+    def accept(self, tokens):
+        """Runs the tokens through the network, behind those that were accepted before.
+
+        Args:
+            tokens: a sequence of ids.
+
+        Raises:
+            VocabularyError: an id is out of range. ContextFullError: more tokens than positions are left. Both before
+            anything has changed. A signal handler's exception (KeyboardInterrupt) may come up behind any layer; then
+            the tokens of the passes before it are accepted, as `length` tells.
+        """
+        cdef const Config* c = &self.weights.network.config
+        cdef int64_t n = len(tokens), done = 0, count, i, row
+        cdef int32_t* ids
+        cdef Span span
+        cdef Pass p
+        if n == 0:
+            return
+        self.take()
+        try:
+            if self.length + n > c.n_ctx:
+                raise ContextFullError(
+                    f"context: {self.length} tokens and {n} more, the model has {c.n_ctx} positions"
+                    " (rewind or start a new session)"
+                )
+            ids = <int32_t*>calloc(<size_t>n, sizeof(int32_t))
+            if ids == NULL:
+                raise MemoryError()
+            try:
+                for i, token in enumerate(tokens):
+                    if not 0 <= token < c.n_vocab:
+                        raise VocabularyError(f"token {token}: the model's tokens are 0 to {c.n_vocab - 1}")
+                    ids[i] = token
+                self.reserve(min(n, MOST_TOKENS))
+                memset(&p, 0, sizeof(p))
+                p.network, p.state, p.team = &self.weights.network, &self.state, self.team.get()
+                p.cache, p.k_layer, p.v_layer = self.cache, self.k_layer, self.v_layer
+                p.spans, p.n_spans = &span, 1
+                p.check_at = clock_seconds() + SIGNAL_INTERVAL
+                self.ready = False
+                while done < n:
+                    count = min(n - done, MOST_TOKENS)
+                    span.k, span.v = self.k, self.v
+                    span.position, span.first, span.count = self.length, 0, count
+                    p.tokens, p.n_tokens = ids + done, count
+                    row, p.logit_rows, p.n_logits = count - 1, &row, done + count == n
+                    with nogil:
+                        team_run(p.team, run_pass, &p)
+                    if p.stop:
+                        raise_pending()
+                    done += count
+                    self.length += count
+                self.ready = True
+            finally:
+                free(ids)
+        finally:
+            shared_store(&self.taken, 0)
+
+    def rewind(self, int64_t length):
+        """Forgets all tokens but the first `length`; the logits are gone until the next token is accepted."""
+        if not 0 <= length <= self.length:
+            raise UsageError(f"rewind to {length} tokens: the session has {self.length}")
+        if length < self.length:
+            self.length, self.ready = length, False
+
+    def fork(self):
+        """A copy that goes its own way; it shares weights and threads."""
+        cdef RunState other = RunState.__new__(RunState, self.weights, self.team)
+        cdef const Config* c = &self.weights.network.config
+        cdef int64_t size = 4 if self.cache.type == TYPE_F32 else 2
+        cdef int64_t stride = self.cache.n_ctx * 16 * size, i
+        self.take()
+        try:
+            # Only positions in use: keys lie by positions within a head, values within 16 dimensions of a head.
+            for i in range(c.n_layer * c.n_head):
+                memcpy(other.k + i * self.cache.n_ctx * c.head_dim * size,
+                       self.k + i * self.cache.n_ctx * c.head_dim * size,
+                       <size_t>(align(self.length, 16) * c.head_dim * size))
+            for i in range(c.n_layer * c.n_head * (align(c.head_dim, 16) // 16)):
+                memcpy(other.v + i * stride, self.v + i * stride, <size_t>(self.length * 16 * size))
+            other.length = self.length
+            if self.ready:
+                other.reserve(1)
+                memcpy(other.state.logits, self.state.logits, <size_t>(4 * c.V))
+                other.ready = True
+        finally:
+            shared_store(&self.taken, 0)
+        return other
+
+    @property
+    def has_logits(self):
+        """Whether the logits of the last accepted token are at hand."""
+        return self.ready
+
+    @property
+    def logits(self):
+        """The last token's logits: bytes of n_vocab f32, a copy."""
+        if not self.ready:
+            raise UsageError("logits: no token was accepted since the session began or was rewound")
+        return (<const char*>self.state.logits)[:4 * self.weights.network.config.n_vocab]
+
+
+cdef int raise_pending() except -1:
+    """Raises what a signal handler has left pending."""
+    return -1

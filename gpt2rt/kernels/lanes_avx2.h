@@ -1,0 +1,114 @@
+/* Sixteen lanes as two registers of AVX2, with FMA and F16C. `vpmaddubsw` adds pairs of u8 x s8 products in 16 bits and
+ * would saturate on weights above 127, so they are flipped to s8, their sign moved to the input and their size kept:
+ * 128 * 127 * 2 fits. */
+typedef struct { __m256 lo, hi; } f32x16_avx2;
+typedef struct { __m256i lo, hi; } i32x16_avx2;
+typedef struct { __m256i signed_lo, signed_hi, size_lo, size_hi; } weights8_avx2;
+
+#define PAIR(type, operation_lo, operation_hi) ((type){operation_lo, operation_hi})
+
+ALWAYS_INLINE f32x16_avx2 splat_avx2(float a) { __m256 r = _mm256_set1_ps(a); return PAIR(f32x16_avx2, r, r); }
+ALWAYS_INLINE f32x16_avx2 load_avx2(const float *p) {
+    return PAIR(f32x16_avx2, _mm256_loadu_ps(p), _mm256_loadu_ps(p + 8));
+}
+ALWAYS_INLINE void store_avx2(float *p, f32x16_avx2 a) {
+    _mm256_storeu_ps(p, a.lo);
+    _mm256_storeu_ps(p + 8, a.hi);
+}
+ALWAYS_INLINE f32x16_avx2 load_half_avx2(const uint16_t *p) {
+    return PAIR(f32x16_avx2, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8))));
+}
+ALWAYS_INLINE void store_half_avx2(uint16_t *p, f32x16_avx2 a) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
+}
+
+#define LANEWISE(name, operation) \
+    ALWAYS_INLINE f32x16_avx2 name##_avx2(f32x16_avx2 a, f32x16_avx2 b) { \
+        return PAIR(f32x16_avx2, operation(a.lo, b.lo), operation(a.hi, b.hi)); \
+    }
+LANEWISE(add, _mm256_add_ps)
+LANEWISE(sub, _mm256_sub_ps)
+LANEWISE(mul, _mm256_mul_ps)
+LANEWISE(div, _mm256_div_ps)
+LANEWISE(max, _mm256_max_ps)
+LANEWISE(min, _mm256_min_ps)
+#undef LANEWISE
+
+ALWAYS_INLINE f32x16_avx2 fma_avx2(f32x16_avx2 a, f32x16_avx2 b, f32x16_avx2 c) {
+    return PAIR(f32x16_avx2, _mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi));
+}
+ALWAYS_INLINE f32x16_avx2 abs_avx2(f32x16_avx2 a) {
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return PAIR(f32x16_avx2, _mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi));
+}
+ALWAYS_INLINE float sum_avx2(f32x16_avx2 a) {
+    __m256 eight = _mm256_add_ps(a.lo, a.hi);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+ALWAYS_INLINE float largest_avx2(f32x16_avx2 a) {
+    __m256 eight = _mm256_max_ps(a.lo, a.hi);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+ALWAYS_INLINE i32x16_avx2 bits_avx2(f32x16_avx2 a) {
+    return PAIR(i32x16_avx2, _mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi));
+}
+ALWAYS_INLINE f32x16_avx2 exp2_of_shifted_avx2(f32x16_avx2 a) {
+    __m256i one = _mm256_set1_epi32(0x3f800000);
+    __m256i lo = _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(a.lo), 23), one);
+    __m256i hi = _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(a.hi), 23), one);
+    return PAIR(f32x16_avx2, _mm256_castsi256_ps(lo), _mm256_castsi256_ps(hi));
+}
+
+ALWAYS_INLINE i32x16_avx2 splat_i32_avx2(int32_t a) {
+    __m256i r = _mm256_set1_epi32(a);
+    return PAIR(i32x16_avx2, r, r);
+}
+ALWAYS_INLINE f32x16_avx2 to_float_avx2(i32x16_avx2 a) {
+    return PAIR(f32x16_avx2, _mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi));
+}
+ALWAYS_INLINE __m256i low_bytes_avx2(__m256i a) { return _mm256_srai_epi32(_mm256_slli_epi32(a, 24), 24); }
+ALWAYS_INLINE i32x16_avx2 add_low_bytes_avx2(i32x16_avx2 sum, i32x16_avx2 a) {
+    return PAIR(i32x16_avx2, _mm256_add_epi32(sum.lo, low_bytes_avx2(a.lo)),
+                _mm256_add_epi32(sum.hi, low_bytes_avx2(a.hi)));
+}
+ALWAYS_INLINE int32_t sum_i32_avx2(i32x16_avx2 a) {
+    __m256i eight = _mm256_add_epi32(a.lo, a.hi);
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+ALWAYS_INLINE void store_low_bytes_avx2(int8_t *p, i32x16_avx2 a) {
+    /* Saturation never acts: the bytes were sign-extended. */
+    __m256i words = _mm256_packs_epi32(low_bytes_avx2(a.lo), low_bytes_avx2(a.hi));
+    words = _mm256_permute4x64_epi64(words, 0xd8);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)p, bytes);
+}
+
+ALWAYS_INLINE weights8_avx2 weights8_of_avx2(__m256i lo, __m256i hi) {
+    __m256i flip = _mm256_set1_epi8(-128);
+    lo = _mm256_xor_si256(lo, flip);
+    hi = _mm256_xor_si256(hi, flip);
+    return (weights8_avx2){lo, hi, _mm256_abs_epi8(lo), _mm256_abs_epi8(hi)};
+}
+ALWAYS_INLINE weights8_avx2 load_weights8_avx2(const uint8_t *p) {
+    return weights8_of_avx2(_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32)));
+}
+ALWAYS_INLINE __m256i dot4_half_avx2(__m256i acc, __m256i size, __m256i sign, __m256i x) {
+    __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, sign));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+ALWAYS_INLINE i32x16_avx2 dot4_avx2(i32x16_avx2 acc, weights8_avx2 w, const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    __m256i inputs = _mm256_set1_epi32(four);
+    return PAIR(i32x16_avx2, dot4_half_avx2(acc.lo, w.size_lo, w.signed_lo, inputs),
+                dot4_half_avx2(acc.hi, w.size_hi, w.signed_hi, inputs));
+}
+#undef PAIR

@@ -1,0 +1,116 @@
+/* Sixteen lanes in plain C: the contract that every other lanes_*.h fulfils bit for bit.
+ *
+ * f32x16 and i32x16 are sixteen lanes; weights8 is one line of a quantized tile, 16 rows of four values.
+ * max and min take the second operand where the comparison fails, as SSE does. */
+#include <math.h>
+
+typedef struct { float v[16]; } f32x16_portable;
+typedef struct { int32_t v[16]; } i32x16_portable;
+typedef struct { const uint8_t *p; } weights8_portable;
+
+#if defined(__FP_FAST_FMAF) || defined(GPT2RT_ARM64)
+static inline float fma1_portable(float a, float b, float c) { return fmaf(a, b, c); }
+#else
+/* a * b + c, rounded once, where the ABI's floor has no such instruction. The product is exact in double; the sum is
+ * rounded to odd there (Boldo and Melquiond, 2008), so that rounding it again to f32 gives the right result. */
+static inline float fma1_portable(float a, float b, float c) {
+    double product = (double)a * b, sum = product + c, back = sum - product;
+    double error = (product - (sum - back)) + (c - back);
+    uint64_t bits;
+    memcpy(&bits, &sum, 8);
+    uint64_t inexact = (uint64_t)(error < 0) | (uint64_t)(error > 0); /* neither where it is NaN */
+    uint64_t away = (uint64_t)((error > 0) == (sum > 0));
+    bits += (inexact & ~bits & 1) * (2 * away - 1);
+    memcpy(&sum, &bits, 8);
+    return (float)sum;
+}
+#endif
+
+#define LANES for (int l = 0; l < 16; l++)
+
+ALWAYS_INLINE f32x16_portable splat_portable(float a) { f32x16_portable r; LANES r.v[l] = a; return r; }
+ALWAYS_INLINE f32x16_portable load_portable(const float *p) { f32x16_portable r; memcpy(r.v, p, 64); return r; }
+ALWAYS_INLINE void store_portable(float *p, f32x16_portable a) { memcpy(p, a.v, 64); }
+ALWAYS_INLINE f32x16_portable load_half_portable(const uint16_t *p) {
+    f32x16_portable r;
+    LANES r.v[l] = float_from_half(p[l]);
+    return r;
+}
+ALWAYS_INLINE void store_half_portable(uint16_t *p, f32x16_portable a) { LANES p[l] = half_from_float(a.v[l]); }
+
+#define LANEWISE(name, expression) \
+    ALWAYS_INLINE f32x16_portable name##_portable(f32x16_portable a, f32x16_portable b) { \
+        f32x16_portable r; \
+        LANES r.v[l] = expression; \
+        return r; \
+    }
+LANEWISE(add, a.v[l] + b.v[l])
+LANEWISE(sub, a.v[l] - b.v[l])
+LANEWISE(mul, a.v[l] * b.v[l])
+LANEWISE(div, a.v[l] / b.v[l])
+LANEWISE(max, a.v[l] > b.v[l] ? a.v[l] : b.v[l])
+LANEWISE(min, a.v[l] < b.v[l] ? a.v[l] : b.v[l])
+#undef LANEWISE
+
+/* a * b + c, rounded once. */
+ALWAYS_INLINE f32x16_portable fma_portable(f32x16_portable a, f32x16_portable b, f32x16_portable c) {
+    f32x16_portable r;
+    LANES r.v[l] = fma1_portable(a.v[l], b.v[l], c.v[l]);
+    return r;
+}
+
+ALWAYS_INLINE f32x16_portable abs_portable(f32x16_portable a) { LANES a.v[l] = fabsf(a.v[l]); return a; }
+
+/* Lanes are added as a tree: l and l + 8, then 4, 2, 1 apart. */
+ALWAYS_INLINE float sum_portable(f32x16_portable a) {
+    for (int step = 8; step; step /= 2)
+        for (int l = 0; l < step; l++) a.v[l] += a.v[l + step];
+    return a.v[0];
+}
+
+ALWAYS_INLINE float largest_portable(f32x16_portable a) {
+    for (int step = 8; step; step /= 2)
+        for (int l = 0; l < step; l++) a.v[l] = a.v[l] > a.v[l + step] ? a.v[l] : a.v[l + step];
+    return a.v[0];
+}
+
+ALWAYS_INLINE i32x16_portable bits_portable(f32x16_portable a) {
+    i32x16_portable r;
+    memcpy(r.v, a.v, 64);
+    return r;
+}
+
+/* 2^n, where a = 1.5 * 2^23 + n and -127 < n < 128: n is in a's lowest bits. */
+ALWAYS_INLINE f32x16_portable exp2_of_shifted_portable(f32x16_portable a) {
+    uint32_t bits[16];
+    memcpy(bits, a.v, 64);
+    LANES bits[l] = (bits[l] << 23) + 0x3f800000u;
+    memcpy(a.v, bits, 64);
+    return a;
+}
+
+ALWAYS_INLINE i32x16_portable splat_i32_portable(int32_t a) { i32x16_portable r; LANES r.v[l] = a; return r; }
+ALWAYS_INLINE f32x16_portable to_float_portable(i32x16_portable a) {
+    f32x16_portable r;
+    LANES r.v[l] = (float)a.v[l];
+    return r;
+}
+ALWAYS_INLINE i32x16_portable add_low_bytes_portable(i32x16_portable sum, i32x16_portable a) {
+    LANES sum.v[l] += (int8_t)a.v[l];
+    return sum;
+}
+ALWAYS_INLINE int32_t sum_i32_portable(i32x16_portable a) {
+    int32_t r = 0;
+    LANES r += a.v[l];
+    return r;
+}
+ALWAYS_INLINE void store_low_bytes_portable(int8_t *p, i32x16_portable a) { LANES p[l] = (int8_t)a.v[l]; }
+
+ALWAYS_INLINE weights8_portable load_weights8_portable(const uint8_t *p) { return (weights8_portable){p}; }
+
+/* acc + the sum over four inputs of (unsigned) weight times (signed) input, exact. */
+ALWAYS_INLINE i32x16_portable dot4_portable(i32x16_portable acc, weights8_portable w, const int8_t *x) {
+    LANES acc.v[l] += w.p[4 * l] * x[0] + w.p[4 * l + 1] * x[1] + w.p[4 * l + 2] * x[2] + w.p[4 * l + 3] * x[3];
+    return acc;
+}
+#undef LANES
