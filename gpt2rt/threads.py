@@ -1,0 +1,54 @@
+"""How many threads a forward pass should have on this machine."""
+
+from __future__ import annotations
+
+import os
+
+CPU_TOPOLOGY = "/sys/devices/system/cpu"
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _cgroup_quota() -> float | None:
+    """CPUs that the control group of this process may use (v2, then v1), None for no limit."""
+    limits = []
+    for line in (_read("/proc/self/cgroup") or "").splitlines():
+        _, controllers, group = line.split(":", 2)
+        # Inside a container the group's own path is not mounted: its files lie at the root. A limit of any parent holds.
+        while True:
+            if not controllers:
+                quota = (_read(f"/sys/fs/cgroup{group}/cpu.max") or "").split()
+            elif "cpu" in controllers.split(","):
+                base = f"/sys/fs/cgroup/cpu{group}"
+                quota = [_read(f"{base}/cpu.cfs_quota_us") or "-1", _read(f"{base}/cpu.cfs_period_us") or ""]
+            else:
+                break
+            if len(quota) == 2 and quota[0].isdigit() and quota[1].isdigit() and int(quota[1]):
+                limits.append(int(quota[0]) / int(quota[1]))
+            if group in ("", "/"):
+                break
+            group = group.rsplit("/", 1)[0]
+    return min(limits, default=None)
+
+
+def _physical_cores(cpus: set[int]) -> int:
+    """Distinct cores among these logical processors: two threads of one core share its units."""
+    if _read(f"{CPU_TOPOLOGY}/smt/active") != "1":
+        return len(cpus)
+    siblings = {_read(f"{CPU_TOPOLOGY}/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
+    return len(siblings)
+
+
+def default_threads() -> int:
+    """The least of CPU affinity, control group quota and physical cores; at least 1."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
+        return os.cpu_count() or 1
+    cores = _physical_cores(os.sched_getaffinity(0))
+    quota = _cgroup_quota()
+    return max(1, min(cores, int(quota + 0.5) if quota else cores))
