@@ -1,0 +1,59 @@
+"""Random models, written as model files without a checkpoint, for tests of what runs them."""
+
+import numpy as np
+
+from gpt2rt import modelfile
+from gpt2rt._kernels import available_isas
+from gpt2rt.converter._pack import pack_rows
+
+ISAS = available_isas()
+
+
+def random_tensors(hyperparameters, seed=0, scale=0.3):
+    """{name: f32 array} with the checkpoint's names and shapes, livelier than an untrained model's."""
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for tensor in modelfile.tensor_table(hyperparameters, "f32", 0):
+        shape = tensor.shape
+        if tensor.is_matrix and tensor.name != "wte":
+            shape = (1, *shape[::-1])
+        values = random.standard_normal(shape)
+        if tensor.is_matrix:
+            values *= scale * 3 / np.sqrt(hyperparameters.n_embd)
+        elif tensor.name.endswith("/g"):
+            values = 1 + 0.2 * values
+        else:
+            values *= 0.1
+        tensors[tensor.name] = values.astype(np.float32)
+    return tensors
+
+
+def byte_vocabulary(n_vocab):
+    """A vocabulary section of the 256 bytes and tokens that nothing makes; n_vocab is at least 256."""
+    offsets = np.concatenate([np.arange(257), 256 + np.arange(1, n_vocab - 256 + 1)]).astype("<u4")
+    tables = {
+        "token_offsets": offsets.tobytes(),
+        "byte_tokens": np.arange(256, dtype="<u4").tobytes(),
+        "special_tokens": np.arange(256, n_vocab, dtype="<u4").tobytes(),
+        "merge_slots": b"\xff" * 16 * 16,
+        "token_bytes": bytes(range(256)) + b"?" * (n_vocab - 256),
+    }
+    return modelfile.vocabulary_section(n_vocab, 0, tables)
+
+
+def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=None):
+    """Writes tensors as a model file at `path`, which is returned."""
+    if group_size is None:
+        group_size = modelfile.DEFAULT_GROUP_SIZE[weight_type]
+    vocabulary = byte_vocabulary(hyperparameters.n_vocab)
+    with modelfile.Writer(path, hyperparameters, weight_type, group_size, {"name": "random"}, vocabulary) as writer:
+        for tensor in writer.tensors:
+            values = tensors[tensor.name]
+            content = bytearray(tensor.length)
+            if tensor.is_matrix:
+                matrix = values.reshape(values.shape[-2:])
+                pack_rows(matrix, content, values.ndim == 3, weight_type, group_size, 0, tensor.shape[0])
+            else:
+                content[: values.nbytes] = values.tobytes()
+            writer.write_tensor([content])
+    return path
