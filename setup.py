@@ -16,7 +16,12 @@ if sys.platform == "win32":
     compile_args = ["/O2", "/std:c11", "/fp:precise"]
 else:
     # Contraction would fuse a multiply and an add on some machines and not on others.
-    compile_args = ["-std=c11", "-O1" if DEBUG else "-O3", "-g" if DEBUG else "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
+    compile_args = [
+        "-std=c11",
+        *(["-O1", "-g"] if DEBUG else ["-O3", "-g0"]),
+        "-ffp-contract=off",
+        "-fvisibility=hidden",
+    ]
 
 macros = [("Py_LIMITED_API", "0x030B0000")] if LIMITED else []
 if not DEBUG:

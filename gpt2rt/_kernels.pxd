@@ -43,6 +43,8 @@ cdef extern from "kernels/kernels.h" nogil:
         void remember(const Cache* cache, const float* k, const float* v, int64_t head, int64_t position) noexcept nogil
         void attention(const Cache* cache, const float* q, int64_t q_stride, int64_t head, int64_t position,
                        int64_t n_tokens, float* out, int64_t out_stride, float* scratch) noexcept nogil
+        void exp(float* x, int64_t n) noexcept nogil
+        void gelu(float* x, int64_t n) noexcept nogil
 
     const int TYPE_F32, TYPE_F16, TYPE_INT8
     const int MATMUL_STORE, MATMUL_ADD, MATMUL_GELU

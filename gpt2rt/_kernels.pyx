@@ -62,6 +62,29 @@ cdef const Kernels* kernels_named(str isa) except NULL:
     raise UsageError(f"instruction set {isa!r}: this machine can run {', '.join(available_isas())} (see GPT2RT_ISA)")
 
 
+def evaluate(str function, values, str isa):
+    """exp or gelu of f32 values by one instruction set's kernel: what holds them against another implementation.
+
+    Args:
+        function: "exp" or "gelu". values: bytes of f32, a multiple of 16 of them. isa: one of `available_isas()`.
+
+    Returns:
+        Bytes of f32, as many.
+    """
+    cdef const Kernels* kernels = kernels_named(isa)
+    result = bytearray(values)
+    cdef float* x = <float*><char*>result
+    if len(result) % 64:
+        raise ValueError(f"{len(result)} bytes: expected a multiple of 64")
+    if function == "exp":
+        kernels.exp(x, len(result) // 4)
+    elif function == "gelu":
+        kernels.gelu(x, len(result) // 4)
+    else:
+        raise ValueError(f"function {function!r}: expected exp or gelu")
+    return bytes(result)
+
+
 cdef inline int64_t align(int64_t n, int64_t to) noexcept nogil:
     return (n + to - 1) // to * to
 

@@ -80,12 +80,12 @@ class Model:
         Raises:
             ContextFullError: the prompt has more tokens than the model has positions. UsageError: an argument.
         """
-        tokens = self.tokenizer.encode(prompt)
-        return Generation(self.session(), tokens, SamplingParams(**sampling), max_tokens=max_tokens, stop=stop, seed=seed)
+        tokens, params = self.tokenizer.encode(prompt), SamplingParams(**sampling)
+        return Generation(self.session(), tokens, params, max_tokens=max_tokens, stop=stop, seed=seed)
 
     def __repr__(self):
-        h = self.hyperparameters
-        return f"<gpt2rt.Model {os.path.basename(self.path)}: {h.n_parameters / 1e6:.1f} M parameters, {self.weight_type}>"
+        millions = self.hyperparameters.n_parameters / 1e6
+        return f"<gpt2rt.Model {os.path.basename(self.path)}: {millions:.1f} M parameters, {self.weight_type}>"
 
 
 def open_model(path, *, threads: int | None = None, use_mmap: bool = True, isa: str | None = None) -> Model:

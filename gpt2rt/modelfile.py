@@ -260,7 +260,7 @@ class ModelFile:
     @property
     def metadata(self):
         """The metadata, a dict. Raises ModelFileError where it is no JSON object."""
-        import json  # noqa: PLC0415 (not needed on the way to the first token)
+        import json  # not needed on the way to the first token
 
         try:
             metadata = json.loads(bytes(self.sections["metadata"]))
@@ -311,7 +311,7 @@ class Writer:
             path: the file to make; UsageError where it exists, unless `force`.
             metadata: a JSON-ready dict. vocabulary: the bytes of the vocabulary section (`vocabulary_section`).
         """
-        import json  # noqa: PLC0415 (the reader must start fast)
+        import json
 
         if problem := hyperparameters.problem():
             raise UsageError(f"{path}: {problem}")
@@ -337,7 +337,7 @@ class Writer:
     def __enter__(self):
         folder, name = os.path.split(self.path)
         try:
-            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed in __exit__)
+            self._file = tempfile.NamedTemporaryFile(
                 dir=folder or ".", prefix=f".{name}.", suffix=".part", delete=False
             )
         except OSError as error:
@@ -352,7 +352,7 @@ class Writer:
     def _begin(self):
         self._table, position = [], ALIGNMENT
         self._file.write(bytes(ALIGNMENT))
-        for name, content in self._first_sections.items():
+        for content in self._first_sections.values():
             self._table.append((position, len(content), crc32c(content), 0))
             self._file.write(content)
             position = align(position + len(content), ALIGNMENT)

@@ -83,6 +83,6 @@ class Session:
     @property
     def logits(self):
         """The logits behind the last token: a numpy array of f32 (n_vocab,), a copy. Raises as `logits_view`."""
-        import numpy as np  # noqa: PLC0415 (only who asks for arrays needs it)
+        import numpy as np  # only who asks for arrays needs it
 
         return np.frombuffer(bytearray(self.logits_view), np.float32)

@@ -20,7 +20,7 @@ def _cgroup_quota() -> float | None:
     limits = []
     for line in (_read("/proc/self/cgroup") or "").splitlines():
         _, controllers, group = line.split(":", 2)
-        # Inside a container the group's own path is not mounted: its files lie at the root. A limit of any parent holds.
+        # A limit of any parent holds. In a container the group's own path is not mounted: its files lie at the root.
         while True:
             if not controllers:
                 quota = (_read(f"/sys/fs/cgroup{group}/cpu.max") or "").split()

@@ -64,6 +64,8 @@ typedef struct {
     void (*remember)(const Cache *cache, const float *k, const float *v, int64_t head, int64_t position);
     void (*attention)(const Cache *cache, const float *q, int64_t q_stride, int64_t head, int64_t position, int64_t T,
                       float *out, int64_t out_stride, float *scratch);
+    void (*exp)(float *x, int64_t n);
+    void (*gelu)(float *x, int64_t n);
 } Kernels;
 
 #define ATTENTION_TOKENS 6 /* queries of a head that are answered together, at most */

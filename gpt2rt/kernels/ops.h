@@ -42,6 +42,15 @@ ALWAYS_INLINE F32 FN(gelu)(F32 x) {
     return FN(div)(x, FN(add)(FN(splat)(1.0f), e));
 }
 
+/* x (n, a multiple of 16), in place. */
+static void FN(exp_all)(float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) FN(store)(x + i, FN(exp)(FN(load)(x + i)));
+}
+
+static void FN(gelu_all)(float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) FN(store)(x + i, FN(gelu)(FN(load)(x + i)));
+}
+
 /* IN: x (n), g, b (n, filled up with zeros to 16). OUT: out (n, filled up with zeros to 16). */
 static void FN(layernorm)(float *out, const float *x, const float *g, const float *b, int64_t n) {
     int64_t whole = n / 16 * 16, rest = n - whole;
@@ -266,6 +275,7 @@ static void FN(attention)(const Cache *c, const float *q, int64_t q_stride, int6
 
 static const Kernels FN(kernels) = {
     STRING(ISA), FN(layernorm), FN(quantize), FN(matmul), FN(remember), FN(attention),
+    FN(exp_all), FN(gelu_all),
 };
 
 #undef JOIN_
