@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpt2rt import modelfile
-from gpt2rt._kernels import available_isas
+from gpt2rt._kernels import RunState, ThreadTeam, Weights, available_isas
 from gpt2rt.converter._pack import pack_rows
 
 ISAS = available_isas()
@@ -57,3 +57,17 @@ def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=No
                 content[: values.nbytes] = values.tobytes()
             writer.write_tensor([content])
     return path
+
+
+def open_state(path, isa=None, threads=1):
+    """A RunState over the file's weights: the kernels without tokenizer and Session."""
+    file = modelfile.ModelFile(path)
+    weights = Weights(
+        file.sections["weights"],
+        file.hyperparameters,
+        modelfile.WEIGHT_TYPES.index(file.weight_type),
+        file.group_size,
+        [tensor.offset for tensor in file.tensors],
+        isa,
+    )
+    return RunState(weights, ThreadTeam(threads))

@@ -1,0 +1,320 @@
+"""Facts about the kernels: what they compute, and that nothing but the file and the tokens decides it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import reference
+from random_models import ISAS, open_state, random_tensors, write_model
+
+from gpt2rt._kernels import available_isas, crc32c, evaluate
+from gpt2rt.converter._pack import pack_rows
+from gpt2rt.errors import ContextFullError, UsageError, VocabularyError
+from gpt2rt.modelfile import Hyperparameters
+
+# Widths that are no multiple of a tile or a group, one head, odd heads, vocabularies and contexts of odd sizes.
+SHAPES = [
+    Hyperparameters(n_vocab=257, n_ctx=17, n_embd=48, n_head=1, n_layer=1),
+    Hyperparameters(n_vocab=300, n_ctx=100, n_embd=96, n_head=2, n_layer=3),
+    Hyperparameters(n_vocab=256, n_ctx=33, n_embd=30, n_head=3, n_layer=2),
+    Hyperparameters(n_vocab=263, n_ctx=40, n_embd=7, n_head=1, n_layer=1),
+    Hyperparameters(n_vocab=272, n_ctx=300, n_embd=64, n_head=4, n_layer=2),
+]
+TYPES = ["f32", "f16", "int8"]
+
+
+def shape_name(hyperparameters):
+    return "x".join(map(str, hyperparameters))
+
+
+def tokens_for(hyperparameters, seed=1):
+    return np.random.default_rng(seed).integers(0, hyperparameters.n_vocab, hyperparameters.n_ctx).tolist()
+
+
+def logits_of(state):
+    return np.frombuffer(state.logits, np.float32).astype(np.float64)
+
+
+def accepted(state, *pieces):
+    for piece in pieces:
+        state.accept(piece)
+    return state.logits
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=shape_name)
+def shape(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=TYPES)
+def model(request, shape, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / f"{request.param}.bin"
+    return shape, write_model(path, shape, random_tensors(shape), request.param)
+
+
+# --- what is computed
+
+
+def test_f32_logits_over_a_full_context_equal_the_reference(shape, tmp_path):
+    tensors, tokens = random_tensors(shape), tokens_for(shape)
+    expected = reference.logits(tensors, shape.n_head, tokens)
+    state = open_state(write_model(tmp_path / "m.bin", shape, tensors, "f32"))
+    for position, token in enumerate(tokens):
+        state.accept([token])
+        assert np.abs(logits_of(state) - expected[position]).max() <= 1e-4 * np.abs(expected[position]).max()
+
+
+@pytest.mark.parametrize(("weight_type", "tolerance"), [("f16", 2e-3), ("int8", 4e-2)])
+def test_smaller_types_stay_near_the_reference(weight_type, tolerance, shape, tmp_path):
+    # f16 keeps 11 bits of a weight, int8 7 bits of the largest of a group and of an input; errors add up as sqrt(n).
+    tensors, tokens = random_tensors(shape), tokens_for(shape)
+    expected = reference.logits(tensors, shape.n_head, tokens)[-1]
+    state = open_state(write_model(tmp_path / "m.bin", shape, tensors, weight_type))
+    state.accept(tokens)
+    assert np.abs(logits_of(state) - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("group_size", [16, 32, 128, 256])
+def test_group_sizes_agree_with_the_reference(group_size, tmp_path):
+    shape = SHAPES[1]
+    tensors, tokens = random_tensors(shape), tokens_for(shape)
+    expected = reference.logits(tensors, shape.n_head, tokens)[-1]
+    path = write_model(tmp_path / "m.bin", shape, tensors, "int8", group_size)
+    results = {accepted(open_state(path, isa), tokens) for isa in ISAS}
+    assert len(results) == 1
+    assert np.abs(np.frombuffer(results.pop(), np.float32) - expected).max() <= 4e-2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_exp_is_that_of_libm(isa):
+    x = np.linspace(-87, 88, 1_000_000 // 16 * 16).astype(np.float32)
+    result = np.frombuffer(evaluate("exp", x.tobytes(), isa), np.float32)
+    expected = np.exp(x.astype(np.float64))
+    assert np.abs(result / expected - 1).max() < 1.5 * 2**-23
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_gelu_is_the_tanh_form(isa):
+    x = np.concatenate([np.linspace(-30, 30, 500_000), np.linspace(-1e-3, 1e-3, 500_000), [1e30, -1e30, 0, -0.0] * 4])
+    x = x[: len(x) // 16 * 16].astype(np.float32)
+    result = np.frombuffer(evaluate("gelu", x.tobytes(), isa), np.float32)
+    expected = reference.gelu(x.astype(np.float64))
+    assert np.abs(result - expected).max() == 0 or (np.abs(result - expected) <= 1e-6 + 1e-6 * np.abs(expected)).all()
+
+
+@pytest.mark.parametrize("function", ["exp", "gelu"])
+def test_functions_have_the_same_bits_on_every_isa(function):
+    random = np.random.default_rng(2)
+    x = np.concatenate([random.standard_normal(160_000) * 20, random.standard_normal(160_000) * 1e-39])
+    x = x.astype(np.float32).tobytes()
+    assert len({evaluate(function, x, isa) for isa in ISAS}) == 1
+
+
+def test_halves_are_those_of_numpy():
+    values = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)  # from 0 to the largest
+    between = np.nextafter(values, np.float32(1e9), dtype=np.float32)
+    middle = (values[:-1] + values[1:]) / 2
+    x = np.concatenate([values, between[:-1], -between[:-1], middle])
+    x = x[: len(x) // 16 * 16].reshape(16, -1)
+    packed = bytearray(-(-x.shape[1] * 32 // 64) * 64)
+    pack_rows(np.ascontiguousarray(x), packed, False, "f16", 0, 0, 16)
+    assert (np.frombuffer(packed, np.uint16)[: x.size].reshape(-1, 16).T == x.astype(np.float16).view(np.uint16)).all()
+
+
+# --- the same bits
+
+
+def test_logits_do_not_depend_on_the_instruction_set(model):
+    shape, path = model
+    results = {accepted(open_state(path, isa), tokens_for(shape)) for isa in ISAS}
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_logits_do_not_depend_on_threads_or_split(model, isa):
+    shape, path = model
+    tokens = tokens_for(shape)
+    expected = accepted(open_state(path, isa), tokens)
+    for threads in (1, 2, 3, 8):
+        for piece in (1, 7, 64):
+            pieces = [tokens[i : i + piece] for i in range(0, len(tokens), piece)]
+            assert accepted(open_state(path, isa, threads), *pieces) == expected
+        assert accepted(open_state(path, isa, threads), tokens) == expected
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_logits_do_not_depend_on_rewinding_or_forking(model, isa):
+    shape, path = model
+    tokens, others = tokens_for(shape), tokens_for(shape, seed=3)
+    middle = len(tokens) // 2
+    expected = accepted(open_state(path, isa), tokens)
+    state = open_state(path, isa, 2)
+    state.accept(tokens[:middle] + others[middle:])
+    state.rewind(middle)
+    fork = state.fork()
+    assert accepted(state, tokens[middle:]) == expected
+    assert fork.length == middle
+    assert accepted(fork, others[middle:]) != expected
+    fork.rewind(middle)
+    assert accepted(fork, tokens[middle:-1]) != expected
+    assert accepted(fork.fork(), tokens[-1:]) == expected
+    assert accepted(fork, tokens[-1:]) == expected
+    assert fork.fork().logits == expected
+
+
+def test_logits_do_not_depend_on_other_sessions_in_other_threads(model):
+    shape, path = model
+    tokens = [tokens_for(shape, seed) for seed in range(4)]
+    expected = [accepted(open_state(path), t) for t in tokens]
+    first = open_state(path, threads=2)
+    states = [first] + [first.fork() for _ in tokens[1:]]  # one team: who finds it busy runs alone
+    results = [None] * len(states)
+
+    def run(i):
+        for _ in range(5):
+            states[i].rewind(0)
+            results[i] = accepted(states[i], tokens[i])
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(len(states))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert results == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_process_builds_its_own_team(model):
+    shape, path = model
+    tokens = tokens_for(shape)
+    state = open_state(path, threads=3)
+    expected = accepted(state, tokens)
+    child = os.fork()
+    if child == 0:
+        state.rewind(0)
+        os._exit(0 if accepted(state, tokens) == expected else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    state.rewind(0)
+    assert accepted(state, tokens) == expected
+
+
+# --- limits and interruptions
+
+
+def test_a_full_context_is_refused_before_anything_changes(model):
+    shape, path = model
+    state = open_state(path)
+    state.accept([1] * (shape.n_ctx - 1))
+    with pytest.raises(
+        ContextFullError, match=f"context: {shape.n_ctx - 1} tokens and 2 more, the model has {shape.n_ctx}"
+    ):
+        state.accept([1, 2])
+    assert state.length == shape.n_ctx - 1
+    state.accept([2])
+
+
+@pytest.mark.parametrize("bad", [-1, 10**6, 2**63, -(2**70)])
+def test_a_token_out_of_range_is_refused_before_anything_changes(model, bad):
+    shape, path = model
+    state = open_state(path)
+    with pytest.raises(VocabularyError, match=f"token {bad}: the model's tokens are 0 to {shape.n_vocab - 1}"):
+        state.accept([0, bad])
+    assert state.length == 0
+
+
+def test_logits_before_any_token_are_refused(model):
+    with pytest.raises(UsageError, match="no token was accepted"):
+        _ = open_state(model[1]).logits
+
+
+def test_an_instruction_set_that_can_not_run_here_is_refused(model, monkeypatch):
+    with pytest.raises(UsageError, match=r"instruction set 'mmx': this machine can run .*portable"):
+        open_state(model[1], "mmx")
+    monkeypatch.setenv("GPT2RT_ISA", "z80")
+    with pytest.raises(UsageError, match="instruction set 'z80'"):
+        open_state(model[1])
+    monkeypatch.setenv("GPT2RT_ISA", "portable")
+    assert open_state(model[1]).weights.isa == "portable"
+    assert available_isas()[-1] == "portable"
+
+
+INTERRUPTED = """
+import signal, sys
+sys.path.insert(0, {tests!r})
+from random_models import open_state
+def handler(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, handler)
+state = open_state({path!r}, "portable", 2)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    while True:
+        state.accept([1] * 256)
+        state.rewind(0)
+except KeyboardInterrupt:
+    state.rewind(0)
+    state.accept([1, 2, 3])
+    print("interrupted", state.length)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+def test_a_signal_ends_a_pass_and_the_state_stays_usable(tmp_path):
+    shape = Hyperparameters(n_vocab=256, n_ctx=300, n_embd=512, n_head=8, n_layer=8)  # a pass of seconds, portable
+    path = write_model(tmp_path / "m.bin", shape, random_tensors(shape), "f32")
+    code = INTERRUPTED.format(tests=os.path.dirname(__file__), path=str(path))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout == "interrupted 3\n", result.stderr
+
+
+def test_one_state_in_two_threads_is_refused_not_corrupted(tmp_path):
+    shape = Hyperparameters(n_vocab=256, n_ctx=300, n_embd=256, n_head=8, n_layer=8)
+    state = open_state(write_model(tmp_path / "m.bin", shape, random_tensors(shape), "f32"), "portable")
+    outcomes = []
+
+    def run():
+        try:
+            state.accept([1] * 100)
+            outcomes.append(None)
+        except UsageError as error:
+            outcomes.append(str(error))
+
+    workers = [threading.Thread(target=run) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert outcomes.count(None) * 100 == state.length
+    assert set(outcomes) <= {None, "session: it is in use by another thread (fork() gives each thread its own)"}
+
+
+# --- checksums
+
+
+def test_crc32c_is_that_of_the_rfc():
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+
+
+def test_crc32c_continues_wherever_a_text_is_cut():
+    text = np.random.default_rng(4).bytes(50_000)  # long enough for the stretches that are joined
+    whole = crc32c(text)
+    assert whole == slow_crc32c(text)
+    for cut in (0, 1, 7, 8, 4095, 12288, 12289, 49_999):
+        assert crc32c(text[cut:], crc32c(text[:cut])) == whole
+
+
+def slow_crc32c(text):
+    sum_ = 0xFFFFFFFF
+    for byte in text:
+        sum_ ^= byte
+        for _ in range(8):
+            sum_ = sum_ >> 1 ^ (0x82F63B78 if sum_ & 1 else 0)
+    return sum_ ^ 0xFFFFFFFF
