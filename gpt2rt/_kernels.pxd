@@ -43,12 +43,12 @@ cdef extern from "kernels/kernels.h" nogil:
         void remember(const Cache* cache, const float* k, const float* v, int64_t head, int64_t position) noexcept nogil
         void attention(const Cache* cache, const float* q, int64_t q_stride, int64_t head, int64_t position,
                        int64_t n_tokens, float* out, int64_t out_stride, float* scratch) noexcept nogil
-        void exp(float* x, int64_t n) noexcept nogil
-        void gelu(float* x, int64_t n) noexcept nogil
+        void evaluate(int function, float* x, const float* y, const float* z, int64_t n) noexcept nogil
 
     const int TYPE_F32, TYPE_F16, TYPE_INT8
     const int MATMUL_STORE, MATMUL_ADD, MATMUL_GELU
     const int ATTENTION_TOKENS
+    const int FUNCTION_EXP, FUNCTION_GELU, FUNCTION_FMA
     int kernels_here(const Kernels** found)
     void embed(float* x, const Matrix* m, int64_t row, const float* y, int64_t n)
     int64_t attention_scratch(int64_t n_ctx, int64_t head_dim)

@@ -62,26 +62,22 @@ cdef const Kernels* kernels_named(str isa) except NULL:
     raise UsageError(f"instruction set {isa!r}: this machine can run {', '.join(available_isas())} (see GPT2RT_ISA)")
 
 
-def evaluate(str function, values, str isa):
-    """exp or gelu of f32 values by one instruction set's kernel: what holds them against another implementation.
+def evaluate(str function, bytes x, bytes y, bytes z, str isa):
+    """What the kernels are made of, for who holds it against another implementation.
 
     Args:
-        function: "exp" or "gelu". values: bytes of f32, a multiple of 16 of them. isa: one of `available_isas()`.
+        function: "exp" or "gelu" of x, or "fma": x * y + z. x, y, z: f32, equally many, a multiple of 16.
+        isa: one of `available_isas()`.
 
     Returns:
         Bytes of f32, as many.
     """
-    cdef const Kernels* kernels = kernels_named(isa)
-    result = bytearray(values)
-    cdef float* x = <float*><char*>result
-    if len(result) % 64:
-        raise ValueError(f"{len(result)} bytes: expected a multiple of 64")
-    if function == "exp":
-        kernels.exp(x, len(result) // 4)
-    elif function == "gelu":
-        kernels.gelu(x, len(result) // 4)
-    else:
-        raise ValueError(f"function {function!r}: expected exp or gelu")
+    if len(x) % 64 or len(y) != len(x) or len(z) != len(x):
+        raise ValueError(f"{len(x)}, {len(y)} and {len(z)} bytes: expected the same multiple of 64")
+    cdef int code = {"exp": FUNCTION_EXP, "gelu": FUNCTION_GELU, "fma": FUNCTION_FMA}[function]
+    result = bytearray(x)
+    kernels_named(isa).evaluate(code, <float*><char*>result, <const float*><const char*>y,
+                                <const float*><const char*>z, len(x) // 4)
     return bytes(result)
 
 

@@ -28,7 +28,9 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define ALWAYS_INLINE static __forceinline
+#define NEVER_INLINE __declspec(noinline)
 #else
+#define NEVER_INLINE __attribute__((noinline))
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #endif
 

@@ -10,12 +10,14 @@
 #include "lanes_portable.h"
 #define ISA portable
 #define TILES 1
-#define TOKENS_FLOAT 4
-#define TOKENS_INT 4
+#define TILES_ALONE 1
+#define TOKENS_FLOAT 2
+#define TOKENS_INT 2
 #define EXCESS 128
 #include "ops.h"
 #undef ISA
 #undef TILES
+#undef TILES_ALONE
 #undef TOKENS_FLOAT
 #undef TOKENS_INT
 #undef EXCESS
@@ -25,12 +27,14 @@ ISA_BEGIN("avx2,fma,f16c")
 #include "lanes_avx2.h"
 #define ISA avx2
 #define TILES 1
+#define TILES_ALONE 4
 #define TOKENS_FLOAT 6
 #define TOKENS_INT 3
 #define EXCESS 0
 #include "ops.h"
 #undef ISA
 #undef TILES
+#undef TILES_ALONE
 #undef TOKENS_FLOAT
 #undef TOKENS_INT
 #undef EXCESS
@@ -40,12 +44,14 @@ ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #include "lanes_avx512.h"
 #define ISA avx512
 #define TILES 2
+#define TILES_ALONE 4
 #define TOKENS_FLOAT 6
 #define TOKENS_INT 6
 #define EXCESS 128
 #include "ops.h"
 #undef ISA
 #undef TILES
+#undef TILES_ALONE
 #undef TOKENS_FLOAT
 #undef TOKENS_INT
 #undef EXCESS

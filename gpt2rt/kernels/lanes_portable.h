@@ -9,8 +9,10 @@ typedef struct { int32_t v[16]; } i32x16_portable;
 typedef struct { const uint8_t *p; } weights8_portable;
 
 #if defined(__FP_FAST_FMAF) || defined(GPT2RT_ARM64)
+#define FMA_INLINE ALWAYS_INLINE
 static inline float fma1_portable(float a, float b, float c) { return fmaf(a, b, c); }
 #else
+#define FMA_INLINE static NEVER_INLINE /* it is long */
 /* a * b + c, rounded once, where the ABI's floor has no such instruction. The product is exact in double; the sum is
  * rounded to odd there (Boldo and Melquiond, 2008), so that rounding it again to f32 gives the right result. */
 static inline float fma1_portable(float a, float b, float c) {
@@ -18,9 +20,9 @@ static inline float fma1_portable(float a, float b, float c) {
     double error = (product - (sum - back)) + (c - back);
     uint64_t bits;
     memcpy(&bits, &sum, 8);
-    uint64_t inexact = (uint64_t)(error < 0) | (uint64_t)(error > 0); /* neither where it is NaN */
-    uint64_t away = (uint64_t)((error > 0) == (sum > 0));
-    bits += (inexact & ~bits & 1) * (2 * away - 1);
+    uint64_t up = 0 - (uint64_t)(error > 0), down = 0 - (uint64_t)(error < 0); /* neither where it is NaN */
+    uint64_t negative = 0 - (bits >> 63), odd = 0 - (bits & 1);
+    bits += ((down ^ negative) | 1) & (up | down) & ~odd; /* one unit away from zero or towards it */
     memcpy(&sum, &bits, 8);
     return (float)sum;
 }
@@ -53,7 +55,7 @@ LANEWISE(min, a.v[l] < b.v[l] ? a.v[l] : b.v[l])
 #undef LANEWISE
 
 /* a * b + c, rounded once. */
-ALWAYS_INLINE f32x16_portable fma_portable(f32x16_portable a, f32x16_portable b, f32x16_portable c) {
+FMA_INLINE f32x16_portable fma_portable(f32x16_portable a, f32x16_portable b, f32x16_portable c) {
     f32x16_portable r;
     LANES r.v[l] = fma1_portable(a.v[l], b.v[l], c.v[l]);
     return r;
@@ -114,3 +116,4 @@ ALWAYS_INLINE i32x16_portable dot4_portable(i32x16_portable acc, weights8_portab
     return acc;
 }
 #undef LANES
+#undef FMA_INLINE

@@ -55,6 +55,8 @@ typedef struct {
     int64_t n_head, head_dim, n_ctx; /* n_ctx is a multiple of 16 */
 } Cache;
 
+enum { FUNCTION_EXP, FUNCTION_GELU, FUNCTION_FMA };
+
 typedef struct {
     const char *name;
     void (*layernorm)(float *out, const float *x, const float *g, const float *b, int64_t n);
@@ -64,8 +66,7 @@ typedef struct {
     void (*remember)(const Cache *cache, const float *k, const float *v, int64_t head, int64_t position);
     void (*attention)(const Cache *cache, const float *q, int64_t q_stride, int64_t head, int64_t position, int64_t T,
                       float *out, int64_t out_stride, float *scratch);
-    void (*exp)(float *x, int64_t n);
-    void (*gelu)(float *x, int64_t n);
+    void (*evaluate)(int function, float *x, const float *y, const float *z, int64_t n);
 } Kernels;
 
 #define ATTENTION_TOKENS 6 /* queries of a head that are answered together, at most */

@@ -1,5 +1,6 @@
 /* The operations of a forward pass over sixteen lanes. Included once for each instruction set behind its lanes_*.h, with
- * ISA, TILES, TOKENS_FLOAT, TOKENS_INT and EXCESS (of the weights that dot4 sees) defined: all twins come from this one text.
+ * these defined: ISA; TILES (with many tokens) and TILES_ALONE (with one), TOKENS_FLOAT and TOKENS_INT: what a block holds
+ * in registers; EXCESS of the weights that dot4 sees: all twins come from this one text.
  *
  * Letters: T tokens of a pass; n_in, n_out of a matrix; a tile is 16 rows (outputs); a group is inputs with one scale.
  * A lane is an output row, a position or a dimension of a head, so nothing is summed across lanes but where the tree of
@@ -42,13 +43,15 @@ ALWAYS_INLINE F32 FN(gelu)(F32 x) {
     return FN(div)(x, FN(add)(FN(splat)(1.0f), e));
 }
 
-/* x (n, a multiple of 16), in place. */
-static void FN(exp_all)(float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i += 16) FN(store)(x + i, FN(exp)(FN(load)(x + i)));
-}
-
-static void FN(gelu_all)(float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i += 16) FN(store)(x + i, FN(gelu)(FN(load)(x + i)));
+/* In place, x of x, or x * y + z; n is a multiple of 16. What kernels are made of, for those who test it. */
+static void FN(evaluate)(int function, float *x, const float *y, const float *z, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        F32 a = FN(load)(x + i);
+        a = function == FUNCTION_EXP    ? FN(exp)(a)
+            : function == FUNCTION_GELU ? FN(gelu)(a)
+                                        : FN(fma)(a, FN(load)(y + i), FN(load)(z + i));
+        FN(store)(x + i, a);
+    }
 }
 
 /* IN: x (n), g, b (n, filled up with zeros to 16). OUT: out (n, filled up with zeros to 16). */
@@ -189,7 +192,8 @@ ALWAYS_INLINE void FN(matmul_type)(const int type, const Matrix *m, const Inputs
                                    int64_t out_stride, int64_t first, int64_t end, int mode) {
     int64_t tile = first;
     if (T == 1) /* one token: more tiles, for more sums that don't wait for each other */
-        for (; tile + 4 <= end; tile += 4) FN(block)(type, 4, 1, m, tile, in, 0, out, out_stride, mode);
+        for (; tile + TILES_ALONE <= end; tile += TILES_ALONE)
+            FN(block)(type, TILES_ALONE, 1, m, tile, in, 0, out, out_stride, mode);
     for (; tile + TILES <= end; tile += TILES) FN(strip)(type, TILES, m, tile, in, T, out, out_stride, mode);
     for (; tile < end; tile++) FN(strip)(type, 1, m, tile, in, T, out, out_stride, mode);
 }
@@ -275,7 +279,7 @@ static void FN(attention)(const Cache *c, const float *q, int64_t q_stride, int6
 
 static const Kernels FN(kernels) = {
     STRING(ISA), FN(layernorm), FN(quantize), FN(matmul), FN(remember), FN(attention),
-    FN(exp_all), FN(gelu_all),
+    FN(evaluate),
 };
 
 #undef JOIN_
