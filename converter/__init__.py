@@ -1,0 +1,201 @@
+"""Checkpoints into model files.
+
+A source is what `convert` reads: an object with the attributes `path`, `folder` (where its vocabulary lies), `name`,
+`origin`, `licence`, `hyperparameters`, `size` and `files`, and the methods `tensor(name)` and `release(array)`, as
+`TensorFlowCheckpoint` describes them.
+"""
+
+import hashlib
+import importlib.metadata
+import pathlib
+import threading
+import time
+from collections import namedtuple
+
+import numpy as np
+
+from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks
+from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
+from gpt2rt.converter.vocabulary import Vocabulary
+from gpt2rt.errors import CheckpointError, UsageError
+from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Writer
+
+CHAT_FORMATS = ("plain", "dialogpt", "raw")
+CHAT_KEYS = ("format", "user_name", "bot_name", "opening")
+MAX_NAME = 200  # characters of a model's name
+BLOCK = 1 << 20  # bytes that are hashed at a time
+
+Conversion = namedtuple("Conversion", "path size source_size ratio seconds max_error mean_error")
+Conversion.__doc__ = """What was written: path; size and source_size in bytes, of the file and of the source's weights;
+ratio, source_size by size; seconds that it took; the largest and the mean absolute error of the matrices' values."""
+
+
+def convert(
+    source,
+    output=None,
+    *,
+    weight_type="int8",
+    group_size=None,
+    name=None,
+    chat=None,
+    force=False,
+    progress=None,
+):
+    """Converts a checkpoint to a model file, which is written whole or not at all.
+
+    Args:
+        source: a folder with a checkpoint, or a checkpoint's prefix.
+        output: the file to write; by default it is named for the source and the type, in the current folder.
+        weight_type: "f32", "f16" or "int8". group_size: inputs that share a scale, for int8; None is its default.
+        name: the model's name; by default it is named for the source.
+        chat: a dict of any of `format`, `user_name`, `bot_name` and `opening`, to be kept in the file.
+        force: whether a file that is there already is replaced.
+        progress: called with (done, total), bytes of the source's weights.
+
+    Returns:
+        A `Conversion`.
+
+    Raises:
+        UsageError: an argument can't be used. CheckpointError, VocabularyError: the source can't be.
+        ModelFileError: the file can't be written.
+    """
+    begin = time.perf_counter()
+    group_size = _checked_group_size(weight_type, group_size)
+    checkpoint = TensorFlowCheckpoint(source)
+    vocabulary = Vocabulary.read(checkpoint.folder)
+    n_vocab = checkpoint.hyperparameters.n_vocab
+    if vocabulary.n_vocab != n_vocab:
+        raise CheckpointError(
+            f"{checkpoint.folder}: its vocabulary has {vocabulary.n_vocab} tokens, expected {n_vocab} by hparams.json"
+        )
+    output = pathlib.Path(output if output is not None else f"{checkpoint.name}-{weight_type}.bin")
+    if any(output.exists() and output.samefile(file) for file in checkpoint.files):
+        raise UsageError(f"{output}: is the source itself, expected another file to write")
+    metadata = {
+        "name": _printable(checkpoint.name)[:MAX_NAME] if name is None else _checked_name(name),
+        "source": _printable(checkpoint.origin),
+        "source_sha256": "0" * 64,
+        "converter": f"gpt2rt {importlib.metadata.version('gpt2rt')}",
+        "quantization": {},
+    }
+    if checkpoint.licence:
+        metadata["licence"] = checkpoint.licence
+    if chat is not None:
+        metadata["chat"] = _checked_chat(chat)
+
+    quantization, done = Quantization(), 0
+
+    def advance(n_bytes):
+        nonlocal done
+        done += n_bytes
+        if progress:
+            progress(done, checkpoint.size)
+
+    writer = Writer(output, checkpoint.hyperparameters, weight_type, group_size, metadata, vocabulary.section(), force)
+    with writer, _Digest(checkpoint.files) as digest:
+        for tensor in writer.tensors:
+            writer.write_tensor(_chunks(checkpoint, tensor, weight_type, group_size, quantization, advance))
+        metadata["source_sha256"] = digest.result()
+        metadata["quantization"] = {"max_error": quantization.max_error, "mean_error": quantization.mean_error}
+    size = output.stat().st_size
+    seconds = time.perf_counter() - begin
+    errors = quantization.max_error, quantization.mean_error
+    return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors)
+
+
+def _chunks(source, tensor, weight_type, group_size, quantization, advance):
+    """Yields the bytes of a tensor for the file, and lets go of what has been read."""
+    array, label = source.tensor(tensor.name), f"{source.path}: tensor {tensor.name!r}"
+    if tensor.is_matrix:
+        inputs_first = tensor.name != "wte"
+        for chunk, first_row, n_rows in packed_chunks(
+            label, array, inputs_first, weight_type, group_size, quantization
+        ):
+            yield chunk
+            if not inputs_first:
+                source.release(array[first_row : first_row + n_rows])
+            advance(4 * n_rows * tensor.shape[1])
+    else:
+        if not np.isfinite(array).all():
+            raise CheckpointError(NOT_FINITE.format(label))
+        yield memoryview(array).cast("B")
+        yield bytes(tensor.length - array.nbytes)
+        advance(array.nbytes)
+    source.release(array)
+
+
+class _Digest:
+    """The SHA-256 of files, one after the other, made in a thread of its own while the weights are packed."""
+
+    def __init__(self, files):
+        self._files, self._error, self._is_wanted = files, None, True
+        self._hash = hashlib.sha256()
+        self._thread = threading.Thread(target=self._run, name="gpt2rt-sha256")
+
+    def _run(self):
+        buffer = bytearray(BLOCK)
+        try:
+            for path in self._files:
+                with path.open("rb", buffering=0) as file:
+                    while self._is_wanted and (n := file.readinto(buffer)):
+                        self._hash.update(memoryview(buffer)[:n])
+        except OSError as error:
+            self._error = error
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def result(self):
+        """The digest in hexadecimal, once it is there."""
+        self._thread.join()
+        if self._error:
+            raise CheckpointError(f"{self._error.filename}: can't be read: {self._error.strerror or self._error}")
+        return self._hash.hexdigest()
+
+    def __exit__(self, kind, error, traceback):
+        self._is_wanted = False
+        self._thread.join()
+
+
+def _checked_group_size(weight_type, group_size):
+    """The group size to use, 0 for float types."""
+    if weight_type == "int4":
+        raise UsageError("weight type int4: not available yet, expected f32, f16 or int8")
+    if weight_type not in WEIGHT_TYPES:
+        raise UsageError(f"weight type {weight_type!r}: expected f32, f16 or int8")
+    if group_size is None:
+        return DEFAULT_GROUP_SIZE[weight_type]
+    if weight_type not in QUANTIZED:
+        raise UsageError(f"group size {group_size!r}: expected none for {weight_type}, only int8 has groups")
+    if group_size not in GROUP_SIZES:
+        raise UsageError(f"group size {group_size!r}: expected one of {', '.join(map(str, GROUP_SIZES))}")
+    return group_size
+
+
+def _checked_name(name):
+    """The model's name, which is shown on terminals and kept in the file."""
+    if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+        raise UsageError(f"model name {name!r:.80}: expected 1 to {MAX_NAME} printable characters")
+    return name
+
+
+def _checked_chat(chat):
+    """The chat's settings for the metadata."""
+    for key, value in chat.items():
+        if key not in CHAT_KEYS:
+            raise UsageError(f"chat setting {key!r}: expected one of {', '.join(CHAT_KEYS)}")
+        if key == "format" and value not in CHAT_FORMATS:
+            raise UsageError(f"chat format {value!r}: expected one of {', '.join(CHAT_FORMATS)}")
+        if key == "opening" and not isinstance(value, str):
+            raise UsageError(f"chat opening {value!r:.80}: expected a text")
+        if key in ("user_name", "bot_name"):
+            is_name = isinstance(value, str) and value == value.strip() and value.isprintable() and ":" not in value
+            if not is_name or not 1 <= len(value) <= MAX_NAME:
+                raise UsageError(f"chat {key} {value!r:.80}: expected a name on one line, without a colon")
+    return dict(chat)
+
+
+def _printable(text):
+    """The text with ? for what can't be shown: control characters, and bytes of a file's name that are no UTF-8."""
+    return "".join(character if character.isprintable() else "?" for character in text)

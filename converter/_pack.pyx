@@ -11,6 +11,7 @@ from libc.stdlib cimport free, malloc
 cdef extern from "pack.h" nogil:
     void pack_gather(float* values, const float* w, ptrdiff_t row_stride, ptrdiff_t in_stride, int64_t row,
                      int64_t n_out, int64_t n_in)
+    bint pack_is_finite(const float* values, int64_t n_in)
     void pack_f32(uint8_t* tile, const float* values, int64_t n_in)
     void pack_f16(uint8_t* tile, const float* values, int64_t n_in, double* error)
     void pack_int8(uint8_t* tile, const float* values, int64_t n_in, int64_t group, double* error)
@@ -26,13 +27,16 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
         first_row: a multiple of 16. n_rows: how many; the last tile is filled up with zeros.
 
     Returns:
-        (largest, sum) of the absolute errors of the packed values; 0 for f32.
+        (largest, sum, is_finite): of the absolute errors of the packed values, 0 for f32; False where a value of w is an
+        infinity or no number, and then nothing that was packed is of use. A value that is too large for the weight type
+        makes the sum an infinity or no number.
     """
     cdef Py_buffer source, target
     cdef int64_t n_in, n_out, row, tile, tiles, tile_bytes
     cdef double error[2]
     cdef float* values
     cdef int kind
+    cdef bint is_finite = True
     cdef ptrdiff_t row_stride, in_stride
     try:
         kind = ("f32", "f16", "int8").index(weight_type)
@@ -71,6 +75,9 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
                 for tile in range(tiles):
                     row = first_row + tile * 16
                     pack_gather(values, <const float*>source.buf, row_stride, in_stride, row, n_out, n_in)
+                    is_finite = pack_is_finite(values, n_in)
+                    if not is_finite:
+                        break
                     if kind == 0:
                         pack_f32(<uint8_t*>target.buf + tile * tile_bytes, values, n_in)
                     elif kind == 1:
@@ -78,7 +85,7 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
                     else:
                         pack_int8(<uint8_t*>target.buf + tile * tile_bytes, values, n_in, group_size, error)
             free(values)
-            return error[0], error[1]
+            return error[0], error[1], is_finite
         finally:
             PyBuffer_Release(&target)
     finally:

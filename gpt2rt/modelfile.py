@@ -5,11 +5,12 @@ module, and nothing else knows an offset.
 """
 
 import contextlib
+import errno
 import mmap
 import os
+import stat
 import struct
 import sys
-import tempfile
 from collections import namedtuple
 
 from gpt2rt._kernels import crc32c
@@ -32,6 +33,7 @@ MAX_N_EMBD = 1 << 14
 MAX_N_HEAD = 1 << 10
 MAX_N_LAYER = 1 << 10
 MAX_METADATA = 1 << 20  # bytes
+METADATA_ROOM = 1024  # bytes that the metadata may still grow while the weights are written
 MAX_TOKEN_BYTES = 1 << 28  # of all tokens of a vocabulary together
 
 HEADER = struct.Struct("<8sIIQIIIIIIII")  # up to the section table
@@ -162,6 +164,8 @@ class ModelFile:
         """Opens and validates in time that does not depend on the weights. Raises ModelFileError."""
         self.path = os.fspath(path)
         try:
+            if stat.S_ISFIFO(os.stat(self.path).st_mode):
+                self._refuse("is a pipe, expected a model file")  # to open it might wait for ever
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < ALIGNMENT:
@@ -179,8 +183,8 @@ class ModelFile:
             self._refuse("is a folder, expected a model file (gpt2rt convert makes one from a checkpoint)")
         except FileNotFoundError:
             self._refuse("no such file (gpt2rt convert makes one from a checkpoint)")
-        except OSError as error:
-            self._refuse(f"can't be opened: {error.strerror or error}")
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            self._refuse(f"can't be opened: {getattr(error, 'strerror', None) or error}")
         self._view = memoryview(self._buffer)
         self.size = len(self._view)
         self.validate()
@@ -286,7 +290,7 @@ class ModelFile:
     def nonzero_padding(self):
         """The offset of the first byte between the sections that is not zero, or None."""
         end = SECTION_TABLE + len(SECTIONS) * SECTION.size
-        gaps = [(end, CHECKSUM_OFFSET)]
+        gaps = [(HEADER.size, SECTION_TABLE), (end, CHECKSUM_OFFSET)]
         position = ALIGNMENT
         for name in SECTIONS:
             gaps.append((position + len(self.sections[name]), align(position + len(self.sections[name]), ALIGNMENT)))
@@ -302,62 +306,81 @@ class Writer:
     """Writes a model file next to its final place and moves it there when it is whole.
 
     Use as a context manager: on an exception nothing is left behind, and a file that was there before is untouched.
-    Tensors are written in the order of `tensors`, so that only one has to be in memory.
+    Tensors are written in the order of `tensors`, so that only one has to be in memory. The metadata is written last,
+    so that it can tell of the weights: `metadata` may be changed until then, and grow by METADATA_ROOM bytes.
     """
 
     def __init__(self, path, hyperparameters, weight_type, group_size, metadata, vocabulary, force=False):
         """
         Args:
-            path: the file to make; UsageError where it exists, unless `force`.
+            path: the file to make; UsageError where it exists, unless `force`, or is anything but a file.
             metadata: a JSON-ready dict. vocabulary: the bytes of the vocabulary section (`vocabulary_section`).
         """
-        import json
-
+        self.path = os.fspath(path)
         if problem := hyperparameters.problem():
-            raise UsageError(f"{path}: {problem}")
+            raise UsageError(f"{self.path}: {problem}")
         if weight_type in QUANTIZED and group_size not in GROUP_SIZES:
             raise UsageError(f"group size {group_size}: expected one of {', '.join(map(str, GROUP_SIZES))}")
-        self.path = os.fspath(path)
         if os.path.isdir(self.path):
             raise UsageError(f"{self.path}: is a folder, expected the name of a file to write")
-        if not force and os.path.exists(self.path):
-            raise UsageError(f"{self.path}: exists already (--force overwrites it)")
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise UsageError(f"{self.path}: is no ordinary file, expected the name of a file to write")
+        if not force and os.path.lexists(self.path):
+            self._refuse_to_overwrite()
         self.force = force
         self.hyperparameters, self.weight_type, self.group_size = hyperparameters, weight_type, group_size
         self.tensors = tensor_table(hyperparameters, weight_type, group_size)
-        self._first_sections = {
-            "metadata": json.dumps(metadata, ensure_ascii=False, indent=1).encode(),
-            "vocabulary": vocabulary,
-        }
-        if len(self._first_sections["metadata"]) > MAX_METADATA:
-            raise UsageError(f"{self.path}: metadata of more than {MAX_METADATA} bytes")
+        self.metadata = metadata
+        self._metadata_length = align(len(self._encoded_metadata()) + METADATA_ROOM, ALIGNMENT)
+        self._vocabulary = vocabulary
         self._written = 0
         self._file = None
 
+    def _refuse_to_overwrite(self):
+        raise UsageError(f"{self.path}: exists already (--force overwrites it)")
+
+    def _encoded_metadata(self):
+        import json
+
+        try:
+            encoded = json.dumps(self.metadata, ensure_ascii=False, indent=1).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{self.path}: its metadata, {self.metadata!r:.200}, is no text in UTF-8") from None
+        if len(encoded) > MAX_METADATA - METADATA_ROOM - ALIGNMENT:
+            raise UsageError(f"{self.path}: metadata of {len(encoded)} bytes, expected less than {MAX_METADATA}")
+        return encoded
+
     def __enter__(self):
         folder, name = os.path.split(self.path)
+        # Not in a folder for temporary files: only within a file system can a file be moved in one step.
+        self._temporary = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.part")
         try:
-            self._file = tempfile.NamedTemporaryFile(
-                dir=folder or ".", prefix=f".{name}.", suffix=".part", delete=False
-            )
-        except OSError as error:
-            raise UsageError(f"{folder or '.'}: can't write there: {error.strerror or error}") from None
+            self._file = open(self._temporary, "xb")
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder or '.'}: can't write there: {getattr(error, 'strerror', None) or error}") from None
         try:
-            self._begin()
+            with self._errors_named():
+                self._begin()
         except BaseException:
             self._abandon()
             raise
         return self
 
+    @contextlib.contextmanager
+    def _errors_named(self):
+        try:
+            yield
+        except OSError as error:
+            hint = "free some space or write elsewhere with -o" if error.errno == errno.ENOSPC else "nothing was left there"
+            raise ModelFileError(f"{self.path}: can't be written: {error.strerror or error} ({hint})") from None
+
     def _begin(self):
-        self._table, position = [], ALIGNMENT
-        self._file.write(bytes(ALIGNMENT))
-        for content in self._first_sections.values():
-            self._table.append((position, len(content), crc32c(content), 0))
-            self._file.write(content)
-            position = align(position + len(content), ALIGNMENT)
-            self._file.write(bytes(position - self._file.tell()))
-        self._weights_offset, self._weights_checksum, self._weights_length = position, 0, 0
+        vocabulary_offset = ALIGNMENT + self._metadata_length
+        self._file.write(bytes(vocabulary_offset))  # header and metadata come last
+        self._file.write(self._vocabulary)
+        end = vocabulary_offset + len(self._vocabulary)
+        self._weights_offset, self._weights_checksum, self._weights_length = align(end, ALIGNMENT), 0, 0
+        self._file.write(bytes(self._weights_offset - end))
 
     def write_tensor(self, chunks):
         """Writes the next tensor of `tensors`.
@@ -368,7 +391,8 @@ class Writer:
         tensor = self.tensors[self._written]
         length = 0
         for chunk in chunks:
-            self._file.write(chunk)
+            with self._errors_named():
+                self._file.write(chunk)
             self._weights_checksum = crc32c(chunk, self._weights_checksum)
             length += len(chunk)
         if length != tensor.length:
@@ -379,7 +403,10 @@ class Writer:
     def _finish(self):
         if self._written != len(self.tensors):
             raise ValueError(f"{self._written} tensors were written, expected {len(self.tensors)}")
-        self._table.append((self._weights_offset, self._weights_length, self._weights_checksum, 0))
+        encoded = self._encoded_metadata()
+        if len(encoded) > self._metadata_length:
+            raise ValueError(f"the metadata grew to {len(encoded)} bytes, expected at most {self._metadata_length}")
+        metadata = encoded.ljust(self._metadata_length)  # JSON may end with spaces
         header = bytearray(ALIGNMENT)
         HEADER.pack_into(
             header,
@@ -393,25 +420,46 @@ class Writer:
             self.group_size,
             0,
         )
-        for index, section in enumerate(self._table):
+        sections = (
+            (ALIGNMENT, len(metadata), crc32c(metadata), 0),
+            (ALIGNMENT + len(metadata), len(self._vocabulary), crc32c(self._vocabulary), 0),
+            (self._weights_offset, self._weights_length, self._weights_checksum, 0),
+        )
+        for index, section in enumerate(sections):
             SECTION.pack_into(header, SECTION_TABLE + index * SECTION.size, *section)
         CHECKSUM.pack_into(header, CHECKSUM_OFFSET, crc32c(header[:CHECKSUM_OFFSET]))
-        self._file.seek(0)
-        self._file.write(header)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        if sys.platform != "win32":
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(self._file.fileno(), 0o666 & ~umask)  # a temporary file is private, a model is not
-        self._file.close()
-        os.replace(self._file.name, self.path)
+        with self._errors_named():
+            self._file.seek(0)
+            self._file.write(header)
+            self._file.write(metadata)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._move()
+
+    def _move(self):
+        """Gives the file its name; without `force` a file that has come to be there meanwhile stays."""
+        if self.force:
+            os.replace(self._temporary, self.path)
+            return
+        try:
+            if sys.platform == "win32":
+                os.rename(self._temporary, self.path)  # refuses to overwrite, there
+            else:
+                os.link(self._temporary, self.path)
+                os.unlink(self._temporary)
+        except FileExistsError:
+            self._refuse_to_overwrite()
+        except OSError:  # a file system without links
+            if os.path.lexists(self.path):
+                self._refuse_to_overwrite()
+            os.replace(self._temporary, self.path)
 
     def _abandon(self):
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
-            os.unlink(self._file.name)
+            os.unlink(self._temporary)
 
     def __exit__(self, kind, error, traceback):
         if kind is None:

@@ -1,0 +1,252 @@
+"""The index of a TensorFlow checkpoint (V2): which tensors there are, and where their bytes lie.
+
+A sorted table in LevelDB's format (its `doc/table_format.md`), whose values are protobuf messages (TensorFlow's
+`tensor_bundle.proto`). Whatever the bytes are, reading them raises nothing but CheckpointError.
+"""
+
+import os
+from collections import namedtuple
+
+from gpt2rt._kernels import crc32c
+from gpt2rt.errors import CheckpointError
+
+MAGIC = 0xDB4775248B80FB57
+FOOTER_SIZE = 48  # two block handles, zeros, magic
+TRAILER_SIZE = 5  # of a block: its compression and its checksum
+UNCOMPRESSED = 0
+BUNDLE_VERSION = 1  # the newest that is understood
+
+MAX_INDEX = 1 << 24  # bytes; 1558M with its optimizer's slots needs 80,000
+MAX_ENTRIES = 100_000
+MAX_KEY = 1024  # bytes
+MAX_RANK = 16
+
+DTYPES = {
+    **{1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 8: "complex64"},
+    **{9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 19: "float16", 20: "resource", 22: "uint32", 23: "uint64"},
+}
+
+Entry = namedtuple("Entry", "dtype shape shard offset size checksum is_sliced")
+Entry.__doc__ = """A tensor: dtype is its name in TensorFlow; offset and size are bytes in the data file number `shard`;
+checksum is the CRC32C of these bytes; is_sliced where it was saved in pieces."""
+
+Index = namedtuple("Index", "n_shards entries")
+Index.__doc__ = "A whole index: how many data files there are, and {tensor's name: Entry}."
+
+
+class UnsupportedCheckpointError(CheckpointError):
+    """A checkpoint that is sound, as far as can be told, and that only TensorFlow can read."""
+
+
+class _Malformed(Exception):
+    """What is wrong with the bytes, as the end of a sentence."""
+
+
+def unmasked(checksum):
+    """The CRC32C that is stored as `checksum`: LevelDB rotates it and adds a constant."""
+    rotated = (checksum - 0xA282EAD8) & 0xFFFFFFFF
+    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+
+
+def read_index(path):
+    """Reads and checks an index.
+
+    Returns:
+        An `Index`, with no field of an entry below 0.
+
+    Raises:
+        CheckpointError: it can't be read, is damaged, or was written by a big-endian machine.
+        UnsupportedCheckpointError: its blocks are compressed.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(MAX_INDEX + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
+    if len(content) > MAX_INDEX:
+        raise CheckpointError(f"{path}: {size} bytes, expected an index of at most {MAX_INDEX}")
+    try:
+        return _parse(path, content)
+    except _Malformed as error:
+        raise CheckpointError(f"{path}: {error} (damaged or no checkpoint's index; copy or download it again)") from None
+
+
+def _parse(path, content):
+    if len(content) < FOOTER_SIZE:
+        raise _Malformed(f"{len(content)} bytes, expected at least {FOOTER_SIZE}")
+    footer = content[-FOOTER_SIZE:]
+    magic = int.from_bytes(footer[-8:], "little")
+    if magic != MAGIC:
+        raise _Malformed(f"it ends with the magic number {magic:016x}, expected {MAGIC:016x}")
+    metaindex, position = _handle(footer[:-8], 0)
+    index, _ = _handle(footer[:-8], position)
+    _block(path, content, metaindex)  # only checked: a checkpoint leaves it empty
+
+    n_shards, entries, last = None, {}, None
+    for _, value in _block_entries(_block(path, content, index)):
+        for key, message in _block_entries(_block(path, content, _handle(value, 0)[0])):
+            if last is not None and key <= last:
+                raise _Malformed("its keys are not in order")
+            last = key
+            if n_shards is None:
+                if key:
+                    raise _Malformed(f"its first key is {key!r}, expected the empty one of the header")
+                n_shards = _n_shards(path, message)
+            elif key[:1] != b"\0":  # else a piece of a sliced tensor
+                entries[_text(key)] = _entry(message)
+                if len(entries) > MAX_ENTRIES:
+                    raise _Malformed(f"more than {MAX_ENTRIES} entries")
+    if n_shards is None:
+        raise _Malformed("it has no header")
+    for name, entry in entries.items():
+        if entry.shard >= n_shards:
+            raise _Malformed(f"tensor {name!r} lies in data file {entry.shard} of {n_shards}")
+    return Index(n_shards, entries)
+
+
+def _text(key):
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise _Malformed(f"a tensor's name is no UTF-8: {key!r}") from None
+
+
+def _varint(buffer, position):
+    """An unsigned number of up to 64 bits, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(buffer):
+            raise _Malformed("a number is cut short")
+        byte = buffer[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            if value >> 64:
+                break
+            return value, position
+    raise _Malformed("a number has more than 64 bits")
+
+
+def _handle(buffer, position):
+    """The (offset, size) of a block, and the position behind them."""
+    offset, position = _varint(buffer, position)
+    size, position = _varint(buffer, position)
+    return (offset, size), position
+
+
+def _block(path, content, handle):
+    """The bytes of a block, checked."""
+    offset, size = handle
+    end = offset + size
+    if end + TRAILER_SIZE > len(content) - FOOTER_SIZE:
+        raise _Malformed(f"a block ends at byte {end + TRAILER_SIZE}, the blocks at {len(content) - FOOTER_SIZE}")
+    stored = unmasked(int.from_bytes(content[end + 1 : end + TRAILER_SIZE], "little"))
+    actual = crc32c(content[offset : end + 1])
+    if stored != actual:
+        raise _Malformed(f"the block at byte {offset} has checksum {actual:08x}, expected {stored:08x}")
+    if content[end] != UNCOMPRESSED:
+        raise UnsupportedCheckpointError(f"{path}: its blocks are compressed")
+    return content[offset:end]
+
+
+def _block_entries(block):
+    """Yields the (key, value) pairs of a block; each key shares a prefix with the one before it."""
+    if len(block) < 4:
+        raise _Malformed(f"a block of {len(block)} bytes, expected at least 4")
+    limit = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")  # the restart points are for searching
+    if limit < 0:
+        raise _Malformed("a block's restart points don't fit into it")
+    position, key = 0, b""
+    while position < limit:
+        shared, position = _varint(block, position)
+        unshared, position = _varint(block, position)
+        length, position = _varint(block, position)
+        if shared > len(key) or shared + unshared > MAX_KEY or position + unshared + length > limit:
+            raise _Malformed("an entry does not fit into its block")
+        key = key[:shared] + block[position : position + unshared]
+        position += unshared + length
+        yield key, block[position - length : position]
+
+
+_FIXED_SIZES = {1: 8, 5: 4}  # of wire types
+_VARINT, _BYTES, _FIXED32 = 0, 2, 5
+
+
+def _fields(message, wire_types):
+    """Yields (number, value) of a protobuf message's fields that `wire_types` names: {number: wire type}."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == _VARINT:
+            value, position = _varint(message, position)
+        elif wire_type == _BYTES or wire_type in _FIXED_SIZES:
+            length = _FIXED_SIZES.get(wire_type)
+            if length is None:
+                length, position = _varint(message, position)
+            if length > len(message) - position:
+                raise _Malformed("a message is cut short")
+            value = message[position : position + length]
+            position += length
+        else:
+            raise _Malformed(f"a message has a field of wire type {wire_type}")
+        if number in wire_types:
+            if wire_type != wire_types[number]:
+                raise _Malformed(f"field {number} has wire type {wire_type}, expected {wire_types[number]}")
+            yield number, value
+
+
+def _n_shards(path, message):
+    """The number of data files, of a BundleHeaderProto: 1 num_shards, 2 endianness, 3 version (2 min_consumer)."""
+    n_shards = 0
+    for number, value in _fields(message, {1: _VARINT, 2: _VARINT, 3: _BYTES}):
+        if number == 1:
+            n_shards = value
+        elif number == 2 and value:
+            raise CheckpointError(
+                f"{path}: written by a big-endian machine, expected little-endian (load and save it with TensorFlow there)"
+            )
+        elif number == 3:
+            for _, needed in _fields(value, {2: _VARINT}):
+                if needed > BUNDLE_VERSION:
+                    raise UnsupportedCheckpointError(f"{path}: it needs a reader of version {needed}")
+    if not 1 <= n_shards <= 99_999:  # five digits in the files' names
+        raise _Malformed(f"{n_shards} data files, expected 1 to 99999")
+    return n_shards
+
+
+def _entry(message):
+    """A BundleEntryProto: 1 dtype, 2 shape, 3 shard_id, 4 offset, 5 size, 6 crc32c, 7 slices."""
+    numbers, shape, checksum, is_sliced = {1: 0, 3: 0, 4: 0, 5: 0}, (), 0, False
+    wire_types = {1: _VARINT, 2: _BYTES, 3: _VARINT, 4: _VARINT, 5: _VARINT, 6: _FIXED32, 7: _BYTES}
+    for number, value in _fields(message, wire_types):
+        if number == 2:
+            shape = _shape(value)
+        elif number == 6:
+            checksum = unmasked(int.from_bytes(value, "little"))
+        elif number == 7:
+            is_sliced = True
+        elif value >> 63:
+            raise _Malformed("an entry has a negative number")
+        else:
+            numbers[number] = value
+    dtype = DTYPES.get(numbers[1], f"type {numbers[1]}")
+    return Entry(dtype, shape, numbers[3], numbers[4], numbers[5], checksum, is_sliced)
+
+
+def _shape(message):
+    """A TensorShapeProto (2 dim, 3 unknown_rank) of dims (1 size)."""
+    shape = []
+    for number, value in _fields(message, {2: _BYTES, 3: _VARINT}):
+        if number == 3:
+            if value:
+                raise _Malformed("a tensor's rank is unknown")
+            continue
+        size = 0
+        for _, size in _fields(value, {1: _VARINT}):  # noqa: B007 (the last one counts)
+            pass
+        if size >> 63 or len(shape) == MAX_RANK:
+            raise _Malformed("a tensor has a dimension below 0, or too many")
+        shape.append(size)
+    return tuple(shape)

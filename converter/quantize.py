@@ -1,0 +1,62 @@
+"""Matrices of f32 into the packed tiles of the model file, a chunk of rows at a time."""
+
+import math
+
+from gpt2rt.converter._pack import pack_rows
+from gpt2rt.errors import CheckpointError
+from gpt2rt.modelfile import TILE, matrix_length
+
+CHUNK = 2 << 20  # bytes of packed tiles
+NOT_FINITE = "{} has a value that is no finite number (did its training diverge?)"
+
+
+class Quantization:
+    """What packing costs: the absolute errors of all matrices' values so far.
+
+    Attributes:
+        max_error: the largest. mean_error: their mean. Both are 0 for f32.
+    """
+
+    def __init__(self):
+        self.max_error = 0.0
+        self._sum, self._n_values = 0.0, 0
+
+    @property
+    def mean_error(self):
+        return self._sum / self._n_values if self._n_values else 0.0
+
+    def add(self, largest, total, n_values):
+        self.max_error = max(self.max_error, largest)
+        self._sum += total
+        self._n_values += n_values
+
+
+def packed_chunks(label, w, inputs_first, weight_type, group_size, quantization):
+    """Packs a matrix.
+
+    Args:
+        label: what messages call it.
+        w: f32, C-contiguous, (n_in, n_out) where `inputs_first`, else (n_out, n_in).
+        weight_type: "f32", "f16" or "int8". group_size: inputs that share a scale, 0 for float types.
+        quantization: a `Quantization` that the errors are added to.
+
+    Yields:
+        (chunk, first_row, n_rows): the bytes of these rows' tiles, valid until the next chunk is asked for.
+
+    Raises:
+        CheckpointError: a value is an infinity or no number, or too large for the type.
+    """
+    n_in, n_out = w.shape if inputs_first else w.shape[::-1]
+    tile_length = matrix_length(TILE, n_in, weight_type, group_size)
+    rows = max(1, CHUNK // tile_length) * TILE
+    buffer = memoryview(bytearray(min(rows, -(-n_out // TILE) * TILE) // TILE * tile_length))  # its padding stays zero
+    for first_row in range(0, n_out, rows):
+        n_rows = min(rows, n_out - first_row)
+        chunk = buffer[: -(-n_rows // TILE) * tile_length]
+        largest, total, is_finite = pack_rows(w, chunk, inputs_first, weight_type, group_size, first_row, n_rows)
+        if not is_finite:
+            raise CheckpointError(NOT_FINITE.format(label))
+        if not math.isfinite(total):
+            raise CheckpointError(f"{label} has a value that is too large for {weight_type} (convert to f32)")
+        quantization.add(largest, total, n_rows * n_in)
+        yield chunk, first_row, n_rows

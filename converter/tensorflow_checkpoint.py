@@ -1,0 +1,379 @@
+"""GPT-2 checkpoints as TensorFlow's Saver writes them: OpenAI's release, and what fine-tuning tools save.
+
+They are read here without TensorFlow. What this reader does not know (checkpoints of version 1, compressed indexes,
+other types than f32) is left to TensorFlow where it is installed.
+
+Letters: a prefix is the path that a checkpoint's files have in common, `models/124M/model.ckpt`.
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import pathlib
+
+import numpy as np
+
+from gpt2rt._kernels import crc32c
+from gpt2rt.converter.checkpoint_index import MAGIC, UnsupportedCheckpointError, read_index
+from gpt2rt.errors import CheckpointError
+from gpt2rt.modelfile import Hyperparameters, tensor_table
+
+HPARAMS = "hparams.json"
+MAX_TEXT = 1 << 20  # bytes of hparams.json and of the file `checkpoint`
+PIECE = 4 << 20  # bytes that are checked, then let go of, at a time
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+RELEASED_NAME = "model.ckpt"  # of the release's files: it does not tell one model from another
+
+# SHA-256 of a released index; it holds the checksum of every tensor, so it proves whose weights these are.
+RELEASED = {"71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687": "Modified MIT License (OpenAI)"}
+
+
+class TensorFlowCheckpoint:
+    """A source for `convert`: a checkpoint that is complete and has the shapes its hyperparameters call for.
+
+    Attributes:
+        path: the prefix. folder: where it and the vocabulary lie. name: what to call the model. origin: a line of text for
+        the model file. licence: text or None. hyperparameters: `Hyperparameters`. size: bytes of its weights.
+        files: the files that hold the weights, in order.
+    """
+
+    def __init__(self, source):
+        """
+        Args:
+            source: a folder with a checkpoint, or a prefix, or the path of an index.
+
+        Raises:
+            CheckpointError: anything is missing, damaged or misshapen, as far as that shows without reading the weights.
+        """
+        self.path = _find_prefix(pathlib.Path(source))
+        self.folder = self.path.parent
+        folder_name = self.folder.resolve().name
+        self.name = self.path.name if self.path.name != RELEASED_NAME else folder_name or "model"
+        self.origin = f"TensorFlow checkpoint {folder_name}/{self.path.name}"
+        self.hyperparameters = _read_hparams(self.folder / HPARAMS)
+        self.licence = None
+        try:
+            self._reader = _BundleReader(self.path)
+            self.licence = self._reader.licence
+            self._names = _match(self.path, self._reader, self.hyperparameters)
+            self._reader.check(self._names.values())
+        except UnsupportedCheckpointError as reason:
+            self._reader = _TensorFlowReader(self.path, reason)
+            self._names = _match(self.path, self._reader, self.hyperparameters)
+            self._reader.check(self._names.values())
+        self.files = self._reader.files
+        self.size = sum(4 * math.prod(self._reader.shapes[name]) for name in self._names.values())
+
+    def tensor(self, name):
+        """Reads a tensor and checks its checksum.
+
+        Args:
+            name: as in `modelfile.tensor_table`.
+
+        Returns:
+            A C-contiguous array of f32, read-only: (n_in, n_out) for the matrices of the layers, (n_vocab, n_embd) for
+            `wte`, (n_ctx, n_embd) for `wpe`, else (n,).
+
+        Raises:
+            CheckpointError: the tensor is damaged.
+        """
+        array = self._reader.tensor(self._names[name])
+        return array[0] if array.ndim == 3 else array
+
+    def release(self, array):
+        """Lets go of the memory behind a contiguous part of a tensor; it is read again should it be used again."""
+        self._reader.release(array)
+
+
+def _find_prefix(source):
+    """The prefix that `source` means."""
+    if source.is_dir():
+        return _prefix_in(source)
+    prefix = source.with_name(source.name.removesuffix(".index")) if source.name else source
+    if _index_of(prefix).is_file() or _version_1_files(prefix):
+        return prefix
+    if source.exists():
+        raise CheckpointError(f"{source}: no TensorFlow checkpoint, expected a folder, a prefix or a .index file")
+    raise CheckpointError(f"{source}: no such checkpoint, expected a folder or a prefix (there is no {_index_of(prefix)})")
+
+
+def _prefix_in(folder):
+    """The prefix that the folder's file `checkpoint` names; without that file, the only one there is."""
+    state = folder / "checkpoint"
+    if not state.is_file():
+        indexes = sorted(folder.glob("*.index"))
+        if len(indexes) == 1:
+            return indexes[0].with_suffix("")
+        if indexes:
+            names = ", ".join(index.stem for index in indexes)
+            raise CheckpointError(f"{folder}: it has no file 'checkpoint' and several checkpoints, give one: {names}")
+        raise CheckpointError(f"{folder}: no TensorFlow checkpoint in it, expected the files checkpoint and model.ckpt.*")
+    for line in _read_text(state).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model_checkpoint_path":
+            # The path is that of the machine it was saved on; the files lie beside this one.
+            name = pathlib.PureWindowsPath(_unquoted(value.strip())).name
+            break
+    else:
+        raise CheckpointError(f"{state}: it names no checkpoint, expected a line model_checkpoint_path")
+    prefix = folder / name
+    if name and (_index_of(prefix).is_file() or _version_1_files(prefix)):
+        return prefix
+    raise CheckpointError(f"{state}: it names {name!r}, and there is no {_index_of(prefix).name} (incomplete download?)")
+
+
+def _unquoted(text):
+    """The value of a protobuf text string: backslash escapes, octal for bytes beyond ASCII."""
+    try:
+        escaped = text[1:-1].encode("latin-1", "backslashreplace")
+        return escaped.decode("unicode_escape").encode("latin-1").decode()
+    except ValueError:
+        return text[1:-1]
+
+
+def _index_of(prefix):
+    return prefix.with_name(f"{prefix.name}.index")
+
+
+def _version_1_files(prefix):
+    """The files of a checkpoint of version 1: one, or several that are numbered; no other file ends like these."""
+    files = [prefix] if prefix.is_file() else _numbered(prefix, "-")
+    for path in files:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8))
+            if int.from_bytes(file.read(8), "little") != MAGIC:
+                return []
+    return files
+
+
+def _numbered(prefix, mark):
+    """The files PREFIX, mark, 00000-of-00002 and so on, in order."""
+    digits = "[0-9]" * 5
+    start = f"{prefix.name}{mark}"
+    return sorted(path for path in prefix.parent.glob(f"*{mark}{digits}-of-{digits}") if path.name[:-14] == start)
+
+
+def _read_text(path):
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_TEXT + 1)
+        if len(content) > MAX_TEXT:
+            raise CheckpointError(f"{path}: more than {MAX_TEXT} bytes, expected a small text file")
+        return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file, expected it beside the checkpoint (the release has one)") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path}: no text in UTF-8 (damaged?)") from None
+
+
+def _read_hparams(path):
+    """The hyperparameters; keys beyond the five are training's business."""
+    try:
+        content = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected an object with n_vocab and so on")
+    for name in Hyperparameters._fields:
+        if name not in content:
+            raise CheckpointError(f"{path}: has no {name}, expected {', '.join(Hyperparameters._fields)}")
+        if type(content[name]) is not int:
+            raise CheckpointError(f"{path}: {name} is {content[name]!r:.80}, expected a whole number")
+    hyperparameters = Hyperparameters(*(content[name] for name in Hyperparameters._fields))
+    if problem := hyperparameters.problem():
+        raise CheckpointError(f"{path}: {problem}")
+    return hyperparameters
+
+
+def _stored_shape(tensor):
+    """The shape in a checkpoint: a layer's matrix is the kernel of a convolution of width 1, (1, n_in, n_out)."""
+    if tensor.is_matrix and tensor.name != "wte":
+        return (1, *reversed(tensor.shape))
+    return tensor.shape
+
+
+def _match(path, reader, hyperparameters):
+    """Maps our names of the tensors to the checkpoint's. Raises CheckpointError unless these are a GPT-2's, all of them."""
+    scope = _scope(path, reader.shapes)
+    table = tensor_table(hyperparameters, "f32", 0)
+    names = {tensor.name: scope + tensor.name for tensor in table}
+    missing = [name for name in names.values() if name not in reader.shapes]
+    if missing:
+        raise CheckpointError(
+            f"{path}: {len(missing)} of {len(names)} tensors are missing, {missing[0]!r} the first"
+            f" (does {HPARAMS} belong to it? n_layer is {hyperparameters.n_layer})"
+        )
+    for tensor in table:
+        name, shape = names[tensor.name], _stored_shape(tensor)
+        if reader.shapes[name] != shape:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {list(reader.shapes[name])}, expected {list(shape)} by {HPARAMS}"
+            )
+    expected = set(names.values())
+    for name in sorted(reader.shapes):
+        if name not in expected and reader.shapes[name] and not _is_slot(name, expected):
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has no place in a GPT-2 of {hyperparameters.n_layer} layers"
+                f" (does {HPARAMS} belong to it?)"
+            )
+    return names
+
+
+def _scope(path, names):
+    """What stands before `wte`: `model/`, or whatever else it is where there is only one."""
+    if "model/wte" in names:
+        return "model/"
+    scopes = sorted(name.removesuffix("wte") for name in names if f"/{name}".endswith("/wte"))
+    if not scopes:
+        first = ", ".join(sorted(names)[:3])
+        raise CheckpointError(f"{path}: no GPT-2: it has no tensor 'model/wte' (its first of {len(names)}: {first:.200})")
+    if len(scopes) > 1:
+        raise CheckpointError(f"{path}: it has several tensors 'wte', expected one (under {', '.join(scopes):.200})")
+    return scopes[0]
+
+
+def _is_slot(name, variables):
+    """Whether an optimizer keeps this beside a variable: `model/wte/Adam_1`, also with a scope before it."""
+    parts = name.split("/")
+    return any(
+        "/".join(parts[begin:end]) in variables for begin in range(len(parts)) for end in range(begin + 1, len(parts))
+    )
+
+
+class _BundleReader:
+    """A checkpoint of version 2, read by ourselves.
+
+    Attributes:
+        shapes: {name: shape} of all tensors. files: as in `TensorFlowCheckpoint`, after `check`. licence: text or None.
+    """
+
+    def __init__(self, prefix):
+        self._prefix, index = prefix, _index_of(prefix)
+        if not index.is_file():
+            raise UnsupportedCheckpointError(f"{prefix}: a checkpoint of version 1")
+        self._n_shards, self._entries = read_index(index)
+        self.licence = RELEASED.get(hashlib.sha256(index.read_bytes()).hexdigest())
+        self.shapes = {name: entry.shape for name, entry in self._entries.items()}
+
+    def check(self, names):
+        """Maps the data files and checks that these tensors are f32 and lie in them."""
+        self._maps, sizes = {}, {}
+        for name in names:
+            entry = self._entries[name]
+            if entry.is_sliced or entry.dtype != "float32":
+                what = "in pieces" if entry.is_sliced else f"of {entry.dtype}"
+                raise UnsupportedCheckpointError(f"{self._prefix}: tensor {name!r} is {what}")
+            length = 4 * math.prod(entry.shape)
+            if entry.size != length:
+                raise CheckpointError(
+                    f"{_index_of(self._prefix)}: tensor {name!r} has {entry.size} bytes, expected {length} by its shape"
+                )
+            path = self._shard(entry.shard)
+            if entry.shard not in sizes:
+                self._maps[entry.shard], sizes[entry.shard] = _map(path)
+            if entry.offset + entry.size > sizes[entry.shard]:
+                raise CheckpointError(
+                    f"{path}: {sizes[entry.shard]} bytes, tensor {name!r} ends at byte {entry.offset + entry.size}"
+                    f" (truncated download?)"
+                )
+        self.files = [self._shard(shard) for shard in sorted(self._maps)]
+        self._addresses = {
+            shard: np.frombuffer(content, np.uint8).__array_interface__["data"][0] for shard, content in self._maps.items()
+        }
+
+    def _shard(self, number):
+        return self._prefix.with_name(f"{self._prefix.name}.data-{number:05}-of-{self._n_shards:05}")
+
+    def tensor(self, name):
+        entry = self._entries[name]
+        content = self._maps[entry.shard]
+        checksum = 0
+        with memoryview(content) as view:
+            for begin in range(entry.offset, entry.offset + entry.size, PIECE):
+                end = min(begin + PIECE, entry.offset + entry.size)
+                checksum = crc32c(view[begin:end], checksum)
+                if entry.size > 2 * PIECE:
+                    _drop(content, begin, end)
+        if checksum != entry.checksum:
+            raise CheckpointError(
+                f"{self._shard(entry.shard)}: tensor {name!r} is damaged: checksum {checksum:08x},"
+                f" expected {entry.checksum:08x} (download it again)"
+            )
+        array = np.frombuffer(content, "<f4", entry.size // 4, entry.offset).reshape(entry.shape)
+        return np.require(array, requirements="A")  # a string saved beside it may have shifted it
+
+    def release(self, array):
+        address = array.__array_interface__["data"][0]
+        for shard, content in self._maps.items():
+            begin = address - self._addresses[shard]
+            if 0 <= begin < len(content):
+                _drop(content, begin, begin + array.nbytes)
+
+
+def _map(path):
+    """A read-only mapping of a file, and its size; no mapping where that is 0."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return (mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""), size
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file, the checkpoint's index needs it (incomplete download?)") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
+
+
+def _drop(content, begin, end):
+    """Takes the whole pages of a stretch of a mapping out of our memory; they stay in the system's cache."""
+    begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = end // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > begin and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+class _TensorFlowReader:
+    """Any checkpoint, read by TensorFlow. Has what `_BundleReader` has."""
+
+    def __init__(self, prefix, reason):
+        """Args: reason, why it has to be TensorFlow: an UnsupportedCheckpointError."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notices at start would go through a progress bar
+        try:
+            import tensorflow as tf  # takes seconds, and need not be installed
+        except ImportError:
+            raise CheckpointError(
+                f'{reason}; that takes TensorFlow to read (pip install "gpt2rt[tensorflow]")'
+            ) from None
+        self._prefix, self._errors = prefix, (tf.errors.OpError, ValueError, RuntimeError)
+        try:
+            self._reader = tf.train.load_checkpoint(str(prefix))
+        except self._errors as error:
+            raise CheckpointError(f"{prefix}: TensorFlow can't read it: {_first_line(error)}") from None
+        self.shapes = {name: tuple(shape) for name, shape in self._reader.get_variable_to_shape_map().items()}
+        self.files = _version_1_files(prefix) or _numbered(prefix, ".data-")
+
+    def check(self, names):
+        """Checks that these tensors are of a type whose values f32 can hold, or nearly."""
+        dtypes = self._reader.get_variable_to_dtype_map()
+        for name in names:
+            if dtypes[name].name not in FLOATS:
+                raise CheckpointError(
+                    f"{self._prefix}: tensor {name!r} is of {dtypes[name].name}, expected one of {', '.join(FLOATS)}"
+                )
+
+    def tensor(self, name):
+        try:
+            array = self._reader.get_tensor(name)
+        except self._errors as error:
+            raise CheckpointError(f"{self._prefix}: tensor {name!r} is damaged: {_first_line(error)}") from None
+        with np.errstate(over="ignore"):  # an infinity is refused later, by name
+            return np.ascontiguousarray(array, np.float32)
+
+    def release(self, array):
+        """Its memory goes with the array."""
+
+
+def _first_line(error):
+    return str(getattr(error, "message", error)).partition("\n")[0][:300]
