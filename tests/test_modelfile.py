@@ -1,0 +1,642 @@
+"""The model file: one named case for each way to be malformed, and a writer that leaves a whole file or none."""
+
+import itertools
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt2rt import modelfile
+from gpt2rt._kernels import crc32c
+from gpt2rt.errors import ModelFileError, UsageError
+from gpt2rt.modelfile import Hyperparameters, ModelFile, Writer, slots_for, vocabulary_section
+
+NUMBERS = Hyperparameters(n_vocab=40, n_ctx=5, n_embd=24, n_head=3, n_layer=2)
+METADATA = {"name": "small", "source": "a test", "quantization": {}}
+N_MERGES = 7
+SECTIONS = ("metadata", "vocabulary", "weights")
+UNSIGNED = {4: "<I", 8: "<Q"}
+
+
+def vocabulary():
+    """A section of the right form; its content is no vocabulary."""
+    tables = {
+        "token_offsets": bytes(4 * (NUMBERS.n_vocab + 1)),
+        "byte_tokens": bytes(4 * 256),
+        "special_tokens": bytes(4),
+        "merge_slots": b"\xff" * 16 * slots_for(N_MERGES),
+        "token_bytes": b"abcdef",
+    }
+    return vocabulary_section(NUMBERS.n_vocab, N_MERGES, tables)
+
+
+def make_writer(path, force=False, weight_type="int8", group_size=16, metadata=None, numbers=NUMBERS):
+    return Writer(path, numbers, weight_type, group_size, dict(metadata or METADATA), vocabulary(), force)
+
+
+def write(path, **options):
+    writer = make_writer(path, **options)
+    with writer:
+        for number, tensor in enumerate(writer.tensors):
+            writer.write_tensor([bytes([number + 1]) * tensor.length])
+    return path
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """The bytes of a sound file."""
+    return write(tmp_path_factory.mktemp("sound") / "small.bin").read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "small.bin"
+
+
+def section(content, name):
+    """(offset, length) of a section, from the header."""
+    return struct.unpack_from("<QQ", content, 64 + 24 * SECTIONS.index(name))
+
+
+def with_checksum(content):
+    """The file with a right checksum of its header."""
+    content = bytearray(content)
+    struct.pack_into("<I", content, 4092, crc32c(bytes(content[:4092])))
+    return content
+
+
+def header_field(offset, value, size=4):
+    """A case: a field of the header has another value, and the header a right checksum."""
+
+    def apply(content):
+        content = bytearray(content)
+        struct.pack_into(UNSIGNED[size], content, offset, value)
+        return with_checksum(content)
+
+    return apply
+
+
+def refusal(path, content, use_mmap=True):
+    """The message with which opening refuses the content. Any other exception fails the test."""
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError) as raised:
+        ModelFile(path, use_mmap=use_mmap)
+    message = str(raised.value)
+    assert message.startswith(f"{path}: ")
+    return message.removeprefix(f"{path}: ")
+
+
+# What is sound
+
+
+@pytest.mark.parametrize(
+    ("weight_type", "group_size"), [("f32", 0), ("f16", 0), ("int8", 16), ("int8", 256), ("int4", 32)]
+)
+@pytest.mark.parametrize("use_mmap", [True, False])
+def test_written_file_opens(path, weight_type, group_size, use_mmap):
+    write(path, weight_type=weight_type, group_size=group_size)
+    model = ModelFile(path, use_mmap=use_mmap)
+    assert (model.hyperparameters, model.weight_type, model.group_size) == (NUMBERS, weight_type, group_size)
+    assert model.metadata == METADATA
+    assert model.size == path.stat().st_size
+    assert list(model.damaged_sections()) == []
+    assert model.nonzero_padding() is None
+    assert bytes(model.vocabulary()["token_bytes"]) == b"abcdef"
+    for number, tensor in enumerate(model.tensors):
+        content = model.sections["weights"][tensor.offset : tensor.offset + tensor.length]
+        assert bytes(content) == bytes([number + 1]) * tensor.length
+
+
+def test_layout_is_the_one_of_the_format_page(sound):
+    assert sound[:8] == b"\x89GPT2RT\n"
+    fields = struct.unpack_from("<IIQIIIIIIII", sound, 8)
+    assert fields == (1, 4096, len(sound), 40, 5, 24, 3, 2, 2, 16, 0)
+    position = 4096
+    for name in SECTIONS:
+        offset, length = section(sound, name)
+        assert offset == position
+        assert offset % 4096 == 0
+        assert struct.unpack_from("<II", sound, 64 + 24 * SECTIONS.index(name) + 16) == (
+            crc32c(sound[offset : offset + length]),
+            0,
+        )
+        position = -(-(offset + length) // 4096) * 4096
+    assert offset + length == len(sound)
+
+
+def test_sections_can_not_be_written_to(path):
+    model = ModelFile(write(path))
+    assert all(view.readonly for view in model.sections.values())
+
+
+@pytest.mark.parametrize(
+    ("weight_type", "group_size", "n_out", "n_in", "expected"),
+    [
+        ("f32", 0, 1, 1, 64),
+        ("f32", 0, 17, 3, 2 * 192),
+        ("f16", 0, 16, 1, 64),
+        ("f16", 0, 16, 3, 128),
+        ("int8", 64, 16, 64, 64 + 1024),
+        ("int8", 64, 16, 65, 64 + 2048),
+        ("int8", 32, 50257, 768, 3142 * (768 + 12288)),
+        ("int4", 32, 15, 32, 64 + 256),
+    ],
+)
+def test_length_of_a_matrix(weight_type, group_size, n_out, n_in, expected):
+    assert modelfile.matrix_length(n_out, n_in, weight_type, group_size) == expected
+
+
+def test_number_of_parameters_is_the_releases():
+    assert Hyperparameters(50257, 1024, 768, 12, 12).n_parameters == 124_439_808
+    assert Hyperparameters(50257, 1024, 1600, 25, 48).n_parameters == 1_557_611_200
+
+
+def test_tables_of_tensors_start_at_cache_lines():
+    table = modelfile.tensor_table(Hyperparameters(50257, 1023, 770, 11, 3), "int8", 128)
+    assert all(tensor.offset % 64 == 0 for tensor in table)
+    assert all(one.offset + one.length == two.offset for one, two in itertools.pairwise(table))
+
+
+@pytest.mark.parametrize("n_merges", [0, 1, 7, 8, 9, 50000, 65536])
+def test_merge_slots_are_a_power_of_two_and_at_most_half_full(n_merges):
+    slots = slots_for(n_merges)
+    assert slots & (slots - 1) == 0
+    assert slots >= max(16, 2 * n_merges)
+    assert slots == 16 or slots // 2 < 2 * n_merges
+
+
+# Files cut short or grown
+
+
+def test_file_cut_at_every_boundary_is_refused(path, sound):
+    boundaries = {0, 1, 7, 8, 63, 64, 136, 4092, 4095, 4096}
+    for name in SECTIONS:
+        offset, length = section(sound, name)
+        boundaries |= {offset, offset + 1, offset + length - 1, offset + length}
+    for length in sorted(boundaries - {len(sound)}):
+        assert refusal(path, sound[:length])
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_file_cut_anywhere_is_refused(tmp_path_factory, sound, data):
+    length = data.draw(st.integers(0, len(sound) - 1))
+    assert refusal(tmp_path_factory.getbasetemp() / "cut.bin", sound[:length])
+
+
+def test_file_cut_by_one_byte_says_so(path, sound):
+    message = refusal(path, sound[:-1])
+    assert message == f"{len(sound) - 1} bytes, its header says {len(sound)} (truncated download?)"
+
+
+def test_empty_file_is_no_model(path):
+    assert refusal(path, b"").startswith("not a gpt2rt model file (it is 0 bytes long")
+
+
+def test_file_cut_within_the_header_says_so(path, sound):
+    assert refusal(path, sound[:100]) == "100 bytes, expected a header of 4096 (cut short? copy or convert again)"
+
+
+def test_file_with_a_byte_behind_it_says_so(path, sound):
+    assert refusal(path, sound + b"\0").endswith(f"its header says {len(sound)} (something was appended?)")
+
+
+def test_bytes_behind_the_weights_are_refused(path, sound):
+    grown = header_field(16, len(sound) + 3, 8)(sound) + b"abc"
+    assert refusal(path, grown) == "3 bytes behind the last section, expected none"
+
+
+# The header
+
+
+def test_flipped_bit_anywhere_in_the_header_is_refused(path, sound):
+    for offset in (*range(0, 200), *range(200, 4092, 97), *range(4092, 4096)):
+        damaged = bytearray(sound)
+        damaged[offset] ^= 1 << offset % 8
+        message = refusal(path, damaged)
+        expected = "not a gpt2rt" if offset < 8 else "format version" if offset < 12 else "the header is damaged: checksum"
+        assert expected in message
+
+
+HEADERS = {
+    "magic": (lambda content: b"GGUF" + content[4:], r"not a gpt2rt model file"),
+    "text": (lambda content: b"#!/bin/sh\n" * 500, r"not a gpt2rt model file"),
+    "future_version": (header_field(8, 2), "format version 2, this gpt2rt reads version 1 (install a newer gpt2rt)"),
+    "past_version": (header_field(8, 0), "format version 0, this gpt2rt reads version 1 (convert the checkpoint again)"),
+    "header_size": (header_field(12, 8192), "header size 8192 and flags 0x0, expected 4096 and 0"),
+    "flags": (header_field(52, 1), "header size 4096 and flags 0x1, expected 4096 and 0"),
+    "file_size_huge": (header_field(16, 2**64 - 1, 8), "its header says 18446744073709551615 (truncated download?)"),
+    "file_size_0": (header_field(16, 0, 8), "its header says 0 (something was appended?)"),
+    "n_vocab_0": (header_field(24, 0), "n_vocab is 0, expected 1 to 1048576"),
+    "n_vocab_huge": (header_field(24, 2**32 - 1), "n_vocab is 4294967295, expected 1 to 1048576"),
+    "n_ctx_0": (header_field(28, 0), "n_ctx is 0, expected 1 to 65536"),
+    "n_ctx_huge": (header_field(28, 2**16 + 1), "n_ctx is 65537, expected 1 to 65536"),
+    "n_embd_0": (header_field(32, 0), "n_embd is 0, expected 1 to 16384"),
+    "n_embd_huge": (header_field(32, 2**31), "n_embd is 2147483648, expected 1 to 16384"),
+    "n_head_0": (header_field(36, 0), "n_head is 0, expected 1 to 1024"),
+    "n_head_huge": (header_field(36, 1025), "n_head is 1025, expected 1 to 1024"),
+    "n_head_no_divisor": (header_field(36, 5), "n_embd 24 is no multiple of n_head 5"),
+    "n_layer_0": (header_field(40, 0), "n_layer is 0, expected 1 to 1024"),
+    "n_layer_huge": (header_field(40, 2**32 - 1), "n_layer is 4294967295, expected 1 to 1024"),
+    "n_layer_other": (header_field(40, 3), "section 'weights' has"),
+    "n_layer_at_limit": (header_field(40, 1024), "section 'weights' has"),
+    "n_ctx_other": (header_field(28, 6), "section 'weights' has"),
+    "n_vocab_other": (header_field(24, 100), "section 'vocabulary' has"),
+    "weight_type": (header_field(44, 4), "weight type 4, expected one of 0 to 3"),
+    "weight_type_other": (header_field(44, 3), "section 'weights' has"),
+    "group_size_0": (header_field(48, 0), "group size 0, expected one of (16, 32, 64, 128, 256)"),
+    "group_size_48": (header_field(48, 48), "group size 48, expected one of (16, 32, 64, 128, 256)"),
+    "group_size_huge": (header_field(48, 2**32 - 1), "group size 4294967295, expected one of"),
+    "group_size_other": (header_field(48, 32), "section 'weights' has"),
+    "group_size_of_f32": (header_field(44, 0), "group size 16, expected 0 for f32"),
+    "metadata_offset": (header_field(64, 8192, 8), "section 'metadata' starts at byte 8192, expected 4096"),
+    "metadata_in_header": (header_field(64, 0, 8), "section 'metadata' starts at byte 0, expected 4096"),
+    "metadata_reserved": (header_field(84, 1), "section 'metadata' starts at byte 4096, expected 4096"),
+    "metadata_length_huge": (header_field(72, 2**64 - 1, 8), "section 'metadata' ends at byte 18446744073709555711"),
+    "metadata_length_wraps": (header_field(72, 2**64 - 4096, 8), "section 'metadata' ends at byte 18446744073709551616"),
+    "metadata_length_0": (header_field(72, 0, 8), "section 'vocabulary' starts at byte 8192, expected 4096"),
+    "vocabulary_offset_huge": (header_field(88, 2**64 - 4096, 8), "section 'vocabulary' starts at byte 18446744073709547520"),
+    "vocabulary_length_huge": (header_field(96, 2**63, 8), "section 'vocabulary' ends at byte 9223372036854784000"),
+    "vocabulary_length_less": (header_field(96, 63, 8), "section 'vocabulary' has 63 bytes, expected at least 64"),
+    "weights_length_huge": (header_field(120, 2**64 - 1, 8), "section 'weights' ends at byte"),
+    "weights_length_less": (header_field(120, 64, 8), "bytes behind the last section, expected none"),
+    "weights_length_0": (header_field(120, 0, 8), "bytes behind the last section, expected none"),
+}
+
+
+@pytest.mark.parametrize("use_mmap", [True, False])
+@pytest.mark.parametrize("case", HEADERS)
+def test_malformed_header_is_refused(path, sound, case, use_mmap):
+    damage, message = HEADERS[case]
+    assert message in refusal(path, damage(sound), use_mmap)
+
+
+@settings(deadline=None, max_examples=300)
+@given(changes=st.lists(st.tuples(st.integers(8, 34), st.integers(0, 2**32 - 1) | st.integers(0, 300)), max_size=4))
+def test_fuzzed_header_with_a_right_checksum_is_refused_or_sound(tmp_path_factory, sound, changes):
+    content = bytearray(sound)
+    for word, value in changes:
+        struct.pack_into("<I", content, 4 * word, value)
+    path = tmp_path_factory.getbasetemp() / "fuzz.bin"
+    path.write_bytes(with_checksum(content))
+    try:
+        model = ModelFile(path)
+    except ModelFileError:
+        return
+    assert list(model.vocabulary())
+    list(model.damaged_sections())
+
+
+# The vocabulary's counts
+
+
+def vocabulary_field(offset, value):
+    def apply(content):
+        content = bytearray(content)
+        struct.pack_into("<I", content, section(content, "vocabulary")[0] + offset, value)
+        return content
+
+    return apply
+
+
+VOCABULARIES = {
+    "merges_above_tokens": vocabulary_field(0, 41),
+    "merges_huge": vocabulary_field(0, 2**32 - 1),
+    "slots_not_by_rule": vocabulary_field(4, 32),
+    "slots_huge": vocabulary_field(4, 2**31),
+    "slots_0": vocabulary_field(4, 0),
+    "special_above_tokens": vocabulary_field(8, 41),
+    "special_huge": vocabulary_field(8, 2**32 - 1),
+    "bytes_huge": vocabulary_field(12, 2**28 + 1),
+}
+
+
+@pytest.mark.parametrize("case", VOCABULARIES)
+def test_malformed_counts_of_the_vocabulary_are_refused(path, sound, case):
+    message = refusal(path, VOCABULARIES[case](sound))
+    assert message.startswith("a vocabulary of ")
+    assert message.endswith(" does not fit 40 tokens")
+
+
+@pytest.mark.parametrize(("offset", "value"), [(8, 40), (12, 5), (12, 2**28)])
+def test_vocabulary_shorter_or_longer_than_its_counts_is_refused(path, sound, offset, value):
+    assert "section 'vocabulary' has" in refusal(path, vocabulary_field(offset, value)(sound))
+
+
+def assembled(metadata, vocabulary):
+    """A file whose header is right for these first two sections."""
+    content, table = bytearray(4096), []
+    for body in (metadata, vocabulary, b"w"):
+        content = content.ljust(-(-len(content) // 4096) * 4096, b"\0")
+        table += [struct.pack("<QQII", len(content), len(body), crc32c(body), 0)]
+        content += body
+    struct.pack_into("<8sIIQIIIIIIII", content, 0, b"\x89GPT2RT\n", 1, 4096, len(content), *NUMBERS, 2, 16, 0)
+    content[64 : 64 + 72] = b"".join(table)
+    return with_checksum(content)
+
+
+def test_metadata_beyond_its_limit_is_refused(path):
+    content = assembled(b" " * ((1 << 20) + 1), vocabulary())
+    assert refusal(path, content) == "metadata of 1048577 bytes, expected at most 1048576"
+
+
+@pytest.mark.parametrize("length", [0, 15, 63])
+def test_vocabulary_without_a_header_is_refused(path, length):
+    message = refusal(path, assembled(b"{}", bytes(length)))
+    assert message == f"section 'vocabulary' has {length} bytes, expected at least 64"
+
+
+# What only verification finds
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+def test_flipped_byte_in_a_section_is_found_and_named(path, sound, name, where):
+    offset, length = section(sound, name)
+    damaged = bytearray(sound)
+    # Not the counts at the start of the vocabulary, which opening refuses already.
+    damaged[max(offset + 16, offset + int(where * (length - 1)))] ^= 0x40
+    path.write_bytes(damaged)
+    (found,) = ModelFile(path).damaged_sections()
+    assert found == (name, crc32c(sound[offset : offset + length]), crc32c(damaged[offset : offset + length]))
+
+
+def test_padding_that_is_not_zero_is_found(path, sound):
+    ends = [sum(section(sound, name)) for name in SECTIONS[:2]]
+    gaps = [offset for offset in ends if offset % 4096]
+    assert gaps
+    for offset in gaps:
+        damaged = bytearray(sound)
+        damaged[offset] = 1
+        path.write_bytes(damaged)
+        assert ModelFile(path).nonzero_padding() == offset
+
+
+@pytest.mark.parametrize("offset", [56, 63, 136, 4091])
+def test_reserved_bytes_of_the_header_that_are_not_zero_are_found(path, sound, offset):
+    damaged = bytearray(sound)
+    damaged[offset] = 1
+    path.write_bytes(with_checksum(damaged))
+    assert ModelFile(path).nonzero_padding() == offset
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "section 'metadata' is no JSON"),
+        (b"\xff", "section 'metadata' is no JSON"),
+        (b"[" * 9000, "section 'metadata' is no JSON"),
+        (b"9" * 9000, "section 'metadata' is no JSON"),
+        (b"[1]", "section 'metadata' holds a list, expected a JSON object"),
+    ],
+)
+def test_metadata_that_is_no_object_is_refused_when_asked_for(path, content, message):
+    write(path, metadata={"x": "y" * 10_000})
+    damaged = bytearray(path.read_bytes())
+    offset, length = section(damaged, "metadata")
+    damaged[offset : offset + length] = content.ljust(length)
+    path.write_bytes(damaged)
+    model = ModelFile(path)
+    with pytest.raises(ModelFileError, match=message.replace("[", r"\[")):
+        _ = model.metadata
+
+
+# What is no file
+
+
+def test_folder_is_refused(tmp_path):
+    with pytest.raises(ModelFileError, match="is a folder, expected a model file"):
+        ModelFile(tmp_path)
+
+
+def test_missing_file_is_refused(path):
+    with pytest.raises(ModelFileError, match="no such file"):
+        ModelFile(path)
+
+
+def test_name_with_a_nul_is_refused():
+    with pytest.raises(ModelFileError, match="can't be opened"):
+        ModelFile("a\0b")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes there")
+def test_pipe_is_refused_without_waiting(path):
+    os.mkfifo(path)
+    with pytest.raises(ModelFileError, match="is a pipe"):
+        ModelFile(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "getuid") or os.getuid() == 0, reason="root reads all")
+def test_unreadable_file_is_refused(path):
+    write(path)
+    path.chmod(0)
+    with pytest.raises(ModelFileError, match="can't be opened: Permission denied"):
+        ModelFile(path)
+
+
+# Writing
+
+
+def interrupted(path, error, **options):
+    """Writes a file and fails in the middle of it."""
+    writer = make_writer(path, **options)
+    with writer:
+        writer.write_tensor([bytes(writer.tensors[0].length)])
+        assert len(list(path.parent.glob(".*.part"))) == 1
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_failure_in_the_middle_leaves_nothing(tmp_path, path, error):
+    with pytest.raises(type(error)):
+        interrupted(path, error)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_failure_in_the_middle_leaves_the_old_file(tmp_path, path, error):
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)):
+        interrupted(path, error, force=True)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+
+
+def test_file_does_not_appear_before_it_is_whole(path):
+    writer = make_writer(path)
+    with writer:
+        for tensor in writer.tensors:
+            writer.write_tensor([bytes(tensor.length)])
+            assert not path.exists()
+    assert path.exists()
+
+
+def test_missing_tensors_leave_nothing(tmp_path, path):
+    writer = make_writer(path)
+    with pytest.raises(ValueError, match="1 tensors were written, expected 28"), writer:
+        writer.write_tensor([bytes(writer.tensors[0].length)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensor_of_a_wrong_length_leaves_nothing(tmp_path, path):
+    writer = make_writer(path)
+    with pytest.raises(ValueError, match="wpe: got 3 bytes, expected 512"), writer:
+        writer.write_tensor([b"ab", b"c"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_file_is_refused_unless_forced(path):
+    path.write_bytes(b"old")
+    with pytest.raises(UsageError, match=r"small\.bin: exists already \(--force overwrites it\)"):
+        make_writer(path)
+    assert path.read_bytes() == b"old"
+    ModelFile(write(path, force=True))
+
+
+def test_file_that_appears_meanwhile_is_not_overwritten(tmp_path, path):
+    writer = make_writer(path)
+    with pytest.raises(UsageError, match="exists already"), writer:
+        for tensor in writer.tensors:
+            writer.write_tensor([bytes(tensor.length)])
+        path.write_bytes(b"another's")
+    assert path.read_bytes() == b"another's"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_link_to_nothing_counts_as_a_file(tmp_path, path):
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="exists already"):
+        make_writer(path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full there")
+@pytest.mark.parametrize("device", ["/dev/full", "/dev/null"])
+def test_device_is_never_replaced(device):
+    with pytest.raises(UsageError, match="is no ordinary file"):
+        make_writer(device, force=True)
+
+
+def test_folder_is_no_place_for_a_file(tmp_path):
+    with pytest.raises(UsageError, match="is a folder, expected the name of a file to write"):
+        make_writer(tmp_path, force=True)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"gone: can't write there: No such file"), make_writer(tmp_path / "gone" / "x"):
+        pass
+
+
+def test_metadata_may_be_completed_while_the_weights_are_written(path):
+    writer = make_writer(path)
+    with writer:
+        for tensor in writer.tensors:
+            writer.write_tensor([bytes(tensor.length)])
+        writer.metadata["quantization"] = {"max_error": 0.5}
+    assert ModelFile(path).metadata == {**METADATA, "quantization": {"max_error": 0.5}}
+
+
+def test_metadata_may_be_any_text(path):
+    metadata = {"name": "Größe 大 🙂\u2028\0", "opening": '"\\\n'}
+    write(path, metadata=metadata)
+    assert ModelFile(path).metadata == metadata
+
+
+def test_metadata_that_outgrows_its_room_leaves_nothing(tmp_path, path):
+    writer = make_writer(path)
+    with pytest.raises(ValueError, match="the metadata grew to"), writer:
+        for tensor in writer.tensors:
+            writer.write_tensor([bytes(tensor.length)])
+        writer.metadata["name"] = "x" * 8192
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_long_name_still_has_a_temporary_name(tmp_path):
+    name = "x" * 250 + ".bin"
+    ModelFile(write(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions there")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_file_has_the_permissions_that_new_files_get(path, mask):
+    old = os.umask(mask)
+    try:
+        write(path)
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("limit", [0, 4096, 10_000, 20_000])
+def test_full_disk_leaves_nothing(tmp_path, path, limit):
+    resource = pytest.importorskip("resource")
+    path.write_bytes(b"old")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        with pytest.raises(ModelFileError, match=r"small\.bin: can't be written: File too large"):
+            write(path, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+
+
+CTRL_C = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_modelfile import make_writer
+import pathlib
+writer = make_writer(pathlib.Path({path!r}))
+with writer:
+    writer.write_tensor([bytes(writer.tensors[0].length)])
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
+def test_ctrl_c_of_the_process_leaves_nothing(tmp_path, path):
+    code = CTRL_C.format(folder=os.path.dirname(__file__), path=str(path))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "group_size", "message"),
+    [
+        (NUMBERS._replace(n_head=5), 16, "n_embd 24 is no multiple of n_head 5"),
+        (NUMBERS._replace(n_layer=0), 16, "n_layer is 0, expected 1 to 1024"),
+        (NUMBERS, 24, "group size 24: expected one of 16, 32, 64, 128, 256"),
+    ],
+)
+def test_writer_refuses_what_no_reader_would_read(path, numbers, group_size, message):
+    with pytest.raises(UsageError, match=message):
+        make_writer(path, numbers=numbers, group_size=group_size)
+
+
+def test_vocabulary_table_of_a_wrong_length_is_a_mistake():
+    tables = dict.fromkeys(("token_offsets", "byte_tokens", "special_tokens", "merge_slots", "token_bytes"), b"")
+    with pytest.raises(ValueError, match="table 'token_offsets': got 0 bytes, expected 164"):
+        vocabulary_section(40, 7, tables)
+
+
+def test_metadata_is_json_with_spaces_behind_it(sound):
+    offset, length = section(sound, "metadata")
+    text = sound[offset : offset + length]
+    assert json.loads(text) == METADATA
+    assert text.rstrip(b" ").endswith(b"}")
