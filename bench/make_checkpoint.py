@@ -1,4 +1,4 @@
-"""Makes a GPT-2 checkpoint in the layout of OpenAI's release, with random weights: full-size input for conversion and timing.
+"""Makes a GPT-2 checkpoint in the layout of OpenAI's release, with random weights, for full-size trials and timing.
 
     python bench/make_checkpoint.py 124M models/124M --vocabulary FOLDER_WITH_ENCODER_JSON
 
@@ -36,7 +36,7 @@ def synthetic_vocabulary(n_vocab, seed):
     tokens = byte_characters()
     n_merges = n_vocab - len(tokens) - 1
     if n_merges < 0:
-        raise click.UsageError(f"n_vocab {n_vocab}: expected at least {len(tokens) + 1}, one token a byte and {END_OF_TEXT}")
+        raise click.UsageError(f"n_vocab {n_vocab}: expected at least {len(tokens) + 1}, every byte and {END_OF_TEXT}")
     generator, merges, known = random.Random(seed), [], set(tokens)
     while len(merges) < n_merges:
         left, right = generator.choice(tokens), generator.choice(tokens)
@@ -73,12 +73,16 @@ def variable_shapes(n_vocab, n_ctx, n_embd, n_layer):
 
 
 def write_weights(folder, shapes, seed):
-    """Writes model.ckpt.* and the file `checkpoint`. Holds the weights once: each variable is filled inside TensorFlow."""
+    """Writes model.ckpt.* and the file `checkpoint`; each variable is filled inside TensorFlow, one after the other."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf  # takes seconds: not for --help
 
     v1 = tf.compat.v1
-    with tf.Graph().as_default(), v1.Session() as session:
+    config = v1.ConfigProto()
+    # Else TensorFlow folds the random values into constants and keeps each of them a second time.
+    config.graph_options.optimizer_options.opt_level = v1.OptimizerOptions.L0
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    with tf.Graph().as_default(), v1.Session(config=config) as session:
         for number, (name, shape) in enumerate(shapes.items()):
             if name.endswith("/g"):
                 value = tf.ones(shape)
@@ -107,8 +111,11 @@ def write_weights(folder, shapes, seed):
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the weights and the vocabulary.")
 def main(size, folder, n_vocab, n_ctx, n_embd, n_head, n_layer, vocabulary, seed):
-    """Writes a checkpoint with random weights to FOLDER: one of the release's sizes, or `custom`, whose width, heads and
-    layers are given. Options change single numbers of a release's size."""
+    """Writes a checkpoint with random weights to FOLDER.
+
+    SIZE is one of the release's, or `custom`: then width, heads and layers have to be given. Options change single
+    numbers of a release's size.
+    """
     given = (n_embd, n_head, n_layer)
     n_embd, n_head, n_layer = (a or b for a, b in zip(given, SIZES.get(size, (None,) * 3), strict=True))
     if None in (n_embd, n_head, n_layer):

@@ -7,6 +7,7 @@ A source is what `convert` reads: an object with the attributes `path`, `folder`
 
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 import threading
 import time
@@ -69,7 +70,7 @@ def convert(
             f"{checkpoint.folder}: its vocabulary has {vocabulary.n_vocab} tokens, expected {n_vocab} by hparams.json"
         )
     output = pathlib.Path(output if output is not None else f"{checkpoint.name}-{weight_type}.bin")
-    if any(output.exists() and output.samefile(file) for file in checkpoint.files):
+    if os.path.exists(output) and any(os.path.samefile(output, file) for file in checkpoint.files):
         raise UsageError(f"{output}: is the source itself, expected another file to write")
     metadata = {
         "name": _printable(checkpoint.name)[:MAX_NAME] if name is None else _checked_name(name),

@@ -38,7 +38,7 @@ class UnsupportedCheckpointError(CheckpointError):
     """A checkpoint that is sound, as far as can be told, and that only TensorFlow can read."""
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     """What is wrong with the bytes, as the end of a sentence."""
 
 
@@ -68,17 +68,19 @@ def read_index(path):
         raise CheckpointError(f"{path}: {size} bytes, expected an index of at most {MAX_INDEX}")
     try:
         return _parse(path, content)
-    except _Malformed as error:
-        raise CheckpointError(f"{path}: {error} (damaged or no checkpoint's index; copy or download it again)") from None
+    except _MalformedError as error:
+        raise CheckpointError(
+            f"{path}: {error} (damaged or no checkpoint's index; copy or download it again)"
+        ) from None
 
 
 def _parse(path, content):
     if len(content) < FOOTER_SIZE:
-        raise _Malformed(f"{len(content)} bytes, expected at least {FOOTER_SIZE}")
+        raise _MalformedError(f"{len(content)} bytes, expected at least {FOOTER_SIZE}")
     footer = content[-FOOTER_SIZE:]
     magic = int.from_bytes(footer[-8:], "little")
     if magic != MAGIC:
-        raise _Malformed(f"it ends with the magic number {magic:016x}, expected {MAGIC:016x}")
+        raise _MalformedError(f"it ends with the magic number {magic:016x}, expected {MAGIC:016x}")
     metaindex, position = _handle(footer[:-8], 0)
     index, _ = _handle(footer[:-8], position)
     _block(path, content, metaindex)  # only checked: a checkpoint leaves it empty
@@ -87,21 +89,21 @@ def _parse(path, content):
     for _, value in _block_entries(_block(path, content, index)):
         for key, message in _block_entries(_block(path, content, _handle(value, 0)[0])):
             if last is not None and key <= last:
-                raise _Malformed("its keys are not in order")
+                raise _MalformedError("its keys are not in order")
             last = key
             if n_shards is None:
                 if key:
-                    raise _Malformed(f"its first key is {key!r}, expected the empty one of the header")
+                    raise _MalformedError(f"its first key is {key!r}, expected the empty one of the header")
                 n_shards = _n_shards(path, message)
             elif key[:1] != b"\0":  # else a piece of a sliced tensor
                 entries[_text(key)] = _entry(message)
                 if len(entries) > MAX_ENTRIES:
-                    raise _Malformed(f"more than {MAX_ENTRIES} entries")
+                    raise _MalformedError(f"more than {MAX_ENTRIES} entries")
     if n_shards is None:
-        raise _Malformed("it has no header")
+        raise _MalformedError("it has no header")
     for name, entry in entries.items():
         if entry.shard >= n_shards:
-            raise _Malformed(f"tensor {name!r} lies in data file {entry.shard} of {n_shards}")
+            raise _MalformedError(f"tensor {name!r} lies in data file {entry.shard} of {n_shards}")
     return Index(n_shards, entries)
 
 
@@ -109,7 +111,7 @@ def _text(key):
     try:
         return key.decode()
     except UnicodeDecodeError:
-        raise _Malformed(f"a tensor's name is no UTF-8: {key!r}") from None
+        raise _MalformedError(f"a tensor's name is no UTF-8: {key!r}") from None
 
 
 def _varint(buffer, position):
@@ -117,7 +119,7 @@ def _varint(buffer, position):
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(buffer):
-            raise _Malformed("a number is cut short")
+            raise _MalformedError("a number is cut short")
         byte = buffer[position]
         position += 1
         value |= (byte & 127) << shift
@@ -125,7 +127,7 @@ def _varint(buffer, position):
             if value >> 64:
                 break
             return value, position
-    raise _Malformed("a number has more than 64 bits")
+    raise _MalformedError("a number has more than 64 bits")
 
 
 def _handle(buffer, position):
@@ -140,11 +142,11 @@ def _block(path, content, handle):
     offset, size = handle
     end = offset + size
     if end + TRAILER_SIZE > len(content) - FOOTER_SIZE:
-        raise _Malformed(f"a block ends at byte {end + TRAILER_SIZE}, the blocks at {len(content) - FOOTER_SIZE}")
+        raise _MalformedError(f"a block ends at byte {end + TRAILER_SIZE}, the blocks at {len(content) - FOOTER_SIZE}")
     stored = unmasked(int.from_bytes(content[end + 1 : end + TRAILER_SIZE], "little"))
     actual = crc32c(content[offset : end + 1])
     if stored != actual:
-        raise _Malformed(f"the block at byte {offset} has checksum {actual:08x}, expected {stored:08x}")
+        raise _MalformedError(f"the block at byte {offset} has checksum {actual:08x}, expected {stored:08x}")
     if content[end] != UNCOMPRESSED:
         raise UnsupportedCheckpointError(f"{path}: its blocks are compressed")
     return content[offset:end]
@@ -153,17 +155,17 @@ def _block(path, content, handle):
 def _block_entries(block):
     """Yields the (key, value) pairs of a block; each key shares a prefix with the one before it."""
     if len(block) < 4:
-        raise _Malformed(f"a block of {len(block)} bytes, expected at least 4")
+        raise _MalformedError(f"a block of {len(block)} bytes, expected at least 4")
     limit = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")  # the restart points are for searching
     if limit < 0:
-        raise _Malformed("a block's restart points don't fit into it")
+        raise _MalformedError("a block's restart points don't fit into it")
     position, key = 0, b""
     while position < limit:
         shared, position = _varint(block, position)
         unshared, position = _varint(block, position)
         length, position = _varint(block, position)
         if shared > len(key) or shared + unshared > MAX_KEY or position + unshared + length > limit:
-            raise _Malformed("an entry does not fit into its block")
+            raise _MalformedError("an entry does not fit into its block")
         key = key[:shared] + block[position : position + unshared]
         position += unshared + length
         yield key, block[position - length : position]
@@ -186,14 +188,14 @@ def _fields(message, wire_types):
             if length is None:
                 length, position = _varint(message, position)
             if length > len(message) - position:
-                raise _Malformed("a message is cut short")
+                raise _MalformedError("a message is cut short")
             value = message[position : position + length]
             position += length
         else:
-            raise _Malformed(f"a message has a field of wire type {wire_type}")
+            raise _MalformedError(f"a message has a field of wire type {wire_type}")
         if number in wire_types:
             if wire_type != wire_types[number]:
-                raise _Malformed(f"field {number} has wire type {wire_type}, expected {wire_types[number]}")
+                raise _MalformedError(f"field {number} has wire type {wire_type}, expected {wire_types[number]}")
             yield number, value
 
 
@@ -205,14 +207,14 @@ def _n_shards(path, message):
             n_shards = value
         elif number == 2 and value:
             raise CheckpointError(
-                f"{path}: written by a big-endian machine, expected little-endian (load and save it with TensorFlow there)"
+                f"{path}: written by a big-endian machine, expected little-endian (save it again on another machine)"
             )
         elif number == 3:
             for _, needed in _fields(value, {2: _VARINT}):
                 if needed > BUNDLE_VERSION:
                     raise UnsupportedCheckpointError(f"{path}: it needs a reader of version {needed}")
     if not 1 <= n_shards <= 99_999:  # five digits in the files' names
-        raise _Malformed(f"{n_shards} data files, expected 1 to 99999")
+        raise _MalformedError(f"{n_shards} data files, expected 1 to 99999")
     return n_shards
 
 
@@ -228,7 +230,7 @@ def _entry(message):
         elif number == 7:
             is_sliced = True
         elif value >> 63:
-            raise _Malformed("an entry has a negative number")
+            raise _MalformedError("an entry has a negative number")
         else:
             numbers[number] = value
     dtype = DTYPES.get(numbers[1], f"type {numbers[1]}")
@@ -241,12 +243,12 @@ def _shape(message):
     for number, value in _fields(message, {2: _BYTES, 3: _VARINT}):
         if number == 3:
             if value:
-                raise _Malformed("a tensor's rank is unknown")
+                raise _MalformedError("a tensor's rank is unknown")
             continue
         size = 0
         for _, size in _fields(value, {1: _VARINT}):  # noqa: B007 (the last one counts)
             pass
         if size >> 63 or len(shape) == MAX_RANK:
-            raise _Malformed("a tensor has a dimension below 0, or too many")
+            raise _MalformedError("a tensor has a dimension below 0, or too many")
         shape.append(size)
     return tuple(shape)

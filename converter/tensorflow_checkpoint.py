@@ -34,9 +34,9 @@ class TensorFlowCheckpoint:
     """A source for `convert`: a checkpoint that is complete and has the shapes its hyperparameters call for.
 
     Attributes:
-        path: the prefix. folder: where it and the vocabulary lie. name: what to call the model. origin: a line of text for
-        the model file. licence: text or None. hyperparameters: `Hyperparameters`. size: bytes of its weights.
-        files: the files that hold the weights, in order.
+        path: the prefix. folder: where it and the vocabulary lie. name: what to call the model.
+        origin: a line of text for the model file. licence: text or None. hyperparameters: `Hyperparameters`.
+        size: bytes of its weights in f32. files: the files that hold the weights, in order.
     """
 
     def __init__(self, source):
@@ -45,8 +45,14 @@ class TensorFlowCheckpoint:
             source: a folder with a checkpoint, or a prefix, or the path of an index.
 
         Raises:
-            CheckpointError: anything is missing, damaged or misshapen, as far as that shows without reading the weights.
+            CheckpointError: anything is missing, damaged or misshapen, as far as shows without reading the weights.
         """
+        try:
+            self._open(source)
+        except OSError as error:
+            raise CheckpointError(f"{error.filename or source}: can't be read: {error.strerror or error}") from None
+
+    def _open(self, source):
         self.path = _find_prefix(pathlib.Path(source))
         self.folder = self.path.parent
         folder_name = self.folder.resolve().name
@@ -91,12 +97,14 @@ def _find_prefix(source):
     """The prefix that `source` means."""
     if source.is_dir():
         return _prefix_in(source)
-    prefix = source.with_name(source.name.removesuffix(".index")) if source.name else source
+    prefix = source.with_name(source.name.removesuffix(".index") or source.name)
     if _index_of(prefix).is_file() or _version_1_files(prefix):
         return prefix
     if source.exists():
         raise CheckpointError(f"{source}: no TensorFlow checkpoint, expected a folder, a prefix or a .index file")
-    raise CheckpointError(f"{source}: no such checkpoint, expected a folder or a prefix (there is no {_index_of(prefix)})")
+    raise CheckpointError(
+        f"{source}: no such checkpoint, expected a folder or a prefix (there is no {_index_of(prefix)})"
+    )
 
 
 def _prefix_in(folder):
@@ -109,7 +117,9 @@ def _prefix_in(folder):
         if indexes:
             names = ", ".join(index.stem for index in indexes)
             raise CheckpointError(f"{folder}: it has no file 'checkpoint' and several checkpoints, give one: {names}")
-        raise CheckpointError(f"{folder}: no TensorFlow checkpoint in it, expected the files checkpoint and model.ckpt.*")
+        raise CheckpointError(
+            f"{folder}: no TensorFlow checkpoint in it, expected the files checkpoint and model.ckpt.*"
+        )
     for line in _read_text(state).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model_checkpoint_path":
@@ -121,7 +131,9 @@ def _prefix_in(folder):
     prefix = folder / name
     if name and (_index_of(prefix).is_file() or _version_1_files(prefix)):
         return prefix
-    raise CheckpointError(f"{state}: it names {name!r}, and there is no {_index_of(prefix).name} (incomplete download?)")
+    raise CheckpointError(
+        f"{state}: it names {name!r}, and there is no {_index_of(prefix).name} (incomplete download?)"
+    )
 
 
 def _unquoted(text):
@@ -163,7 +175,9 @@ def _read_text(path):
             raise CheckpointError(f"{path}: more than {MAX_TEXT} bytes, expected a small text file")
         return content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file, expected it beside the checkpoint (the release has one)") from None
+        raise CheckpointError(
+            f"{path}: no such file, expected it beside the checkpoint (the release has one)"
+        ) from None
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -197,7 +211,7 @@ def _stored_shape(tensor):
 
 
 def _match(path, reader, hyperparameters):
-    """Maps our names of the tensors to the checkpoint's. Raises CheckpointError unless these are a GPT-2's, all of them."""
+    """Maps our names of the tensors to the checkpoint's. Raises CheckpointError unless these are all a GPT-2's."""
     scope = _scope(path, reader.shapes)
     table = tensor_table(hyperparameters, "f32", 0)
     names = {tensor.name: scope + tensor.name for tensor in table}
@@ -230,7 +244,9 @@ def _scope(path, names):
     scopes = sorted(name.removesuffix("wte") for name in names if f"/{name}".endswith("/wte"))
     if not scopes:
         first = ", ".join(sorted(names)[:3])
-        raise CheckpointError(f"{path}: no GPT-2: it has no tensor 'model/wte' (its first of {len(names)}: {first:.200})")
+        raise CheckpointError(
+            f"{path}: no GPT-2: it has no tensor 'model/wte' (its first of {len(names)}: {first:.200})"
+        )
     if len(scopes) > 1:
         raise CheckpointError(f"{path}: it has several tensors 'wte', expected one (under {', '.join(scopes):.200})")
     return scopes[0]
@@ -282,7 +298,8 @@ class _BundleReader:
                 )
         self.files = [self._shard(shard) for shard in sorted(self._maps)]
         self._addresses = {
-            shard: np.frombuffer(content, np.uint8).__array_interface__["data"][0] for shard, content in self._maps.items()
+            shard: np.frombuffer(content, np.uint8).__array_interface__["data"][0]
+            for shard, content in self._maps.items()
         }
 
     def _shard(self, number):

@@ -357,7 +357,9 @@ class Writer:
         try:
             self._file = open(self._temporary, "xb")
         except (OSError, ValueError) as error:
-            raise UsageError(f"{folder or '.'}: can't write there: {getattr(error, 'strerror', None) or error}") from None
+            raise UsageError(
+                f"{folder or '.'}: can't write there: {getattr(error, 'strerror', None) or error}"
+            ) from None
         try:
             with self._errors_named():
                 self._begin()
@@ -371,7 +373,11 @@ class Writer:
         try:
             yield
         except OSError as error:
-            hint = "free some space or write elsewhere with -o" if error.errno == errno.ENOSPC else "nothing was left there"
+            hint = (
+                "free some space or write elsewhere with -o"
+                if error.errno == errno.ENOSPC
+                else "nothing was left there"
+            )
             raise ModelFileError(f"{self.path}: can't be written: {error.strerror or error} ({hint})") from None
 
     def _begin(self):

@@ -48,6 +48,14 @@ def write(path, **options):
     return path
 
 
+def write_weights(path):
+    """A writer that has written everything and not yet given the file its name."""
+    writer = make_writer(path).__enter__()
+    for tensor in writer.tensors:
+        writer.write_tensor([bytes(tensor.length)])
+    return writer
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     """The bytes of a sound file."""
@@ -220,7 +228,9 @@ def test_flipped_bit_anywhere_in_the_header_is_refused(path, sound):
         damaged = bytearray(sound)
         damaged[offset] ^= 1 << offset % 8
         message = refusal(path, damaged)
-        expected = "not a gpt2rt" if offset < 8 else "format version" if offset < 12 else "the header is damaged: checksum"
+        expected = (
+            "not a gpt2rt" if offset < 8 else "format version" if offset < 12 else "the header is damaged: checksum"
+        )
         assert expected in message
 
 
@@ -228,7 +238,10 @@ HEADERS = {
     "magic": (lambda content: b"GGUF" + content[4:], r"not a gpt2rt model file"),
     "text": (lambda content: b"#!/bin/sh\n" * 500, r"not a gpt2rt model file"),
     "future_version": (header_field(8, 2), "format version 2, this gpt2rt reads version 1 (install a newer gpt2rt)"),
-    "past_version": (header_field(8, 0), "format version 0, this gpt2rt reads version 1 (convert the checkpoint again)"),
+    "past_version": (
+        header_field(8, 0),
+        "format version 0, this gpt2rt reads version 1 (convert the checkpoint again)",
+    ),
     "header_size": (header_field(12, 8192), "header size 8192 and flags 0x0, expected 4096 and 0"),
     "flags": (header_field(52, 1), "header size 4096 and flags 0x1, expected 4096 and 0"),
     "file_size_huge": (header_field(16, 2**64 - 1, 8), "its header says 18446744073709551615 (truncated download?)"),
@@ -259,9 +272,15 @@ HEADERS = {
     "metadata_in_header": (header_field(64, 0, 8), "section 'metadata' starts at byte 0, expected 4096"),
     "metadata_reserved": (header_field(84, 1), "section 'metadata' starts at byte 4096, expected 4096"),
     "metadata_length_huge": (header_field(72, 2**64 - 1, 8), "section 'metadata' ends at byte 18446744073709555711"),
-    "metadata_length_wraps": (header_field(72, 2**64 - 4096, 8), "section 'metadata' ends at byte 18446744073709551616"),
+    "metadata_length_wraps": (
+        header_field(72, 2**64 - 4096, 8),
+        "section 'metadata' ends at byte 18446744073709551616",
+    ),
     "metadata_length_0": (header_field(72, 0, 8), "section 'vocabulary' starts at byte 8192, expected 4096"),
-    "vocabulary_offset_huge": (header_field(88, 2**64 - 4096, 8), "section 'vocabulary' starts at byte 18446744073709547520"),
+    "vocabulary_offset_huge": (
+        header_field(88, 2**64 - 4096, 8),
+        "section 'vocabulary' starts at byte 18446744073709547520",
+    ),
     "vocabulary_length_huge": (header_field(96, 2**63, 8), "section 'vocabulary' ends at byte 9223372036854784000"),
     "vocabulary_length_less": (header_field(96, 63, 8), "section 'vocabulary' has 63 bytes, expected at least 64"),
     "weights_length_huge": (header_field(120, 2**64 - 1, 8), "section 'weights' ends at byte"),
@@ -500,11 +519,10 @@ def test_existing_file_is_refused_unless_forced(path):
 
 
 def test_file_that_appears_meanwhile_is_not_overwritten(tmp_path, path):
-    writer = make_writer(path)
-    with pytest.raises(UsageError, match="exists already"), writer:
-        for tensor in writer.tensors:
-            writer.write_tensor([bytes(tensor.length)])
-        path.write_bytes(b"another's")
+    writer = write_weights(path)
+    path.write_bytes(b"another's")
+    with pytest.raises(UsageError, match="exists already"):
+        writer.__exit__(None, None, None)
     assert path.read_bytes() == b"another's"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -529,7 +547,10 @@ def test_folder_is_no_place_for_a_file(tmp_path):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"gone: can't write there: No such file"), make_writer(tmp_path / "gone" / "x"):
+    with (
+        pytest.raises(UsageError, match=r"gone: can't write there: No such file"),
+        make_writer(tmp_path / "gone" / "x"),
+    ):
         pass
 
 
@@ -549,11 +570,10 @@ def test_metadata_may_be_any_text(path):
 
 
 def test_metadata_that_outgrows_its_room_leaves_nothing(tmp_path, path):
-    writer = make_writer(path)
-    with pytest.raises(ValueError, match="the metadata grew to"), writer:
-        for tensor in writer.tensors:
-            writer.write_tensor([bytes(tensor.length)])
-        writer.metadata["name"] = "x" * 8192
+    writer = write_weights(path)
+    writer.metadata["name"] = "x" * 8192
+    with pytest.raises(ValueError, match="the metadata grew to"):
+        writer.__exit__(None, None, None)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -50,7 +50,9 @@ def folder(tmp_path):
 def read_all(source):
     """{name in the checkpoint: array as it lies there} of a whole checkpoint."""
     checkpoint = TensorFlowCheckpoint(source)
-    return {tensor.name: checkpoint.tensor(tensor.name) for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0)}
+    return {
+        tensor.name: checkpoint.tensor(tensor.name) for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0)
+    }
 
 
 def assert_equal_tensors(read, written):
@@ -344,7 +346,10 @@ def truncated_data(folder):
 
 
 REFUSED = {
-    "missing_tensor": (edited(lambda e: e.pop("model/h1/mlp/c_fc/w")), r"1 of 28 tensors are missing, 'model/h1/mlp/c_fc/w'"),
+    "missing_tensor": (
+        edited(lambda e: e.pop("model/h1/mlp/c_fc/w")),
+        r"1 of 28 tensors are missing, 'model/h1/mlp/c_fc/w'",
+    ),
     "missing_layer": (hparams(n_layer=3), r"12 of 40 tensors are missing, 'model/h2/ln_1/g'.*n_layer is 3"),
     "extra_layer": (hparams(n_layer=1), r"tensor 'model/h1/attn/c_attn/b' has no place in a GPT-2 of 1 layers"),
     "unknown_tensor": (
@@ -371,9 +376,15 @@ REFUSED = {
     "huge_offset": (edited(lambda e: e["model/wte"].update(offset=2**63 - 1)), r"tensor 'model/wte' ends at byte 9223"),
     "negative_offset": (edited(lambda e: e["model/wte"].update(offset=-4)), r"an entry has a negative number"),
     "integers": (edited(lambda e: e["model/wte"].update(dtype=3)), r"tensor 'model/wte' is of int32"),
-    "missing_index": (removed("model.ckpt.index"), r"checkpoint: it names 'model.ckpt', and there is no model.ckpt.index"),
+    "missing_index": (
+        removed("model.ckpt.index"),
+        r"checkpoint: it names 'model.ckpt', and there is no model.ckpt.index",
+    ),
     "checkpoint_names_nothing": (written("checkpoint", b"all: 'x'\n"), r"it names no checkpoint"),
-    "checkpoint_names_a_gap": (written("checkpoint", b'model_checkpoint_path: "m-9"'), r"it names 'm-9', and there is no"),
+    "checkpoint_names_a_gap": (
+        written("checkpoint", b'model_checkpoint_path: "m-9"'),
+        r"it names 'm-9', and there is no",
+    ),
     "checkpoint_no_text": (written("checkpoint", b"\xff\xfe"), r"checkpoint: no text in UTF-8"),
     "checkpoint_huge": (written("checkpoint", b" " * (1 << 21)), r"checkpoint: more than 1048576 bytes"),
     "no_hparams": (removed("hparams.json"), r"hparams.json: no such file"),
@@ -407,6 +418,12 @@ def test_missing_source_is_refused(tmp_path):
         TensorFlowCheckpoint(tmp_path / "124M")
 
 
+@pytest.mark.parametrize("name", [".index", "x" * 300, "a\0b"])
+def test_odd_name_is_refused(tmp_path, name):
+    with pytest.raises(CheckpointError, match=r"no such checkpoint|File name too long"):
+        TensorFlowCheckpoint(tmp_path / name)
+
+
 def test_empty_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no TensorFlow checkpoint in it"):
         TensorFlowCheckpoint(tmp_path)
@@ -414,7 +431,9 @@ def test_empty_folder_is_refused(tmp_path):
 
 def test_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK" * 100)
-    with pytest.raises(CheckpointError, match="no TensorFlow checkpoint, expected a folder, a prefix or a .index file"):
+    with pytest.raises(
+        CheckpointError, match=r"no TensorFlow checkpoint, expected a folder, a prefix or a \.index file"
+    ):
         TensorFlowCheckpoint(tmp_path / "pytorch_model.bin")
 
 
@@ -553,7 +572,9 @@ def test_fuzzed_index_with_right_checksums_raises_nothing_but_checkpoint_errors(
 
 
 @settings(deadline=None)
-@given(messages=st.dictionaries(st.binary(min_size=1, max_size=8), st.binary(max_size=40), max_size=5), header=st.binary())
+@given(
+    messages=st.dictionaries(st.binary(min_size=1, max_size=8), st.binary(max_size=40), max_size=5), header=st.binary()
+)
 def test_random_messages_raise_nothing_but_checkpoint_errors(tmp_path_factory, messages, header):
     refusal(tmp_path_factory.getbasetemp() / "random.index", index_bytes(messages, header=header))
 
@@ -562,4 +583,6 @@ def test_messages_stay_sentences(folder):
     data_file(folder).unlink()
     with pytest.raises(CheckpointError) as raised:
         TensorFlowCheckpoint(folder)
-    assert re.fullmatch(r".+: no such file, the checkpoint's index needs it \(incomplete download\?\)", str(raised.value))
+    assert re.fullmatch(
+        r".+: no such file, the checkpoint's index needs it \(incomplete download\?\)", str(raised.value)
+    )
