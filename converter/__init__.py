@@ -1,8 +1,8 @@
 """Checkpoints into model files.
 
-A source is what `convert` reads: an object with the attributes `path`, `folder` (where its vocabulary lies), `name`,
-`origin`, `licence`, `hyperparameters`, `size` and `files`, and the methods `tensor(name)` and `release(array)`, as
-`TensorFlowCheckpoint` describes them.
+A source is what `convert` reads: an object with the attributes `path`, `name`, `origin`, `licence`, `hyperparameters`,
+`vocabulary_files`, `size` and `files`, and the methods `tensor(name)` and `release(array)`, as `TensorFlowCheckpoint`
+describes them.
 """
 
 import hashlib
@@ -63,11 +63,12 @@ def convert(
     begin = time.perf_counter()
     group_size = _checked_group_size(weight_type, group_size)
     checkpoint = TensorFlowCheckpoint(source)
-    vocabulary = Vocabulary.read(checkpoint.folder)
+    vocabulary = Vocabulary.read(*checkpoint.vocabulary_files)
     n_vocab = checkpoint.hyperparameters.n_vocab
     if vocabulary.n_vocab != n_vocab:
         raise CheckpointError(
-            f"{checkpoint.folder}: its vocabulary has {vocabulary.n_vocab} tokens, expected {n_vocab} by hparams.json"
+            f"{checkpoint.vocabulary_files[0]}: {vocabulary.n_vocab} tokens, expected {n_vocab}, the checkpoint's"
+            " n_vocab"
         )
     output = pathlib.Path(output if output is not None else f"{checkpoint.name}-{weight_type}.bin")
     if os.path.exists(output) and any(os.path.samefile(output, file) for file in checkpoint.files):

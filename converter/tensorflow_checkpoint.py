@@ -34,8 +34,8 @@ class TensorFlowCheckpoint:
     """A source for `convert`: a checkpoint that is complete and has the shapes its hyperparameters call for.
 
     Attributes:
-        path: the prefix. folder: where it and the vocabulary lie. name: what to call the model.
-        origin: a line of text for the model file. licence: text or None. hyperparameters: `Hyperparameters`.
+        path: the prefix. name: what to call the model. origin: a line of text for the model file.
+        licence: text or None. hyperparameters: `Hyperparameters`. vocabulary_files: (encoder.json, vocab.bpe).
         size: bytes of its weights in f32. files: the files that hold the weights, in order.
     """
 
@@ -54,11 +54,11 @@ class TensorFlowCheckpoint:
 
     def _open(self, source):
         self.path = _find_prefix(pathlib.Path(source))
-        self.folder = self.path.parent
-        folder_name = self.folder.resolve().name
+        folder, folder_name = self.path.parent, self.path.parent.resolve().name
         self.name = self.path.name if self.path.name != RELEASED_NAME else folder_name or "model"
         self.origin = f"TensorFlow checkpoint {folder_name}/{self.path.name}"
-        self.hyperparameters = _read_hparams(self.folder / HPARAMS)
+        self.hyperparameters = _read_hparams(folder / HPARAMS)
+        self.vocabulary_files = folder / "encoder.json", folder / "vocab.bpe"
         self.licence = None
         try:
             self._reader = _BundleReader(self.path)

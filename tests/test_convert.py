@@ -250,7 +250,7 @@ def test_vocabulary_of_the_wrong_size_is_refused(source, tmp_path):
     write_beside(tmp_path / "other", SMALL._replace(n_vocab=300))
     for name in ("encoder.json", "vocab.bpe"):
         (source / name).write_bytes((tmp_path / "other" / name).read_bytes())
-    with pytest.raises(CheckpointError, match=r"small: its vocabulary has 300 tokens, expected 301 by hparams.json"):
+    with pytest.raises(CheckpointError, match=r"encoder\.json: 300 tokens, expected 301, the checkpoint's n_vocab"):
         convert(source, tmp_path / "x.bin")
     assert not (tmp_path / "x.bin").exists()
 
@@ -344,7 +344,7 @@ MEASURE = """
 import pathlib, resource, sys
 from gpt2rt.converter import convert
 from gpt2rt.converter.vocabulary import Vocabulary
-Vocabulary.read(pathlib.Path(sys.argv[1]))
+Vocabulary.read(*(pathlib.Path(sys.argv[1]) / name for name in ("encoder.json", "vocab.bpe")))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 result = convert(sys.argv[1], sys.argv[2])
 print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), result.source_size)
