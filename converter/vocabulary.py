@@ -1,0 +1,173 @@
+"""The two files of a GPT-2 vocabulary, and the vocabulary section of a model file made of them.
+
+OpenAI's release calls them encoder.json and vocab.bpe, Hugging Face vocab.json and merges.txt; their format is one.
+Tokens are written in 256 visible characters, one for each byte.
+"""
+
+import json
+import struct
+from itertools import accumulate
+
+from gpt2rt._tokenizer import build_merge_slots
+from gpt2rt.errors import VocabularyError
+from gpt2rt.modelfile import MAX_N_VOCAB, MAX_TOKEN_BYTES, slots_for, vocabulary_section
+
+END_OF_TEXT = "<|endoftext|>"
+VERSION_LINE = "#version"  # only the first line: "# v" may be a merge
+
+
+def byte_characters():
+    """The character that stands for each byte, (256,): itself where Latin-1 shows it, else the next from U+0100 on."""
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("ÿ") + 1)} - {0xAD}  # a soft hyphen is not seen
+    hidden = iter(range(0x100, 0x200))
+    return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
+
+
+def _read(path):
+    """The text of a file, its line ends untouched."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+    except OSError as error:
+        raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{path}: byte {error.start} is no UTF-8 (damaged download?)") from None
+
+
+def _read_ids(path):
+    """{text: id} of encoder.json, in the order of the ids, which are 0, 1, 2, ..."""
+
+    def unique(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            seen = set()
+            text = next(text for text, _ in pairs if text in seen or seen.add(text))
+            raise VocabularyError(f"{path}: token {text!r} is there twice")
+        return members
+
+    try:
+        ids = json.loads(_read(path), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise VocabularyError(f"{path}: is no JSON: {error} (damaged download?)") from None
+    if not isinstance(ids, dict):
+        raise VocabularyError(f"{path}: holds a {type(ids).__name__}, expected an object of tokens and their ids")
+    if not 0 < len(ids) <= MAX_N_VOCAB:
+        raise VocabularyError(f"{path}: {len(ids)} tokens, expected 1 to {MAX_N_VOCAB}")
+    texts = [None] * len(ids)
+    for text, token in ids.items():
+        if type(token) is not int or not 0 <= token < len(ids):
+            raise VocabularyError(
+                f"{path}: token {text!r} has id {token!r}, expected 0 to {len(ids) - 1} for {len(ids)} tokens"
+            )
+        if texts[token] is not None:
+            raise VocabularyError(f"{path}: id {token} is of both {texts[token]!r} and {text!r}")
+        texts[token] = text
+    return {text: token for token, text in enumerate(texts)}
+
+
+def _read_merges(path, ids):
+    """[(left, right, merged)] of vocab.bpe, ids of tokens, in the order of the ranks."""
+    lines = _read(path).removesuffix("\n").split("\n")  # other line ends than these may be part of a token
+    first = 1 if lines[0].startswith(VERSION_LINE) else 0
+    ranks, merges = {}, []
+    for number, line in enumerate(lines[first:], first + 1):
+        pair = tuple(line.removesuffix("\r").split(" "))
+        if pair == ("",) and number == len(lines):
+            break  # a file of no merges
+        if len(pair) != 2 or not all(pair):
+            raise VocabularyError(f"{path}: line {number} is {line!r}, expected two tokens with a space between them")
+        merge = tuple(ids.get(text) for text in (*pair, "".join(pair)))
+        if None in merge:
+            unknown = (*pair, "".join(pair))[merge.index(None)]
+            raise VocabularyError(
+                f"{path}: line {number} merges {pair[0]!r} and {pair[1]!r}, but {unknown!r} is no token"
+                " (files of two vocabularies?)"
+            )
+        if pair in ranks:
+            raise VocabularyError(f"{path}: line {number} is the same merge as line {ranks[pair]}")
+        ranks[pair] = number
+        merges.append(merge)
+    if len(merges) > len(ids):
+        raise VocabularyError(f"{path}: {len(merges)} merges, expected at most {len(ids)}, as many as there are tokens")
+    return merges
+
+
+class Vocabulary:
+    """A vocabulary that was read and found whole.
+
+    Attributes:
+        tokens: the bytes of each token (n_vocab,). byte_tokens: the token of each byte (256,).
+        special_tokens: the tokens that are no byte and that no merge makes, `<|endoftext|>` first if there is one.
+        merges: [(left, right, merged)], tokens, in the order of the ranks.
+    """
+
+    def __init__(self, tokens, byte_tokens, special_tokens, merges):
+        self.tokens = tokens
+        self.byte_tokens = byte_tokens
+        self.special_tokens = special_tokens
+        self.merges = merges
+
+    @classmethod
+    def read(cls, encoder, merges):
+        """Reads and checks the two files.
+
+        Args:
+            encoder: path of encoder.json (vocab.json). merges: path of vocab.bpe (merges.txt).
+
+        Raises:
+            VocabularyError: a file can't be read, is malformed, or doesn't fit the other.
+        """
+        ids = _read_ids(encoder)
+        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+        for character, byte in byte_of.items():
+            if character not in ids:
+                raise VocabularyError(f"{encoder}: byte {byte} has no token, expected one named {character!r}")
+        pairs = _read_merges(merges, ids)
+
+        made = {merged for _, _, merged in pairs}.union(ids[character] for character in byte_of)
+        tokens, special_tokens = [], []
+        for text, token in ids.items():
+            if not text:
+                raise VocabularyError(f"{encoder}: token {token} is empty, expected at least one byte")
+            try:
+                content = bytes(byte_of[character] for character in text)
+                if token not in made:
+                    content.decode()
+            except (KeyError, UnicodeDecodeError):  # only a special token's text may be written as it is
+                try:
+                    content = text.encode()
+                except UnicodeEncodeError:
+                    raise VocabularyError(f"{encoder}: token {token} is {text!r}, which is no text") from None
+            tokens.append(content)
+            if token not in made:
+                special_tokens.append(token)
+        n_token_bytes = sum(map(len, tokens))
+        if n_token_bytes > MAX_TOKEN_BYTES:
+            raise VocabularyError(f"{encoder}: tokens of {n_token_bytes} bytes, expected at most {MAX_TOKEN_BYTES}")
+        if END_OF_TEXT in ids and ids[END_OF_TEXT] not in made:
+            special_tokens.remove(ids[END_OF_TEXT])
+            special_tokens.insert(0, ids[END_OF_TEXT])
+        return cls(tokens, [ids[character] for character in byte_of], special_tokens, pairs)
+
+    @property
+    def n_vocab(self):
+        """Number of tokens."""
+        return len(self.tokens)
+
+    def tables(self):
+        """The tables of docs/format.md: {name: bytes}."""
+
+        def words(values):
+            return struct.pack(f"<{len(values)}I", *values)
+
+        return {
+            "token_offsets": words(list(accumulate(map(len, self.tokens), initial=0))),
+            "byte_tokens": words(self.byte_tokens),
+            "special_tokens": words(self.special_tokens),
+            "merge_slots": build_merge_slots(self.merges, slots_for(len(self.merges))),
+            "token_bytes": b"".join(self.tokens),
+        }
+
+    def section(self):
+        """The bytes of the vocabulary section."""
+        return vocabulary_section(self.n_vocab, len(self.merges), self.tables())
