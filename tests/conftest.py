@@ -1,0 +1,35 @@
+"""What tests share: the folder of real data beside the checkout, and vocabularies."""
+
+import pathlib
+
+import pytest
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
+
+
+def shared(*parts):
+    """A path in the folder of real data; skips the test where it is not there."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is missing: it is no part of the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def openai_vocabulary():
+    """OpenAI's encoder.json and vocab.bpe: two paths."""
+    return shared("gpt2", "encoder.json"), shared("gpt2", "vocab.bpe")
+
+
+@pytest.fixture(scope="session")
+def talk_vocabulary():
+    """The bundled model's encoder.json and vocab.bpe: two paths."""
+    return shared("talk", "encoder.json"), shared("talk", "vocab.bpe")
+
+
+@pytest.fixture(scope="session")
+def trained_vocabulary(tmp_path_factory):
+    """A vocabulary of 600 tokens, trained here: two paths."""
+    from vocabularies import train_vocabulary
+
+    return train_vocabulary(tmp_path_factory.mktemp("vocabulary"))
