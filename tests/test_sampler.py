@@ -1,0 +1,289 @@
+"""The sampler: against plain numpy, against known distributions, and the same draws everywhere."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2rt._sampler import Sampler, exp_of
+from gpt2rt.errors import Gpt2rtError, UsageError, VocabularyError
+from gpt2rt.sampling import SamplingParams
+
+# Of the generator and the search of a cumulated sum, written in plain Python.
+GOLDEN = [416, 759, 903, 980, 997, 934, 917, 959, 931, 865, 904, 695]
+PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # the model's own distribution
+
+
+def reference(logits, temperature=0.8, top_k=40, top_p=0.95, min_p=0.0):
+    """{id: probability} of what may be drawn: everything sorted, filter after filter, in float64."""
+    order = np.lexsort((np.arange(len(logits)), -logits.astype(np.float64)))  # greatest first, then lowest id
+    order = order[np.isfinite(logits[order])]
+    if top_k:
+        order = order[:top_k]
+    weights = np.exp((logits[order].astype(np.float64) - float(logits[order[0]])) / temperature)
+    if top_p < 1:
+        kept = int(np.searchsorted(np.cumsum(weights), top_p * weights.sum())) + 1
+        order, weights = order[:kept], weights[:kept]
+    kept = weights >= min_p
+    return dict(zip(order[kept].tolist(), (weights[kept] / weights[kept].sum()).tolist(), strict=True))
+
+
+def random_logits(n, seed=0, scale=3.0):
+    return (np.random.default_rng(seed).standard_normal(n) * scale).astype(np.float32)
+
+
+def draws(sampler, logits, n):
+    content = logits.tobytes()
+    return [sampler.sample(content) for _ in range(n)]
+
+
+@pytest.mark.parametrize("n_vocab", [1, 2, 3, 31, 32, 33, 63, 64, 65, 1000, 4096, 50257])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"top_k": 0},
+        {"top_k": 1},
+        {"top_k": 3, "top_p": 0.5},
+        {"top_k": 0, "top_p": 0.9, "temperature": 1.5},
+        {"top_k": 0, "top_p": 1.0, "min_p": 0.05},
+        {"top_k": 500, "top_p": 0.99, "min_p": 0.01},
+        {"top_k": 40, "top_p": 0.0},
+        PLAIN,
+    ],
+    ids=str,
+)
+def test_candidates_and_probabilities_are_those_of_sorting_everything(n_vocab, options):
+    logits = random_logits(n_vocab)
+    expected = reference(logits, **options)
+    found = Sampler(SamplingParams(**options), 0).candidates(logits)
+    assert dict(found).keys() == expected.keys()
+    assert dict(found) == pytest.approx(expected, rel=1e-12)
+    assert [p for _, p in found] == sorted((p for _, p in found), reverse=True)
+
+
+@given(
+    logits=st.lists(st.sampled_from([-math.inf, -2.0, -0.0, 0.0, 0.5, 1.0, 7.0]), min_size=1, max_size=300),
+    top_k=st.integers(0, 310),
+    top_p=st.sampled_from([0.0, 0.3, 0.77, 1.0]),
+)
+def test_candidates_are_exact_among_equal_logits(logits, top_k, top_p):
+    logits = np.array([*logits, 0.25], np.float32)
+    expected = reference(logits, top_k=top_k, top_p=top_p)
+    found = dict(Sampler(SamplingParams(top_k=top_k, top_p=top_p), 0).candidates(logits))
+    # Where a sum of equal weights meets top_p exactly, the order of adding decides by one candidate.
+    assert len(found.keys() ^ expected.keys()) <= (1 if 0 < top_p < 1 else 0)
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "equal", "organ pipe"])
+def test_an_order_made_to_be_slow_is_still_exact(order):
+    n = 5000
+    logits = np.arange(n, dtype=np.float32) / 1000
+    logits = {
+        "rising": logits,
+        "falling": logits[::-1].copy(),
+        "equal": np.zeros(n, np.float32),
+        "organ pipe": np.concatenate([logits[::2], logits[1::2][::-1]]),
+    }[order]
+    found = Sampler(SamplingParams(top_k=0, top_p=0.9), 0).candidates(logits)
+    assert abs(len(found) - len(reference(logits, top_k=0, top_p=0.9))) <= 1
+
+
+def test_draws_follow_the_distribution():
+    logits = np.log(np.array([0.5, 0.2, 0.15, 0.1, 0.04, 0.01])).astype(np.float32)
+    n = 60_000
+    counts = np.bincount(draws(Sampler(SamplingParams(**PLAIN), 12345), logits, n), minlength=6)
+    expected = n * np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum()
+    assert ((counts - expected) ** 2 / expected).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
+
+
+def test_draws_over_a_large_vocabulary_follow_the_distribution():
+    logits = random_logits(4096, scale=1.0)
+    n = 40_000
+    weights = np.exp(logits.astype(np.float64))
+    groups = np.arange(4096) % 16  # 16 sums of probability
+    expected = n * np.bincount(groups, weights) / weights.sum()
+    counts = np.bincount(groups[draws(Sampler(SamplingParams(**PLAIN), 99), logits, n)], minlength=16)
+    assert ((counts - expected) ** 2 / expected).sum() < 37.7  # 15 degrees of freedom, p = 0.001
+
+
+def test_a_seed_gives_these_draws_on_every_machine():
+    sampler = Sampler(SamplingParams(temperature=1.0, top_k=0, top_p=1.0), 42)
+    logits = np.arange(1000, dtype=np.float32) / 256
+    assert draws(sampler, logits, 12) == GOLDEN
+
+
+def test_a_seed_gives_the_same_draws_again_and_another_seed_does_not():
+    logits = random_logits(1000)
+    first, again, other = (draws(Sampler(SamplingParams(), seed), logits, 50) for seed in (7, 7, 8))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 64, 1.5, "7", True])
+def test_an_impossible_seed_is_refused(seed):
+    with pytest.raises(UsageError, match=r"seed: got .*, expected a whole number from 0 to 18446744073709551615"):
+        Sampler(SamplingParams(), seed)
+
+
+def test_temperature_zero_takes_the_greatest_and_of_equals_the_lowest_id():
+    logits = random_logits(50257)
+    logits[[4000, 99, 50256]] = 20
+    assert draws(Sampler(SamplingParams(temperature=0), 1), logits, 3) == [99] * 3
+
+
+def test_the_logits_are_not_changed_and_may_be_bytes_or_an_array():
+    logits = random_logits(300)
+    before = logits.copy()
+    params = SamplingParams(repetition_penalty=1.3)
+    assert Sampler(params, 5).sample(logits, [1, 2]) == Sampler(params, 5).sample(logits.tobytes(), [1, 2])
+    assert (logits == before).all()
+
+
+@pytest.mark.parametrize(
+    "logits", [np.zeros(4, np.float64), np.zeros(4, np.int32), b"", b"123", np.zeros(0, np.float32)], ids=repr
+)
+def test_logits_that_are_no_f32_are_refused(logits):
+    with pytest.raises(UsageError, match=r"logits: got \d+ bytes of .*, expected f32"):
+        Sampler(SamplingParams(), 1).sample(logits)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf], ids=["nan", "-nan", "inf"])
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("place", [0, 70, 99])
+def test_logits_that_are_not_finite_are_refused(value, temperature, place):
+    logits = random_logits(100)
+    logits[place] = np.copysign(np.float32(value), value)
+    with pytest.raises(Gpt2rtError, match="logits are not finite"):
+        Sampler(SamplingParams(temperature=temperature), 1).sample(logits)
+
+
+def test_minus_infinity_forbids_a_token():
+    logits = np.full(100, -math.inf, np.float32)
+    logits[[17, 60]] = 0
+    assert set(draws(Sampler(SamplingParams(**PLAIN), 1), logits, 100)) == {17, 60}
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_when_every_token_is_forbidden_that_is_said(temperature):
+    with pytest.raises(Gpt2rtError, match="every token is forbidden"):
+        Sampler(SamplingParams(temperature=temperature), 1).sample(np.full(100, -math.inf, np.float32))
+
+
+def test_the_penalty_divides_positive_and_multiplies_negative_logits_once():
+    logits = np.array([2.0, -1.0, 0.5, 3.0], np.float32)
+    sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0), 0)
+    expected = reference(np.array([1.0, -2.0, 0.5, 3.0], np.float32), **PLAIN)
+    assert dict(sampler.candidates(logits, [0, 1, 1, 0])) == pytest.approx(expected)
+
+
+def test_the_penalty_looks_at_its_window_only():
+    logits = np.array([2.0, 2.0, 2.0], np.float32)
+    sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0, penalty_window=2), 0)
+    found = dict(sampler.candidates(logits, [0, 1, 2]))
+    assert found[0] > found[1] == found[2]
+
+
+def test_exempt_tokens_are_neither_penalized_nor_forbidden():
+    params = SamplingParams(**PLAIN, repetition_penalty=2.0, no_repeat_ngram=2)
+    found = dict(Sampler(params, 0, exempt=[2]).candidates(np.ones(4, np.float32), [1, 2, 1]))
+    assert found[2] == found[0] == found[3] > found[1]
+
+
+@pytest.mark.parametrize(
+    ("n", "history", "forbidden"),
+    [
+        (1, [5, 6], {5, 6}),
+        (2, [5, 6, 5], {6}),
+        (2, [5, 6, 5, 7, 5], {6, 7}),
+        (3, [1, 2, 3, 1, 2], {3}),
+        (3, [1, 2, 3, 2], set()),
+        (4, [1, 2, 3], set()),
+        (2, [5, 5], {5}),
+    ],
+)
+def test_no_repeat_ngram_forbids_what_followed_before(n, history, forbidden):
+    found = dict(Sampler(SamplingParams(**PLAIN, no_repeat_ngram=n), 0).candidates(np.zeros(8, np.float32), history))
+    assert set(range(8)) - found.keys() == forbidden
+
+
+@pytest.mark.parametrize("options", [{"repetition_penalty": 1.1}, {"no_repeat_ngram": 1}], ids=str)
+@pytest.mark.parametrize("token", [-1, 4, 1 << 40])
+def test_a_history_of_other_tokens_is_refused(options, token):
+    with pytest.raises(VocabularyError, match=r"the model's tokens are 0 to 3"):
+        Sampler(SamplingParams(**options), 0).sample(np.zeros(4, np.float32), [token, 1])
+
+
+def test_after_a_refused_history_the_next_draw_is_right():
+    sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0), 0)
+    with pytest.raises(VocabularyError):
+        sampler.sample(np.ones(4, np.float32), [1, 99])
+    found = dict(sampler.candidates(np.ones(4, np.float32), [1]))
+    assert found[1] < found[0]
+
+
+def test_use_changes_the_parameters_and_draws_on():
+    logits = random_logits(500)
+    steady, changed = Sampler(SamplingParams(), 3), Sampler(SamplingParams(temperature=2.0), 3)
+    draws(steady, logits, 5)
+    draws(changed, logits, 5)
+    changed.use(SamplingParams())
+    assert draws(steady, logits, 20) == draws(changed, logits, 20)
+
+
+def test_one_sampler_may_see_vocabularies_of_different_sizes():
+    sampler = Sampler(SamplingParams(temperature=0), 3)
+    for n in (10, 5000, 3, 64):
+        assert sampler.sample(np.arange(n, dtype=np.float32)) == n - 1
+
+
+def test_a_sampler_shared_by_threads_stays_whole():
+    sampler, logits = Sampler(SamplingParams(), 3), random_logits(2000)
+    allowed = reference(logits).keys()
+    found = []
+    threads = [threading.Thread(target=lambda: found.extend(draws(sampler, logits, 200))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 800
+    assert set(found) <= allowed
+
+
+def test_exp_is_that_of_libm():
+    x = -np.concatenate([np.linspace(0, 1, 4001), np.geomspace(1e-300, 708, 4001)])
+    worst = max(abs(exp_of(value) / math.exp(value) - 1) for value in x)
+    assert worst < 5e-16
+    assert exp_of(0.0) == 1
+    assert exp_of(-709.0) == exp_of(-math.inf) == 0
+
+
+def test_parameters_are_checked_by_name():
+    for options, message in [
+        ({"temperature": -1}, "temperature: got -1, expected a number from 0.0 to 100.0"),
+        ({"temperature": math.nan}, "temperature: got nan, expected a number from 0.0 to 100.0"),
+        ({"top_k": 1.5}, "top_k: got 1.5, expected a whole number from 0 to 1048576"),
+        ({"top_k": True}, "top_k: got True, expected a whole number from 0 to 1048576"),
+        ({"top_p": 1.01}, "top_p: got 1.01, expected a number from 0.0 to 1.0"),
+        ({"min_p": "0.1"}, "min_p: got '0.1', expected a number from 0.0 to 1.0"),
+        ({"repetition_penalty": 0}, "repetition_penalty: got 0, expected a number from 0.1 to 100.0"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram: got -1, expected a whole number from 0 to 1024"),
+        ({"topk": 1}, "sampling option 'topk': expected one of temperature, top_k, top_p, min_p, "),
+    ]:
+        with pytest.raises(UsageError) as caught:
+            SamplingParams(**options)
+        assert str(caught.value).startswith(message)
+
+
+def test_parameters_are_values():
+    assert SamplingParams(top_k=5) == SamplingParams().replace(top_k=5) != SamplingParams()
+    assert len({SamplingParams(), SamplingParams()}) == 1
+    assert repr(SamplingParams()).startswith("SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.0,")
+    with pytest.raises(AttributeError, match="immutable"):
+        SamplingParams().top_k = 3
+
+
+def test_the_defaults_sample():
+    assert SamplingParams().temperature > 0
