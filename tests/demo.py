@@ -1,0 +1,19 @@
+"""The bundled model, for tests that need one which was really trained."""
+
+import functools
+import pathlib
+
+import pytest
+
+import gpt2rt
+from gpt2rt.model import open_model
+
+DEMO = pathlib.Path(gpt2rt.__file__).parent / "demo.bin"
+
+
+@functools.cache
+def demo_model():
+    """The bundled model, opened once."""
+    if not DEMO.exists():
+        pytest.skip("the package was built without gpt2rt/demo.bin")
+    return open_model(DEMO, threads=1)

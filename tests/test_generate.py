@@ -1,0 +1,180 @@
+"""Generation: what ends a text, what it is made of, and what it costs."""
+
+import pytest
+from demo import demo_model
+from hypothesis import given
+from hypothesis import strategies as st
+from random_models import random_tensors, write_model
+
+from gpt2rt.errors import ContextFullError, UsageError
+from gpt2rt.generate import Generation, StopStrings
+from gpt2rt.model import open_model
+from gpt2rt.modelfile import Hyperparameters
+from gpt2rt.sampling import SamplingParams
+
+STORY = "Once upon a time"
+
+
+@pytest.fixture
+def model():
+    return demo_model()
+
+
+@pytest.fixture(scope="module")
+def byte_model(tmp_path_factory):
+    """A random model whose 256 tokens are the bytes: what it says is seldom UTF-8, and nothing ends its texts."""
+    h = Hyperparameters(n_vocab=256, n_ctx=64, n_embd=32, n_head=2, n_layer=1)
+    path = write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h))
+    return open_model(path, threads=1)
+
+
+def text_of(model, **options):
+    return "".join(model.generate(STORY, **{"max_tokens": 60, "seed": 3, **options}))
+
+
+def test_greedy_answer_is_the_one_published_for_the_model(model):
+    generation = model.generate("User: Hello!\nBot:", max_tokens=12, temperature=0)
+    assert "".join(generation) == " Hi there! What would you like to talk about?\n"
+    assert generation.tokens == [807, 473, 0, 434, 433, 287, 366, 274, 853, 436, 30, 198]
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_does_not(model):
+    assert text_of(model) == text_of(model) != text_of(model, seed=6)
+
+
+def test_a_drawn_seed_gives_the_text_again(model):
+    generation = model.generate(STORY, max_tokens=30)
+    assert "".join(generation) == text_of(model, max_tokens=30, seed=generation.seed)
+
+
+def test_pieces_are_whole_characters_even_where_tokens_are_not(byte_model):
+    generation = byte_model.generate("é", seed=1, temperature=2.0, top_k=0)
+    pieces = list(generation)
+    assert all(pieces)
+    assert "".join(pieces) == byte_model.tokenizer.decode(generation.tokens)
+
+
+def test_max_tokens_ends_it(model):
+    generation = model.generate(STORY, max_tokens=7, seed=1)
+    assert generation.finish_reason is None
+    list(generation)
+    assert (generation.finish_reason, generation.n_tokens) == ("length", 7)
+
+
+def test_a_full_context_ends_it(byte_model):
+    session = byte_model.session()
+    generation = Generation(session, byte_model.tokenizer.encode("abc"), SamplingParams(), seed=1)
+    list(generation)
+    assert (generation.finish_reason, len(session)) == ("context", 64)
+    assert generation.n_tokens == 64 - 3 + 1  # the last token needs no position
+
+
+def test_end_of_text_ends_it_and_is_no_text(model):
+    generation = model.generate("User: Bye!\nBot:", seed=2)
+    text = "".join(generation)
+    assert generation.finish_reason == "end_of_text"
+    assert model.tokenizer.end_of_text not in generation.tokens
+    assert text == model.tokenizer.decode(generation.tokens)
+
+
+def test_the_last_token_costs_no_forward_pass(model):
+    session, prompt = model.session(), model.tokenizer.encode(STORY)
+    generation = Generation(session, prompt, SamplingParams(), max_tokens=5, seed=1)
+    list(generation)
+    assert session.tokens == prompt + generation.tokens[:-1]
+
+
+@pytest.mark.parametrize("start", [0, 3, 20, 41])
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_a_stop_string_ends_the_text_before_it(model, start, length):
+    whole = text_of(model)
+    stop = whole[start : start + length]
+    generation = model.generate(STORY, max_tokens=60, seed=3, stop=[stop, "never said"])
+    assert "".join(generation) == whole[: whole.index(stop)]
+    assert generation.finish_reason == "stop"
+
+
+def test_what_only_began_like_a_stop_string_is_not_lost(model):
+    whole = text_of(model)
+    assert text_of(model, stop=[whole[-3:] + "~~~~"]) == whole
+
+
+@given(
+    pieces=st.lists(st.text("ab", max_size=4), max_size=8),
+    stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+)
+def test_stop_strings_do_not_depend_on_how_the_text_is_cut(pieces, stops):
+    text = "".join(pieces)
+    complete = [(text.index(one) + len(one), text.index(one)) for one in stops if one in text]
+    expected = text[: min(complete)[1]] if complete else text
+    filtered = StopStrings(stops)
+    shown = ""
+    for piece in pieces:
+        shown += filtered.feed(piece)
+        assert expected.startswith(shown)
+    assert shown + filtered.finish() == expected
+    assert (filtered.found is not None) == bool(complete)
+
+
+def test_an_empty_prompt_begins_a_document(model):
+    session = model.session()
+    list(Generation(session, [], SamplingParams(), max_tokens=2, seed=1))
+    assert session.tokens[0] == model.tokenizer.end_of_text
+
+
+def test_an_empty_prompt_goes_on_from_what_the_session_has(model):
+    session = model.session()
+    session.accept(model.tokenizer.encode(STORY))
+    assert "".join(Generation(session, [], SamplingParams(), max_tokens=60, seed=3)) == text_of(model)
+
+
+def test_an_empty_prompt_without_an_end_of_text_is_refused(byte_model):
+    with pytest.raises(UsageError, match=r"prompt: it is empty and the vocabulary has no <\|endoftext\|>"):
+        byte_model.generate("")
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_any_work(byte_model):
+    session = byte_model.session()
+    session.accept([1, 2, 3])
+    with pytest.raises(
+        ContextFullError, match=r"prompt: 62 tokens, the model has 64 positions, 3 of them taken \(shorten it\)"
+    ):
+        Generation(session, [1] * 62, SamplingParams())
+    assert session.tokens == [1, 2, 3]
+
+
+def test_the_penalty_leaves_the_prompt_alone(model):
+    # The first token after the prompt is drawn from the same candidates, whatever the penalty.
+    assert text_of(model, max_tokens=1, repetition_penalty=50.0) == text_of(model, max_tokens=1)
+    assert text_of(model, repetition_penalty=50.0) != text_of(model)
+
+
+def test_no_ngram_is_repeated_where_that_is_forbidden(model):
+    generation = model.generate(STORY, max_tokens=300, seed=6, temperature=0.5, no_repeat_ngram=3)
+    list(generation)
+    ngrams = list(zip(generation.tokens, generation.tokens[1:], generation.tokens[2:], strict=False))
+    assert len(set(ngrams)) == len(ngrams) > 100
+
+
+def test_close_ends_it_early(model):
+    generation = model.generate(STORY, seed=1)
+    next(generation)
+    generation.close()
+    assert list(generation) == []
+
+
+@pytest.mark.parametrize("max_tokens", [0, -1, 1.5, "3"])
+def test_an_impossible_number_of_tokens_is_refused(model, max_tokens):
+    with pytest.raises(UsageError, match=r"max_tokens: got .*, expected a whole number from 1"):
+        model.generate(STORY, max_tokens=max_tokens)
+
+
+@pytest.mark.parametrize("stop", [[""], ["x" * 257], [7]])
+def test_an_impossible_stop_string_is_refused(model, stop):
+    with pytest.raises(UsageError, match=r"stop: got .*, expected text of 1 to 256 characters"):
+        model.generate(STORY, stop=stop)
+
+
+def test_too_many_stop_strings_are_refused(model):
+    with pytest.raises(UsageError, match="stop: got 65 strings, expected at most 64"):
+        model.generate(STORY, stop=["x"] * 65)
