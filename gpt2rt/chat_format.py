@@ -1,0 +1,186 @@
+"""ChatFormat: how the turns of a conversation become one text for the model."""
+
+from __future__ import annotations
+
+from gpt2rt._tokenizer import Tokenizer
+from gpt2rt.errors import ModelFileError, UsageError
+
+MAX_NAME = 40  # characters
+MAX_OPENING = 1 << 16  # characters
+
+# For models that were not trained to chat: a scene, and turns of the kind that is wanted.
+DEFAULT_USER_NAME = "Sam"
+DEFAULT_BOT_NAME = "Emma"
+DEFAULT_OPENING = """\
+{user} and {bot} are good friends who like to talk with each other. {bot} is cheerful, kind and curious. She answers \
+in one or two short sentences, and she always stays on the subject.
+
+{user}: Hi {bot}, how are you today?
+{bot}: I'm very well, thank you! I slept late and had pancakes for breakfast. How are you?
+{user}: I'm fine, a bit tired from work. What did you do yesterday?
+{bot}: I went for a long walk by the river with my dog. It was sunny, and we saw some ducks.
+{user}: That sounds lovely. Do you like books?
+{bot}: Yes, I love to read, most of all stories about travel. Right now I'm reading a novel about a sailor.
+{user}: What would you like for dinner?
+{bot}: Maybe pasta with tomatoes and cheese. It's easy to make, and everybody likes it.
+{user}: Good idea! I have to go to the shop first.
+{bot}: Then please bring some apples too, and I'll bake a cake for us.
+"""
+PUNCTUATION = ".,!?'"
+
+
+class ChatFormat:
+    """How turns become tokens. Text of users never becomes a special token.
+
+    Attributes:
+        name, user_name, bot_name, opening: as in the metadata's `chat`. stop: strings that end an answer.
+        opening_tokens: ids before the first turn. closing_tokens: ids behind an answer.
+        exempt: ids that a penalty on repetition must leave alone, because they hold the turns and sentences together.
+        turns_kept: the most turns that the model is shown, None for as many as fit.
+        is_talk: answers are utterances: stripped, never blank, and not given twice.
+    """
+
+    name = ""
+    stop: tuple[str, ...] = ()
+    turns_kept: int | None = None
+    is_talk = True
+
+    def __init__(self, tokenizer: Tokenizer, user_name: str, bot_name: str, opening: str):
+        """Raises UsageError: a name or the opening can't be used, or the vocabulary lacks what the format needs."""
+        for option, value in (("user_name", user_name), ("bot_name", bot_name)):
+            is_name = isinstance(value, str) and value == clean(value) and value.isprintable() and ":" not in value
+            if not is_name or not 1 <= len(value) <= MAX_NAME:
+                raise UsageError(
+                    f"{option}: got {value!r:.80}, expected 1 to {MAX_NAME} characters in one line, no colon"
+                )
+        if not isinstance(opening, str) or len(opening) > MAX_OPENING:
+            raise UsageError(f"opening: expected text of at most {MAX_OPENING} characters")
+        self.user_name, self.bot_name, self.opening = user_name, bot_name, opening
+        self._tokenizer = tokenizer
+        self.opening_tokens = self._opening()
+        self.closing_tokens = self._closing()
+        exempt = {*self.closing_tokens, tokenizer.end_of_text}
+        for text in ("\n", ":", *PUNCTUATION, user_name, bot_name, f" {user_name}", f" {bot_name}"):
+            exempt.update(tokenizer.encode(text))
+        self.exempt = frozenset(exempt - {None})
+
+    def _opening(self) -> list[int]:
+        return self._tokenizer.encode(self.opening)
+
+    def _closing(self) -> list[int]:
+        return []
+
+    def clean(self, text: str) -> str:
+        """What is kept of a user's message: one line, so that it can't end its turn."""
+        return clean(text)
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids of a user's clean message and of what asks for the answer."""
+        raise NotImplementedError
+
+    def answer(self, text: str) -> list[int]:
+        """The ids of an answer, as a model would have given it."""
+        raise NotImplementedError
+
+
+class PlainFormat(ChatFormat):
+    """`User: text` and `Bot: text` lines."""
+
+    name = "plain"
+
+    def __init__(self, tokenizer, user_name, bot_name, opening):
+        super().__init__(tokenizer, user_name, bot_name, opening)
+        self.stop = ("\n", f"{user_name}:")
+
+    def _opening(self):
+        ended = self.opening if self.opening.endswith("\n") or not self.opening else self.opening + "\n"
+        return self._tokenizer.encode(ended)
+
+    def _closing(self):
+        return self._tokenizer.encode("\n")
+
+    def prompt(self, text):
+        # No space behind the colon: it belongs to the answer's first token.
+        return self._tokenizer.encode(f"{self.user_name}: {text}\n{self.bot_name}:")
+
+    def answer(self, text):
+        return self._tokenizer.encode(f" {text}")
+
+
+class DialogptFormat(ChatFormat):
+    """Turns parted by `<|endoftext|>`; every line of an opening is a turn."""
+
+    name = "dialogpt"
+    turns_kept = 5  # more confuse DialoGPT, which was trained on short exchanges
+
+    def _end(self):
+        if self._tokenizer.end_of_text is None:
+            raise UsageError("chat format 'dialogpt': the vocabulary has no <|endoftext|> (use plain)")
+        return [self._tokenizer.end_of_text]
+
+    def _opening(self):
+        return [token for line in self.opening.splitlines() for token in self._tokenizer.encode(line) + self._end()]
+
+    def _closing(self):
+        return self._end()
+
+    def prompt(self, text):
+        return self._tokenizer.encode(text) + self._end()
+
+    def answer(self, text):
+        return self._tokenizer.encode(text)
+
+
+class RawFormat(ChatFormat):
+    """Text and nothing else: the model goes on from what was typed."""
+
+    name = "raw"
+    is_talk = False
+
+    def clean(self, text):
+        return text
+
+    def prompt(self, text):
+        return self._tokenizer.encode(text)
+
+    def answer(self, text):
+        return self._tokenizer.encode(text)
+
+
+FORMATS = {kind.name: kind for kind in (PlainFormat, DialogptFormat, RawFormat)}
+
+
+def clean(text: str) -> str:
+    """One line, without spaces at its ends: every run of white space becomes a space."""
+    return " ".join(text.split())
+
+
+def chat_format(
+    model,
+    name: str | None = None,
+    user_name: str | None = None,
+    bot_name: str | None = None,
+    opening: str | None = None,
+) -> ChatFormat:
+    """The format that a model's file asks for; what is given here goes before what the file says.
+
+    A plain format without an opening gets one with example turns; an empty opening is none.
+
+    Raises:
+        UsageError: something given can't be used. ModelFileError: the file's own `chat` can't.
+    """
+    chat = model.metadata.get("chat", {})
+    if not isinstance(chat, dict):
+        raise ModelFileError(f"{model.path}: metadata 'chat' is a {type(chat).__name__}, expected an object")
+    for key in ("format", "user_name", "bot_name", "opening"):
+        if not isinstance(chat.get(key, ""), str):
+            raise ModelFileError(f"{model.path}: metadata 'chat': {key} is {chat[key]!r:.80}, expected text")
+    name = name if name is not None else chat.get("format", "plain")
+    if name not in FORMATS:
+        raise UsageError(f"chat format {name!r:.80}: expected one of {', '.join(FORMATS)}")
+    user_name = user_name if user_name is not None else chat.get("user_name", DEFAULT_USER_NAME)
+    bot_name = bot_name if bot_name is not None else chat.get("bot_name", DEFAULT_BOT_NAME)
+    opening = opening if opening is not None else chat.get("opening")
+    if opening is None:
+        opening = DEFAULT_OPENING.format(user=user_name, bot=bot_name) if name == "plain" else ""
+    return FORMATS[name](model.tokenizer, user_name, bot_name, opening)

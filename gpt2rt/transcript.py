@@ -1,0 +1,144 @@
+"""Transcripts: a conversation as a JSON text of settings, turns and token ids, to be saved and gone on with."""
+
+from __future__ import annotations
+
+import os
+
+from gpt2rt._sampler import Sampler
+from gpt2rt.chat import Conversation, Turn
+from gpt2rt.errors import Gpt2rtError, UsageError
+from gpt2rt.sampling import SamplingParams
+
+VERSION = 1
+MARK = b'{\n "gpt2rt_transcript"'  # how a file of ours begins
+MAX_SIZE = 1 << 24  # bytes
+MAX_TURNS = 100_000
+SETTINGS = ("format", "user_name", "bot_name", "opening", "sampling", "max_tokens", "seed")
+
+
+def save_transcript(conversation: Conversation, path: str) -> None:
+    """Writes the conversation to a file, whole or not at all.
+
+    Raises:
+        UsageError: there is a file that is not a transcript, or nothing can be written there.
+    """
+    import json
+    import tempfile
+
+    chat = conversation.format
+    document = {
+        "gpt2rt_transcript": VERSION,
+        "model": os.path.basename(conversation.model.path),
+        "format": chat.name,
+        "user_name": chat.user_name,
+        "bot_name": chat.bot_name,
+        "opening": chat.opening,
+        "sampling": conversation.sampling.as_dict(),
+        "max_tokens": conversation.max_tokens,
+        "seed": conversation.seed,
+        "turns": [turn._asdict() for turn in conversation.turns],
+    }
+    content = json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+    try:
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                if file.read(len(MARK)) != MARK:
+                    raise UsageError(f"{path}: exists and is not a transcript (choose another name)")
+        folder, name = os.path.split(path)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder or ".")
+        try:
+            with open(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except (OSError, ValueError) as error:
+        raise _refusal(path, "can't be written", error) from None
+
+
+def load_transcript(conversation: Conversation, path: str) -> None:
+    """Puts a saved conversation, its format and its settings in place of this one, which stays where anything is wrong.
+
+    Raises:
+        UsageError: the file can't be read, is not a transcript, or does not fit the model; the message names the field.
+    """
+    document = _read(path)
+    conversation.reset_to(*_checked(conversation, document, path))
+
+
+def _refusal(path: str, what: str, error: Exception) -> UsageError:
+    if isinstance(error, UsageError):
+        return error
+    return UsageError(f"{path!r:.200}: {what}: {getattr(error, 'strerror', None) or error}")
+
+
+def _read(path: str) -> dict:
+    import json
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_SIZE + 1)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, "can't be read", error) from None
+    if len(content) > MAX_SIZE:
+        raise UsageError(f"{path}: more than {MAX_SIZE} bytes, expected a transcript")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path}: not a transcript (it is no JSON)") from None
+    version = document.get("gpt2rt_transcript") if isinstance(document, dict) else None
+    if version is None:
+        raise UsageError(f"{path}: not a transcript (it has no 'gpt2rt_transcript')")
+    if version != VERSION:
+        raise UsageError(f"{path}: transcript version {version!r:.40}, this gpt2rt reads version {VERSION}")
+    return document
+
+
+def _checked(conversation: Conversation, document: dict, path: str):
+    """The format, the sampler, max_tokens and the turns of a document, all of them found good."""
+    missing = [name for name in (*SETTINGS, "turns") if name not in document]
+    if missing:
+        raise UsageError(f"{path}: {missing[0]} is missing")
+    if not isinstance(document["sampling"], dict):
+        raise UsageError(f"{path}: sampling: expected an object")
+    for name in ("format", "user_name", "bot_name", "opening"):
+        if not isinstance(document[name], str):
+            raise UsageError(f"{path}: {name}: got {document[name]!r:.80}, expected text")
+    try:
+        chat = conversation.made_format(*(document[name] for name in ("format", "user_name", "bot_name", "opening")))
+        sampler = Sampler(SamplingParams(**document["sampling"]), document["seed"], chat.exempt)
+        conversation.check_max_tokens(document["max_tokens"])
+    except Gpt2rtError as error:
+        raise UsageError(f"{path}: {error}") from None
+    turns = document["turns"]
+    if not isinstance(turns, list) or len(turns) > MAX_TURNS:
+        raise UsageError(f"{path}: turns: expected a list of at most {MAX_TURNS}")
+    checked = [_checked_turn(conversation, chat, turn, f"{path}: turn {n}") for n, turn in enumerate(turns, 1)]
+    return chat, sampler, document["max_tokens"], checked
+
+
+def _checked_turn(conversation: Conversation, chat, turn, where: str) -> Turn:
+    tokenizer = conversation.model.tokenizer
+    if not isinstance(turn, dict):
+        raise UsageError(f"{where}: expected an object")
+    for name in ("user", "answer"):
+        text = turn.get(name)
+        if not isinstance(text, str) or not text or (name == "user" and text != chat.clean(text)):
+            raise UsageError(f"{where}: {name}: got {text!r:.80}, expected text in one line")
+    tokens = turn.get("tokens")
+    if tokens is None:
+        return Turn(turn["user"], turn["answer"], chat.answer(turn["answer"]))
+    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+        raise UsageError(f"{where}: tokens: expected a list of token ids")
+    for token in tokens:
+        if not 0 <= token < tokenizer.n_vocab:
+            raise UsageError(f"{where}: tokens: got {token}, the model's tokens are 0 to {tokenizer.n_vocab - 1}")
+    if tokenizer.decode(tokens).strip() != turn["answer"].strip():
+        raise UsageError(
+            f"{where}: tokens: they don't spell the answer"
+            " (another model's? without its 'tokens' a turn is read from its text)"
+        )
+    return Turn(turn["user"], turn["answer"], tokens)
