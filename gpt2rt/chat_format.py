@@ -155,6 +155,14 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
+def default_opening(model, user_name: str, bot_name: str) -> str:
+    """The scene and as many of the example turns as leave half of the context free."""
+    lines = DEFAULT_OPENING.format(user=user_name, bot=bot_name).splitlines(keepends=True)
+    while len(model.tokenizer.encode("".join(lines))) > model.hyperparameters.n_ctx // 2:
+        del lines[-2:]  # an exchange; the scene and the empty line behind it go last
+    return "".join(lines)
+
+
 def chat_format(
     model,
     name: str | None = None,
@@ -182,5 +190,5 @@ def chat_format(
     bot_name = bot_name if bot_name is not None else chat.get("bot_name", DEFAULT_BOT_NAME)
     opening = opening if opening is not None else chat.get("opening")
     if opening is None:
-        opening = DEFAULT_OPENING.format(user=user_name, bot=bot_name) if name == "plain" else ""
+        opening = default_opening(model, user_name, bot_name) if name == "plain" else ""
     return FORMATS[name](model.tokenizer, user_name, bot_name, opening)

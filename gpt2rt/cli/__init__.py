@@ -1,0 +1,116 @@
+"""The command line. A command's module is imported only when it is called; only this package prints, asks or exits."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from gpt2rt.errors import Gpt2rtError, UsageError
+
+COMMANDS = ("chat", "generate", "convert", "info", "verify", "tokenize")
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class LazyGroup(click.Group):
+    """Commands by the names of their modules, in the order of `COMMANDS`."""
+
+    def list_commands(self, ctx):
+        return list(COMMANDS)
+
+    def get_command(self, ctx, name):
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"gpt2rt.cli.{name}").command
+
+
+def print_version(ctx, option, wanted):
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"gpt2rt {version('gpt2rt')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Show the version."
+)
+def group():
+    """GPT-2 on ordinary CPUs.
+
+    \b
+    Examples:
+      gpt2rt chat                            talk with the small bundled model
+      gpt2rt convert models/124M             make 124M-int8.bin of OpenAI's checkpoint
+      gpt2rt chat 124M-int8.bin              talk with it
+      gpt2rt generate 124M-int8.bin "Once upon a time"
+    """
+
+
+def prepare_streams() -> None:
+    """Makes sure that no text can fail to be read or written; a stream that the caller has closed is an empty one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (for the whole run)
+    if sys.platform == "win32":
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if not stream.isatty():
+                stream.reconfigure(encoding="utf-8")
+    sys.stdin.reconfigure(errors="replace")
+    sys.stdout.reconfigure(errors="replace")
+
+
+def complain(message: str) -> None:
+    """One sentence to standard error."""
+    click.echo(f"gpt2rt: {message}", err=True)
+
+
+def run(args: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    try:
+        status = group.main(args, prog_name="gpt2rt", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "gpt2rt"
+        complain(f"{error.format_message().rstrip('.')}; {command} -h explains")
+        return EXIT_USAGE
+    except click.ClickException as error:
+        complain(error.format_message())
+        return EXIT_ERROR
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except UsageError as error:
+        complain(str(error))
+        return EXIT_USAGE
+    except Gpt2rtError as error:
+        complain(str(error))
+        return EXIT_ERROR
+    except MemoryError:
+        complain("not enough memory")
+        return EXIT_ERROR
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # then the reader has left, and need not be told
+            complain(f"{error.filename + ': ' if isinstance(error.filename, str) else ''}{error.strerror or error}")
+        drop_output()
+        return EXIT_ERROR
+
+
+def drop_output() -> None:
+    """Keeps the interpreter from failing once more over output that could not be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main() -> None:
+    """The entry point `gpt2rt`."""
+    prepare_streams()
+    sys.exit(run())

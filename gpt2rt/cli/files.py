@@ -1,0 +1,23 @@
+"""Files that a user names on the command line or in a chat."""
+
+from __future__ import annotations
+
+import os
+
+from gpt2rt.errors import UsageError
+
+
+def read_text(path: str) -> str:
+    """The text of a file in UTF-8. Raises UsageError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: can't be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
+
+
+def named_file(path: str, command: str) -> str:
+    """The path that was typed behind a chat command. Raises UsageError where there is none."""
+    if not path:
+        raise UsageError(f"{command}: expected the name of a file")
+    return os.path.expanduser(path)

@@ -1,0 +1,52 @@
+"""The options that `chat` and `generate` share: of the model and of sampling."""
+
+from __future__ import annotations
+
+import click
+
+from gpt2rt.sampling import SAMPLING_OPTIONS
+
+
+def model_options(command):
+    """--threads and --no-mmap."""
+    command = click.option("--no-mmap", is_flag=True, help="Read the file into memory instead of mapping it.")(command)
+    return click.option("--threads", type=int, metavar="N", help="Threads; by default as the processor allows.")(
+        command
+    )
+
+
+def sampling_options(max_tokens: int, changed_defaults: dict[str, float]):
+    """The options of `SamplingParams`, --seed, --stop and --max-tokens.
+
+    Args:
+        max_tokens: what the help names as the default. changed_defaults: likewise, of sampling.
+    """
+
+    def decorate(command):
+        decorators = [
+            click.option(
+                "-n", "--max-tokens", type=int, metavar="N", help=f"At most N tokens. [default: {max_tokens}]"
+            ),
+            click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
+            click.option("--seed", type=int, metavar="N", help="Of the random draws; drawn, and shown, by default."),
+        ]
+        for name, (kind, _, _, default, meaning) in SAMPLING_OPTIONS.items():
+            shown = changed_defaults.get(name, default)
+            decorators.append(
+                click.option(
+                    f"--{name.replace('_', '-')}",
+                    type=kind,
+                    metavar="X" if kind is float else "N",
+                    help=f"{meaning} [default: {shown}]",
+                )
+            )
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def given(options: dict) -> dict[str, float]:
+    """The sampling options that were given."""
+    return {name: options[name] for name in SAMPLING_OPTIONS if options[name] is not None}

@@ -1,0 +1,42 @@
+"""gpt2rt verify: reads a whole model file and says what is damaged."""
+
+from __future__ import annotations
+
+import click
+
+from gpt2rt.cli import EXIT_ERROR, complain
+
+
+@click.command("verify", short_help="Check a model file for damage.")
+@click.argument("model")
+@click.pass_context
+def command(ctx, model):
+    """Check every byte of the model file MODEL against its checksums, and its vocabulary for sense.
+
+    \b
+    Example:
+      gpt2rt verify 124M-int8.bin
+    """
+    from gpt2rt._tokenizer import Tokenizer
+    from gpt2rt.modelfile import ModelFile
+
+    file = ModelFile(model)
+    damaged = set()
+    for name, stored, actual in file.damaged_sections():
+        damaged.add(name)
+        complain(
+            f"{file.path}: section {name!r} is damaged: checksum {actual:08x}, expected {stored:08x}"
+            " (copy or convert again)"
+        )
+    offset = file.nonzero_padding()
+    if offset is not None:
+        complain(f"{file.path}: byte {offset}, between the sections, is not zero (copy or convert again)")
+    problems = []
+    if "vocabulary" not in damaged:
+        problems = list(Tokenizer(file.vocabulary(), file.hyperparameters.n_vocab).problems())
+    for problem in problems:
+        complain(f"{file.path}: vocabulary: {problem}")
+    if damaged or offset is not None or problems:
+        ctx.exit(EXIT_ERROR)
+    _ = file.metadata  # raises where it is no JSON object
+    click.echo(f"{file.path}: {len(file.sections)} sections, {file.size} bytes, no damage")
