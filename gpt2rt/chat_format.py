@@ -59,10 +59,11 @@ class ChatFormat:
         self._tokenizer = tokenizer
         self.opening_tokens = self._opening()
         self.closing_tokens = self._closing()
-        exempt = {*self.closing_tokens, tokenizer.end_of_text}
-        for text in ("\n", ":", *PUNCTUATION, user_name, bot_name, f" {user_name}", f" {bot_name}"):
-            exempt.update(tokenizer.encode(text))
-        self.exempt = frozenset(exempt - {None})
+        marks = ("\n", ":", *PUNCTUATION, user_name, bot_name, f" {user_name}", f" {bot_name}")
+        encoded = [tokenizer.encode(text) for text in marks]
+        # A name of several tokens is left out: its parts are parts of other words as well.
+        exempt = {*self.closing_tokens, *(tokens[0] for tokens in encoded if len(tokens) == 1)}
+        self.exempt = frozenset(exempt if tokenizer.end_of_text is None else {*exempt, tokenizer.end_of_text})
 
     def _opening(self) -> list[int]:
         return self._tokenizer.encode(self.opening)

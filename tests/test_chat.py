@@ -134,6 +134,15 @@ def test_options_that_cant_be_used_are_refused(model, options, message):
         Conversation(model, **options)
 
 
+def test_what_holds_the_turns_together_is_exempt_from_penalties(model, byte_model):
+    chat, tokenizer = Conversation(model).format, model.tokenizer
+    assert {*tokenizer.encode("\n"), *tokenizer.encode("User"), *tokenizer.encode("Bot")} <= chat.exempt
+    assert tokenizer.end_of_text in chat.exempt
+    # With a token for each byte, a name's tokens are other words' letters.
+    letters = {*byte_model.tokenizer.encode("abcdefghijklmnopqrstuvwxyzES")}
+    assert not letters & Conversation(byte_model).format.exempt
+
+
 # --- what users type
 
 
