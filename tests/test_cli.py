@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from gpt2rt.cli import main
 main()
 """
+PATIENCE = 60  # seconds without a sign of life
 COMMAND = [sys.executable, "-m", "gpt2rt"]
 
 
@@ -344,7 +346,9 @@ class TestTerminal:
     def test_ctrl_c_at_the_prompt_says_how_to_leave(self, demo, start):
         terminal = start("--seed", "1")
         terminal.read_to("User: ")
+        # Python's readline may sleep on over a signal that comes just before it waits; the empty line wakes it.
         terminal.type("\x03")
+        terminal.type("\n")
         assert "(Ctrl-D or /quit leaves)" in terminal.read_to("User: ")
         terminal.type("/quit\n")
         assert terminal.exit_code() == 0
@@ -410,6 +414,7 @@ class Terminal:
 
     def read_more(self):
         """Waits for output and adds it to `text`; False at the end."""
+        assert select.select([self.master], [], [], PATIENCE)[0], f"nothing more after {self.text!r}"
         try:
             content = os.read(self.master, 4096)
         except OSError:  # Linux says so that the other side is closed
