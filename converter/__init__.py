@@ -23,7 +23,7 @@ from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_
 
 CHAT_FORMATS = ("plain", "dialogpt", "raw")
 CHAT_KEYS = ("format", "user_name", "bot_name", "opening")
-MAX_NAME = 200  # characters of a model's name
+MAX_NAME = 200  # characters of a name, or of a licence's
 BLOCK = 1 << 20  # bytes that are hashed at a time
 
 Conversion = namedtuple("Conversion", "path size source_size ratio seconds max_error mean_error")
@@ -38,6 +38,7 @@ def convert(
     weight_type="int8",
     group_size=None,
     name=None,
+    licence=None,
     chat=None,
     force=False,
     progress=None,
@@ -49,6 +50,7 @@ def convert(
         output: the file to write; by default it is named for the source and the type, in the current folder.
         weight_type: "f32", "f16" or "int8". group_size: inputs that share a scale, for int8; None is its default.
         name: the model's name; by default it is named for the source.
+        licence: of the weights, a line of text; by default what the source is known to be under.
         chat: a dict of any of `format`, `user_name`, `bot_name` and `opening`, to be kept in the file.
         force: whether a file that is there already is replaced.
         progress: called with (done, total), bytes of the source's weights.
@@ -74,14 +76,14 @@ def convert(
     if os.path.exists(output) and any(os.path.samefile(output, file) for file in checkpoint.files):
         raise UsageError(f"{output}: is the source itself, expected another file to write")
     metadata = {
-        "name": _printable(checkpoint.name)[:MAX_NAME] if name is None else _checked_name(name),
+        "name": _printable(checkpoint.name)[:MAX_NAME] if name is None else _checked_line("model name", name),
         "source": _printable(checkpoint.origin),
         "source_sha256": "0" * 64,
         "converter": f"gpt2rt {importlib.metadata.version('gpt2rt')}",
         "quantization": {},
     }
-    if checkpoint.licence:
-        metadata["licence"] = checkpoint.licence
+    if licence is not None or checkpoint.licence:
+        metadata["licence"] = checkpoint.licence if licence is None else _checked_line("licence", licence)
     if chat is not None:
         metadata["chat"] = _checked_chat(chat)
 
@@ -175,11 +177,11 @@ def _checked_group_size(weight_type, group_size):
     return group_size
 
 
-def _checked_name(name):
-    """The model's name, which is shown on terminals and kept in the file."""
-    if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-        raise UsageError(f"model name {name!r:.80}: expected 1 to {MAX_NAME} printable characters")
-    return name
+def _checked_line(what, text):
+    """A text that is shown on terminals and kept in the file."""
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_NAME or not text.isprintable():
+        raise UsageError(f"{what} {text!r:.80}: expected 1 to {MAX_NAME} printable characters")
+    return text
 
 
 def _checked_chat(chat):

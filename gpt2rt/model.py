@@ -46,6 +46,7 @@ class Model:
             isa,
         )
         self._team = ThreadTeam(threads)
+        self._is_closed = False
         self.tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)
 
     @property
@@ -64,7 +65,9 @@ class Model:
         return self._file.metadata
 
     def session(self) -> Session:
-        """A new, empty session."""
+        """A new, empty session. Raises UsageError where the model was closed."""
+        if self._is_closed:
+            raise UsageError(f"{self.path}: the model was closed (open it again)")
         return Session(self)
 
     def generate(self, prompt: str, *, max_tokens: int | None = None, stop=(), seed: int | None = None, **sampling):
@@ -82,6 +85,16 @@ class Model:
         """
         tokens, params = self.tokenizer.encode(prompt), SamplingParams(**sampling)
         return Generation(self.session(), tokens, params, max_tokens=max_tokens, stop=stop, seed=seed)
+
+    def close(self) -> None:
+        """Makes no new sessions from here on. The mapping ends when the model and its last session are gone."""
+        self._is_closed = True
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def __repr__(self):
         millions = self.hyperparameters.n_parameters / 1e6

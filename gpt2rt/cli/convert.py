@@ -15,12 +15,13 @@ from gpt2rt.cli.files import read_text
 @click.option("--type", "weight_type", default="int8", show_default=True, metavar="TYPE", help="int8, f16 or f32.")
 @click.option("--group-size", type=int, metavar="N", help="Weights that share a scale, for int8.")
 @click.option("--name", metavar="TEXT", help="The model's name, kept in the file.")
+@click.option("--licence", metavar="TEXT", help="The weights' licence, kept in the file.")
 @click.option("--chat-format", metavar="NAME", help="plain, dialogpt or raw: how chat is to talk with it.")
 @click.option("--user-name", metavar="NAME", help="The user's name in a chat.")
 @click.option("--bot-name", metavar="NAME", help="The model's name in a chat.")
 @click.option("--opening", metavar="FILE", help="Text before a chat's first turn.")
 @click.option("--force", is_flag=True, help="Overwrite the file where it exists.")
-def command(source, output, weight_type, group_size, name, chat_format, user_name, bot_name, opening, force):
+def command(source, output, weight_type, group_size, name, licence, chat_format, user_name, bot_name, opening, force):
     """Make a model file of a GPT-2 checkpoint.
 
     SOURCE is a folder as OpenAI releases it, or a checkpoint's prefix as fine-tuning tools save it.
@@ -40,7 +41,14 @@ def command(source, output, weight_type, group_size, name, chat_format, user_nam
         "opening": None if opening is None else read_text(opening),
     }
     chat = {key: value for key, value in chat.items() if value is not None}
-    options = {"weight_type": weight_type, "group_size": group_size, "name": name, "chat": chat or None, "force": force}
+    options = {
+        "weight_type": weight_type,
+        "group_size": group_size,
+        "name": name,
+        "licence": licence,
+        "chat": chat or None,
+        "force": force,
+    }
     if sys.stderr.isatty():
         with click.progressbar(length=1, label="converting", file=sys.stderr) as bar:
 

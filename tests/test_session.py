@@ -1,0 +1,176 @@
+"""Facts about models and sessions: the public way to logits."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import reference
+from random_models import random_tensors, write_model
+
+import gpt2rt
+from gpt2rt.modelfile import Hyperparameters
+
+SHAPE = Hyperparameters(n_vocab=300, n_ctx=50, n_embd=48, n_head=3, n_layer=2)
+TOKENS = [7, 1, 299, 42, 42, 0, 17, 256]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "random.bin", SHAPE, random_tensors(SHAPE), "f32")
+
+
+@pytest.fixture
+def session(path):
+    return gpt2rt.open_model(path).session()
+
+
+def test_logits_are_those_behind_the_last_token(session):
+    session.accept(TOKENS)
+    expected = reference.logits(random_tensors(SHAPE), SHAPE.n_head, TOKENS)[-1]
+    assert session.logits.dtype == np.float32
+    assert session.logits.shape == (SHAPE.n_vocab,)
+    assert np.abs(session.logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_a_session_knows_its_tokens(session):
+    session.accept(iter(TOKENS))
+    session.accept([])
+    session.accept(np.array([5]))
+    assert session.tokens == [*TOKENS, 5]
+    assert len(session) == len(TOKENS) + 1
+    assert session.n_ctx == 50
+
+
+def test_logits_are_a_copy(session):
+    session.accept(TOKENS)
+    logits = session.logits
+    logits[:] = 0
+    assert session.logits.any()
+
+
+def test_rewinding_forgets_the_last_tokens(session):
+    session.accept(TOKENS[:5])
+    expected = session.logits
+    session.accept(TOKENS[5:])
+    session.rewind(3)
+    assert session.tokens == TOKENS[:5]
+    assert (session.logits == expected).all()
+    session.accept(TOKENS[5:])
+    session.rewind(len(TOKENS))
+    assert len(session) == 0
+    with pytest.raises(gpt2rt.UsageError, match="the session is empty"):
+        _ = session.logits
+
+
+@pytest.mark.parametrize("n", [-1, 9])
+def test_rewinding_too_far_is_refused(session, n):
+    session.accept(TOKENS)
+    with pytest.raises(gpt2rt.UsageError, match=f"rewind: got {n} tokens, the session has 8"):
+        session.rewind(n)
+    assert session.tokens == TOKENS
+
+
+def test_a_fork_goes_its_own_way(session):
+    session.accept(TOKENS)
+    fork = session.fork()
+    assert (fork.logits == session.logits).all()
+    fork.accept([3])
+    assert session.tokens == TOKENS
+    session.accept([3])
+    assert (fork.logits == session.logits).all()
+
+
+def test_a_full_context_is_refused_and_nothing_lost(session):
+    session.accept([1] * 49)
+    logits = session.logits
+    with pytest.raises(gpt2rt.ContextFullError, match="49 tokens and 2 more, the model has 50 positions"):
+        session.accept([1, 2])
+    assert len(session) == 49
+    assert (session.logits == logits).all()
+    session.accept([1])
+
+
+def test_a_token_out_of_range_is_refused_and_nothing_lost(session):
+    session.accept(TOKENS)
+    with pytest.raises(gpt2rt.VocabularyError, match="token 300: the model's tokens are 0 to 299"):
+        session.accept([1, 300])
+    assert session.tokens == TOKENS
+
+
+def test_threads_share_a_model(path):
+    model = gpt2rt.open_model(path, threads=2)
+    texts = [[(7 * i + j) % 300 for j in range(40)] for i in range(4)]
+    results = [None] * 4
+
+    def run(i):
+        for _ in range(20):
+            session = model.session()
+            session.accept(texts[i])
+            results[i] = session.logits
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for text, result in zip(texts, results, strict=True):
+        session = model.session()
+        session.accept(text)
+        assert (session.logits == result).all()
+
+
+def test_reading_into_memory_gives_the_same_logits_as_mapping(path):
+    results = []
+    for use_mmap in (True, False):
+        session = gpt2rt.open_model(path, use_mmap=use_mmap).session()
+        session.accept(TOKENS)
+        results.append(session.logits_view)
+    assert results[0] == results[1]
+
+
+def test_a_closed_model_keeps_its_sessions_and_makes_no_new_ones(path):
+    with gpt2rt.open_model(path) as model:
+        session = model.session()
+    session.accept(TOKENS)
+    with pytest.raises(gpt2rt.UsageError, match="the model was closed"):
+        model.session()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_an_impossible_number_of_threads_is_refused(path, threads):
+    with pytest.raises(gpt2rt.UsageError, match=f"threads: got {threads}, expected 1 to 256"):
+        gpt2rt.open_model(path, threads=threads)
+
+
+def test_a_model_describes_itself(path):
+    model = gpt2rt.open_model(path)
+    assert repr(model) == "<gpt2rt.Model random.bin: 0.1 M parameters, f32>"
+    assert model.metadata == {"name": "random"}
+    assert model.hyperparameters == SHAPE
+    assert model.threads >= 1
+
+
+# On the way to the first token nothing may be imported that is not needed there: each costs milliseconds at start.
+HEAVY = ["numpy", "json", "dataclasses", "importlib.metadata", "tempfile", "asyncio", "ctypes", "logging", "tensorflow"]
+GENERATE = """
+import sys
+from gpt2rt.cli import run
+run(["generate", {path!r}, "Hello", "-n", "2", "--seed", "1"])
+print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+
+
+def test_nothing_heavy_is_imported_before_the_first_token(path):
+    code = GENERATE.format(path=str(path))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(result.stderr.splitlines())
+    assert "gpt2rt._kernels" in imported
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = "import sys; before = set(sys.modules); import gpt2rt; print(*sorted(set(sys.modules) - before))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["gpt2rt"]
