@@ -21,15 +21,15 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
     """Packs rows of a matrix into tiles of 16 rows (docs/format.md).
 
     Args:
-        w: IN, f32, C-contiguous, (n_in, n_out) where `inputs_first` (as TensorFlow stores a layer's w), else (n_out, n_in).
+        w: IN, f32, C-contiguous, (n_in, n_out) where `inputs_first` (as TensorFlow stores it), else (n_out, n_in).
         out: OUT, a writable buffer of bytes for these rows' tiles; must be zeroed.
         weight_type: "f32", "f16" or "int8". group_size: inputs that share a scale (int8).
         first_row: a multiple of 16. n_rows: how many; the last tile is filled up with zeros.
 
     Returns:
-        (largest, sum, is_finite): of the absolute errors of the packed values, 0 for f32; False where a value of w is an
-        infinity or no number, and then nothing that was packed is of use. A value that is too large for the weight type
-        makes the sum an infinity or no number.
+        (largest, sum, is_finite): of the absolute errors of the packed values, 0 for f32; False where a value of w is
+        an infinity or no number, and then nothing that was packed is of use. A value that is too large for the weight
+        type makes the sum an infinity or no number.
     """
     cdef Py_buffer source, target
     cdef int64_t n_in, n_out, row, tile, tiles, tile_bytes

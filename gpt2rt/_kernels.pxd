@@ -1,8 +1,8 @@
 # cython: language_level=3
 """What the kernels' structs hold; every pointer with its shape.
 
-Letters: T tokens of a pass, E = n_embd and F = 4 n_embd filled up to whole groups, Q = 3 n_embd and V = n_vocab filled up
-to 16.
+Letters: T tokens of a pass, E = n_embd and F = 4 n_embd filled up to whole groups, Q = 3 n_embd and V = n_vocab filled
+up to 16.
 """
 
 from libc.stdint cimport int32_t, int64_t, int8_t, uint8_t, uint32_t, uint64_t
@@ -37,7 +37,8 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct Kernels:
         const char* name
         void layernorm(float* out, const float* x, const float* g, const float* b, int64_t n) noexcept nogil
-        void quantize(int8_t* q, float* scale, int32_t* offset, const float* x, int64_t groups, int64_t group) noexcept nogil
+        void quantize(int8_t* q, float* scale, int32_t* offset, const float* x, int64_t groups,
+                      int64_t group) noexcept nogil
         void matmul(const Matrix* m, const Inputs* inputs, int64_t n_tokens, float* out, int64_t out_stride,
                     int64_t first, int64_t end, int mode) noexcept nogil
         void remember(const Cache* cache, const float* k, const float* v, int64_t head, int64_t position) noexcept nogil

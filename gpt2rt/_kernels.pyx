@@ -90,7 +90,7 @@ cdef inline int64_t align(int64_t n, int64_t to) noexcept nogil:
 
 @cython.final
 cdef class Weights:
-    """A model file's weights as the kernels see them: pointers into the mapped section. Immutable, shared by threads."""
+    """A file's weights as the kernels see them: pointers into the mapped section. Immutable, shared by threads."""
 
     cdef Network network
     cdef Py_buffer view
@@ -220,7 +220,7 @@ cdef inline void project(const Pass* p, const Matrix* m, const Inputs* inputs, f
 
 cdef void prepare(const Pass* p, const Matrix* m, Inputs* inputs, float* rows, int64_t stride, const float* g,
                   const float* b, float* norm, int member, int members) noexcept nogil:
-    """Makes (T, stride) floats the inputs of m: through layer norm (g and b, into norm) where g is given, and quantized.
+    """Makes (T, stride) floats the inputs of m: through layer norm (g, b, into norm) where g is given, and quantized.
 
     A single token is prepared by each member for itself, which saves a barrier; many are shared out.
     """

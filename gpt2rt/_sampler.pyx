@@ -9,7 +9,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from gpt2rt.errors import Gpt2rtError, UsageError, VocabularyError
 
@@ -34,7 +34,7 @@ ctypedef struct Candidate:
 cdef inline double exp_negative(double x) noexcept nogil:
     """e^x for x <= 0, to about 2e-16 relative; 0 below -708.
 
-    x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, the first with zeros at its end so that k times it is exact),
+    x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, the first ends in zeros so that k times it is exact),
     then Taylor's series, whose rest is below 5e-18, and k added to the exponent.
     """
     cdef double r, r2, y, rounded
@@ -336,7 +336,7 @@ cdef class Sampler:
             self.block_max[b] = threshold
             greatest = max(greatest, threshold)
         if greatest >= POSITIVE_INFINITY or least < NEGATIVE_INFINITY:
-            raise Gpt2rtError("logits are not finite: the model's weights are damaged (gpt2rt verify tells) or untrained")
+            raise Gpt2rtError("logits are not finite: the weights are damaged (gpt2rt verify tells) or untrained")
         if greatest == NEGATIVE_INFINITY:
             raise Gpt2rtError("every token is forbidden (no_repeat_ngram is too small for this vocabulary)")
 

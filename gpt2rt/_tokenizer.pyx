@@ -81,8 +81,8 @@ cdef inline uint32_t find_merge(const Tables* t, uint32_t left, uint32_t right, 
         merged: OUT, what the pair merges into.
     """
     cdef Merge merge
-    cdef uint32_t slot = first_slot(t.n_slots, left, right), probes
-    for probes in range(t.n_slots):
+    cdef uint32_t slot = first_slot(t.n_slots, left, right), _probe
+    for _probe in range(t.n_slots):
         memcpy(&merge, t.merge_slots + <size_t>slot * sizeof(Merge), sizeof(Merge))
         if merge.left == left and merge.right == right:
             merged[0] = merge.merged
