@@ -1,8 +1,12 @@
 """What tests share: the folder of real data beside the checkout, and vocabularies."""
 
+import os
 import pathlib
 
 import pytest
+
+# Child processes import the installed package, as this one does, not the checkout that they are started in.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 
