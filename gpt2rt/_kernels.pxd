@@ -111,7 +111,6 @@ ctypedef struct Activations:
     float* qkv                   # (T, Q)
     float* att                   # (T, E)
     float* fc                    # (T, F)
-    float* logits                # (rows, V)
     Private* private             # (members)
 
 
@@ -133,6 +132,7 @@ ctypedef struct Pass:
     int64_t n_spans
     const int64_t* logit_rows    # (n_logits) rows whose logits are wanted
     int64_t n_logits
+    float* logits                # (n_logits, V)
     Cache cache                  # shape of a layer's cache
     int64_t k_layer, v_layer     # bytes of a layer in k and in v
     double check_at              # when to look for signals next, seconds

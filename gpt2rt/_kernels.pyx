@@ -28,7 +28,9 @@ cdef extern from "kernels/clock.h" nogil:
     double clock_seconds()
 
 
-cdef int64_t MOST_TOKENS = 256       # of a pass: more add nothing to the speed, but memory
+cdef enum:
+    MOST_TOKENS = 256  # of a pass: more add nothing to the speed, but memory
+
 cdef double SIGNAL_INTERVAL = 0.005  # seconds between looks for Ctrl-C; at most one look a layer
 
 cdef const Kernels* KERNELS[8]
@@ -273,6 +275,31 @@ cdef void attend(const Pass* p, int64_t layer, float* scratch, int member, int m
                 item += 1
 
 
+cdef void head(const Pass* p, Private* own, int member, int members) noexcept nogil:
+    """The logits of the wanted rows: final layer norm, then times the embedding. Prepared as in `prepare`."""
+    cdef const Network* network = p.network
+    cdef const Config* c = &network.config
+    cdef const Matrix* m = &network.wte
+    cdef bint alone = p.n_logits == 1
+    cdef Inputs inputs = own.inputs if alone else p.state.inputs
+    cdef int64_t groups = m.n_in // m.group if m.group else 0
+    cdef int64_t i, first = 0, end = p.n_logits
+    if not alone:
+        first, end = share(end, member, members), share(end, member + 1, members)
+    inputs.x, inputs.x_stride = (own.norm if alone else p.state.norm), c.E
+    for i in range(first, end):
+        network.kernels.layernorm(inputs.x + i * c.E, p.state.x + p.logit_rows[i] * c.E, network.ln_f_g, network.ln_f_b,
+                                  c.n_embd)
+        if groups:
+            network.kernels.quantize(inputs.q + i * m.n_in, inputs.scale + i * groups, inputs.offset + i * groups,
+                                     inputs.x + i * c.E, groups, m.group)
+    if not alone:
+        team_barrier(p.team)
+    if p.n_logits:
+        network.kernels.matmul(m, &inputs, p.n_logits, p.logits, c.V, share(m.tiles, member, members),
+                               share(m.tiles, member + 1, members), MATMUL_STORE)
+
+
 cdef void look_for_signals(Pass* p) noexcept nogil:
     """Runs Python's signal handlers now and then; one that raises (Ctrl-C) ends the pass behind this layer."""
     cdef double now = clock_seconds()
@@ -329,37 +356,31 @@ cdef void run_pass(void* argument, int member, int members) noexcept nogil:
         if shared_load(&p.stop):
             return
 
-    # Each wanted row by itself: they are few, and the head's rows are many to share out.
-    inputs = own.inputs
-    cdef int64_t groups = network.wte.n_in // network.wte.group if network.wte.group else 0
-    for i in range(p.n_logits):
-        network.kernels.layernorm(own.norm, s.x + p.logit_rows[i] * c.E, network.ln_f_g, network.ln_f_b, c.n_embd)
-        inputs.x, inputs.x_stride = own.norm, c.E
-        if groups:
-            network.kernels.quantize(inputs.q, inputs.scale, inputs.offset, own.norm, groups, network.wte.group)
-        network.kernels.matmul(&network.wte, &inputs, 1, s.logits + i * c.V, c.V,
-                               share(network.wte.tiles, member, members),
-                               share(network.wte.tiles, member + 1, members), MATMUL_STORE)
+    head(p, own, member, members)
 
 
 # --- the state of a run --------------------------------------------------------------------------------------------
 
 
 cdef class RunState:
-    """A sequence in work: its tokens' keys and values, the activations of a pass, and the last token's logits."""
+    """A sequence in work: its tokens' keys and values, the activations of a pass, and the last tokens' logits."""
 
     cdef readonly Weights weights
     cdef readonly ThreadTeam team
-    cdef readonly int64_t length  # tokens whose keys and values are known
+    cdef readonly int64_t length    # tokens whose keys and values are known
+    cdef readonly int64_t n_logits  # of the last tokens whose logits are at hand
     cdef Activations state
-    cdef int64_t capacity         # tokens of a pass that `state` has room for
-    cdef void* memory             # of `state`
+    cdef int64_t capacity           # tokens of a pass that `state` has room for
+    cdef void* memory               # of `state`
+    cdef float* logits_memory       # (logits_capacity, V), the last n_logits tokens' in its first rows
+    cdef int64_t logits_capacity
+    cdef float* batch_logits        # (batch_capacity, V), of a pass of several sequences
+    cdef int64_t batch_capacity
     cdef void* cache_memory
     cdef uint8_t* k
     cdef uint8_t* v
     cdef Cache cache
     cdef int64_t k_layer, v_layer
-    cdef bint ready               # `state.logits` are those of the token at length - 1
     cdef Shared taken
 
     def __cinit__(self, Weights weights, ThreadTeam team):
@@ -381,6 +402,8 @@ cdef class RunState:
     def __dealloc__(self):
         free(self.cache_memory)
         free(self.memory)
+        free(self.logits_memory)
+        free(self.batch_logits)
 
     cdef int reserve(self, int64_t n_tokens) except -1:
         """Makes room for passes of n_tokens."""
@@ -388,21 +411,16 @@ cdef class RunState:
         cdef int64_t groups = c.F // 16, members = self.team.n_threads, floats, bytes_, i, per_member
         cdef float* at
         cdef int8_t* q
-        cdef float* logits = self.state.logits
         if n_tokens <= self.capacity:
             return 0
         n_tokens = MOST_TOKENS if n_tokens > 32 else 32 if n_tokens > 1 else 1
         per_member = align(c.E + 2 * groups + attention_scratch(self.cache.n_ctx, c.head_dim), 16) + 16
-        floats = n_tokens * (3 * c.E + c.Q + c.F + 2 * groups) + members * per_member + c.V
+        floats = n_tokens * (3 * c.E + c.Q + c.F + 2 * groups) + members * per_member
         bytes_ = (n_tokens + members) * c.F
         cdef void* memory = calloc(<size_t>(4 * floats + bytes_ + members * sizeof(Private) + 128), 1)
         if memory == NULL:
             raise MemoryError()
         at = <float*>align(<int64_t>memory, 64)
-        self.state.logits = at
-        if logits != NULL:
-            memcpy(at, logits, <size_t>(4 * c.V))
-        at += c.V
         self.state.x, at = at, at + n_tokens * c.E
         self.state.norm, at = at, at + n_tokens * c.E
         self.state.att, at = at, at + n_tokens * c.E
@@ -424,75 +442,57 @@ cdef class RunState:
         self.memory, self.capacity = memory, n_tokens
         return 0
 
+    cdef int reserve_logits(self, int64_t rows) except -1:
+        """Makes room for the logits of so many tokens; those that were there are gone."""
+        cdef int64_t V = self.weights.network.config.V
+        if rows > self.logits_capacity:
+            free(self.logits_memory)
+            self.logits_capacity = self.n_logits = 0
+            self.logits_memory = <float*>calloc(<size_t>(rows * V), sizeof(float))
+            if self.logits_memory == NULL:
+                raise MemoryError()
+            self.logits_capacity = rows
+        return 0
+
+    cdef int reserve_batch_logits(self, int64_t rows) except -1:
+        """Makes room for the logits of a pass of several sequences, which this one leads."""
+        if rows > self.batch_capacity:
+            free(self.batch_logits)
+            self.batch_capacity = 0
+            self.batch_logits = <float*>calloc(<size_t>(rows * self.weights.network.config.V), sizeof(float))
+            if self.batch_logits == NULL:
+                raise MemoryError()
+            self.batch_capacity = rows
+        return 0
+
     cdef int take(self) except -1:
         if shared_exchange(&self.taken, 1):
             raise UsageError("session: it is in use by another thread (fork() gives each thread its own)")
         return 0
 
-    def accept(self, tokens):
-        """Runs the tokens through the network, behind those that were accepted before.
-
-        Args:
-            tokens: a sequence of ids.
-
-        Raises:
-            VocabularyError: an id is out of range. ContextFullError: more tokens than positions are left. Both before
-            anything has changed. A signal handler's exception (KeyboardInterrupt) may come up behind any layer; then
-            the tokens of the passes before it are accepted, as `length` tells.
-        """
+    cdef int check(self, tokens) except -1:
+        """Raises where these tokens can't be accepted."""
         cdef const Config* c = &self.weights.network.config
-        cdef int64_t n = len(tokens), done = 0, count, i, row
-        cdef int32_t* ids
-        cdef Span span
-        cdef Pass p
-        if n == 0:
-            return
-        self.take()
-        try:
-            if self.length + n > c.n_ctx:
-                raise ContextFullError(
-                    f"context: {self.length} tokens and {n} more, the model has {c.n_ctx} positions"
-                    " (rewind or start a new session)"
-                )
-            ids = <int32_t*>calloc(<size_t>n, sizeof(int32_t))
-            if ids == NULL:
-                raise MemoryError()
-            try:
-                for i, token in enumerate(tokens):
-                    if not 0 <= token < c.n_vocab:
-                        raise VocabularyError(f"token {token}: the model's tokens are 0 to {c.n_vocab - 1}")
-                    ids[i] = token
-                self.reserve(min(n, MOST_TOKENS))
-                memset(&p, 0, sizeof(p))
-                p.network, p.state, p.team = &self.weights.network, &self.state, self.team.get()
-                p.cache, p.k_layer, p.v_layer = self.cache, self.k_layer, self.v_layer
-                p.spans, p.n_spans = &span, 1
-                p.check_at = clock_seconds() + SIGNAL_INTERVAL
-                self.ready = False
-                while done < n:
-                    count = min(n - done, MOST_TOKENS)
-                    span.k, span.v = self.k, self.v
-                    span.position, span.first, span.count = self.length, 0, count
-                    p.tokens, p.n_tokens = ids + done, count
-                    row, p.logit_rows, p.n_logits = count - 1, &row, done + count == n
-                    with nogil:
-                        team_run(p.team, run_pass, &p)
-                    if p.stop:
-                        raise_pending()
-                    done += count
-                    self.length += count
-                self.ready = True
-            finally:
-                free(ids)
-        finally:
-            shared_store(&self.taken, 0)
+        if self.length + len(tokens) > c.n_ctx:
+            raise ContextFullError(
+                f"context: {self.length} tokens and {len(tokens)} more, the model has {c.n_ctx} positions"
+                " (rewind or start a new session)"
+            )
+        for token in tokens:
+            if not 0 <= token < c.n_vocab:
+                raise VocabularyError(f"token {token}: the model's tokens are 0 to {c.n_vocab - 1}")
+        return 0
+
+    def accept(self, tokens, int64_t n_logits=1):
+        """Runs tokens through the network, behind those that were accepted before. See `accept_together`."""
+        accept_together([self], [tokens], n_logits)
 
     def rewind(self, int64_t length):
-        """Forgets all tokens but the first `length`; the logits are gone until the next token is accepted."""
+        """Forgets all tokens but the first `length`, and the logits of those that are forgotten."""
         if not 0 <= length <= self.length:
             raise UsageError(f"rewind to {length} tokens: the session has {self.length}")
-        if length < self.length:
-            self.length, self.ready = length, False
+        self.n_logits = max(0, self.n_logits - (self.length - length))
+        self.length = length
 
     def fork(self):
         """A copy that goes its own way; it shares weights and threads."""
@@ -510,27 +510,120 @@ cdef class RunState:
             for i in range(c.n_layer * c.n_head * (align(c.head_dim, 16) // 16)):
                 memcpy(other.v + i * stride, self.v + i * stride, <size_t>(self.length * 16 * size))
             other.length = self.length
-            if self.ready:
-                other.reserve(1)
-                memcpy(other.state.logits, self.state.logits, <size_t>(4 * c.V))
-                other.ready = True
+            other.reserve_logits(self.n_logits)
+            if self.n_logits:
+                memcpy(other.logits_memory, self.logits_memory, <size_t>(4 * c.V * self.n_logits))
+            other.n_logits = self.n_logits
         finally:
             shared_store(&self.taken, 0)
         return other
 
-    @property
-    def has_logits(self):
-        """Whether the logits of the last accepted token are at hand."""
-        return self.ready
+    def logits(self, int64_t back=0):
+        """The logits behind the last token, or behind the one `back` tokens before it: bytes of n_vocab f32, a copy.
 
-    @property
-    def logits(self):
-        """The last token's logits: bytes of n_vocab f32, a copy."""
-        if not self.ready:
+        Raises:
+            UsageError: they were not asked for when that token was accepted, or are gone since.
+        """
+        if not 0 <= back < self.n_logits:
             raise UsageError("logits: no token was accepted since the session began or was rewound")
-        return (<const char*>self.state.logits)[:4 * self.weights.network.config.n_vocab]
+        cdef const Config* c = &self.weights.network.config
+        return (<const char*>(self.logits_memory + (self.n_logits - 1 - back) * c.V))[:4 * c.n_vocab]
 
 
 cdef int raise_pending() except -1:
     """Raises what a signal handler has left pending."""
     return -1
+
+
+def accept_together(list states, list tokens, int64_t n_logits=1):
+    """Runs several sequences through the network at once: a matrix is read once for all of them.
+
+    Args:
+        states: distinct `RunState`s of one `Weights`. tokens: for each a sequence of ids, not empty.
+        n_logits: of how many of its last tokens each is to keep the logits.
+
+    Raises:
+        VocabularyError: an id is out of range. ContextFullError: more tokens than positions are left. Both before
+        anything has changed. A signal handler's exception (KeyboardInterrupt) may come up behind any layer; then the
+        tokens of the passes before it are accepted, as `length` tells.
+    """
+    cdef RunState state, lead = states[0]
+    cdef const Config* c = &lead.weights.network.config
+    cdef int64_t n = len(states), total = 0, i, j, t, count, kept, row
+    cdef list todo = [list(sequence) for sequence in tokens]
+    cdef list places = []                 # (state, row of its logits) for each row of logits in a pass
+    cdef int64_t* done = NULL             # (n) tokens of each sequence that are accepted
+    cdef int32_t ids[MOST_TOKENS]
+    cdef int64_t rows[MOST_TOKENS]
+    cdef Span* spans = NULL
+    cdef Pass p
+    cdef list taken = []
+    try:
+        for state in states:
+            state.take()
+            taken.append(state)
+            if state.weights is not lead.weights:
+                raise UsageError("sessions: they are over different models, expected one model")
+        for state, sequence in zip(states, todo, strict=True):
+            state.check(sequence)
+            total += len(sequence)
+        for state, sequence in zip(states, todo):
+            state.reserve_logits(min(n_logits, len(sequence)))
+        lead.reserve(min(total, MOST_TOKENS))
+        done = <int64_t*>calloc(<size_t>n, sizeof(int64_t))
+        spans = <Span*>calloc(<size_t>min(n, MOST_TOKENS), sizeof(Span))
+        if done == NULL or spans == NULL:
+            raise MemoryError()
+        memset(&p, 0, sizeof(p))
+        p.network, p.state, p.team = &lead.weights.network, &lead.state, lead.team.get()
+        p.cache, p.k_layer, p.v_layer = lead.cache, lead.k_layer, lead.v_layer
+        p.tokens, p.spans, p.logit_rows = ids, spans, rows
+        p.check_at = clock_seconds() + SIGNAL_INTERVAL
+        while total:
+            p.n_tokens = p.n_spans = p.n_logits = 0
+            places.clear()
+            for i in range(n):
+                state, sequence = states[i], todo[i]
+                count = min(len(sequence) - done[i], MOST_TOKENS - p.n_tokens)
+                if count == 0:
+                    continue
+                spans[p.n_spans] = Span(state.k, state.v, state.length, p.n_tokens, count)
+                p.n_spans += 1
+                kept = min(n_logits, <int64_t>len(sequence))
+                state.n_logits = 0
+                for t in range(done[i], done[i] + count):
+                    row = t - (len(sequence) - kept)
+                    if row >= 0:
+                        rows[p.n_logits] = p.n_tokens
+                        p.n_logits += 1
+                        places.append((state, row))
+                    ids[p.n_tokens] = sequence[t]
+                    p.n_tokens += 1
+            if n == 1:  # they can go where they belong
+                row = places[0][1] if places else 0
+                p.logits = lead.logits_memory + row * c.V
+            elif p.n_logits:
+                lead.reserve_batch_logits(p.n_logits)
+                p.logits = lead.batch_logits
+            with nogil:
+                team_run(p.team, run_pass, &p)
+            if p.stop:
+                raise_pending()
+            if n > 1:
+                for j, (state, row) in enumerate(places):
+                    memcpy(state.logits_memory + row * c.V, p.logits + j * c.V, <size_t>(4 * c.V))
+            j = 0
+            for i in range(n):
+                state, sequence = states[i], todo[i]
+                if j < p.n_spans and spans[j].k == state.k:
+                    done[i] += spans[j].count
+                    state.length += spans[j].count
+                    total -= spans[j].count
+                    j += 1
+                    if done[i] == <int64_t>len(sequence):
+                        state.n_logits = min(n_logits, <int64_t>len(sequence))
+    finally:
+        free(done)
+        free(spans)
+        for state in taken:
+            shared_store(&state.taken, 0)

@@ -70,7 +70,7 @@ class Session:
         """
         if not self._tokens:
             raise UsageError("logits: the session is empty, accept tokens first")
-        if not self._state.has_logits:  # after rewinding; reading the last token again gives the same bits
+        if not self._state.n_logits:  # after rewinding; reading the last token again gives the same bits
             last = self._tokens[-1]
             self._state.rewind(len(self) - 1)
             try:
@@ -78,7 +78,7 @@ class Session:
             except BaseException:
                 del self._tokens[self._state.length :]
                 raise
-        return self._state.logits
+        return self._state.logits()
 
     @property
     def logits(self):

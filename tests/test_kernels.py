@@ -12,7 +12,7 @@ import pytest
 import reference
 from random_models import ISAS, open_state, random_tensors, write_model
 
-from gpt2rt._kernels import available_isas, crc32c, evaluate
+from gpt2rt._kernels import accept_together, available_isas, crc32c, evaluate
 from gpt2rt.converter._pack import pack_rows
 from gpt2rt.errors import ContextFullError, UsageError, VocabularyError
 from gpt2rt.modelfile import Hyperparameters
@@ -37,13 +37,13 @@ def tokens_for(hyperparameters, seed=1):
 
 
 def logits_of(state):
-    return np.frombuffer(state.logits, np.float32).astype(np.float64)
+    return np.frombuffer(state.logits(), np.float32).astype(np.float64)
 
 
 def accepted(state, *pieces):
     for piece in pieces:
         state.accept(piece)
-    return state.logits
+    return state.logits()
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=shape_name)
@@ -189,7 +189,55 @@ def test_logits_do_not_depend_on_rewinding_or_forking(model, isa):
     assert accepted(fork, tokens[middle:-1]) != expected
     assert accepted(fork.fork(), tokens[-1:]) == expected
     assert accepted(fork, tokens[-1:]) == expected
-    assert fork.fork().logits == expected
+    assert fork.fork().logits() == expected
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_logits_do_not_depend_on_what_else_is_in_a_batch(model, isa):
+    shape, path = model
+    texts = [tokens_for(shape, seed)[: shape.n_ctx - 3 * seed] for seed in range(5)]
+    expected = [accepted(open_state(path, isa), text) for text in texts]
+    for threads in (1, 3):
+        lead = open_state(path, isa, threads)
+        states = [lead] + [lead.fork() for _ in texts[1:]]
+        accept_together(states, [text[:-2] for text in texts])  # prompts: several passes where they are long
+        accept_together(states, [text[-2:-1] for text in texts])  # one token each
+        assert [state.length for state in states] == [len(text) - 1 for text in texts]
+        accept_together(states[::-1], [text[-1:] for text in texts[::-1]])
+        assert [state.logits() for state in states] == expected
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_logits_of_several_last_tokens_are_those_of_each(model, isa):
+    shape, path = model
+    tokens = tokens_for(shape)[:12]
+    expected = []
+    state = open_state(path, isa, 2)
+    for token in tokens:
+        state.accept([token])
+        expected.append(state.logits())
+    state.rewind(0)
+    state.accept(tokens, 5)
+    assert [state.logits(back) for back in range(5)] == expected[:-6:-1]
+    state.rewind(10)
+    assert [state.logits(back) for back in range(3)] == expected[9:6:-1]
+    with pytest.raises(UsageError, match="no token was accepted"):
+        state.logits(3)
+
+
+def test_a_batch_is_refused_as_a_whole_before_anything_changes(model):
+    shape, path = model
+    lead = open_state(path)
+    states = [lead, lead.fork(), lead.fork()]
+    for bad, error in (([shape.n_vocab], VocabularyError), ([0] * (shape.n_ctx + 1), ContextFullError)):
+        with pytest.raises(error):
+            accept_together(states, [[1], [2], bad])
+    with pytest.raises(UsageError, match="in use"):
+        accept_together([lead, lead], [[1], [2]])
+    with pytest.raises(UsageError, match="different models"):
+        accept_together([lead, open_state(path)], [[1], [2]])
+    assert [state.length for state in states] == [0, 0, 0]
+    accept_together(states, [[1], [2], [3]])
 
 
 def test_logits_do_not_depend_on_other_sessions_in_other_threads(model):
@@ -255,7 +303,7 @@ def test_a_token_out_of_range_is_refused_before_anything_changes(model, bad):
 
 def test_logits_before_any_token_are_refused(model):
     with pytest.raises(UsageError, match="no token was accepted"):
-        _ = open_state(model[1]).logits
+        open_state(model[1]).logits()
 
 
 def test_an_instruction_set_that_can_not_run_here_is_refused(model, monkeypatch):
