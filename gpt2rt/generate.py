@@ -9,8 +9,14 @@ from time import perf_counter
 from gpt2rt._sampler import Sampler
 from gpt2rt._tokenizer import StreamDecoder
 from gpt2rt.errors import ContextFullError, UsageError
+from gpt2rt.lookup import PromptLookup
 from gpt2rt.sampling import SamplingParams
 from gpt2rt.session import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpt2rt._tokenizer import Tokenizer
+    from gpt2rt.model import Model
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 256  # characters
@@ -66,13 +72,72 @@ class StopStrings:
         return held
 
 
+class Continuation:
+    """The text of one sequence as it is drawn, logits for logits: sampling, whole characters, stop strings.
+
+    Attributes:
+        tokens: the ids drawn so far. sampler: what draws them.
+        finish_reason: None while it runs, then "stop" (a stop string), "end_of_text" (the model's own end), "length"
+            (max_tokens) or "context" (no position is left).
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        sampler: Sampler,
+        *,
+        max_tokens: int | None,
+        stop: Iterable[str],
+        history: Sequence[int],
+    ):
+        """Arguments are those of `Generation`."""
+        if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
+            raise UsageError(f"max_tokens: got {max_tokens!r}, expected a whole number from 1")
+        self.tokens: list[int] = []
+        self.finish_reason: str | None = None
+        self.sampler = sampler
+        self._end_of_text = tokenizer.end_of_text
+        self._max_tokens = max_tokens
+        self._history = list(history)
+        self._stops = StopStrings(stop)
+        self._decoder = StreamDecoder(tokenizer)
+
+    def step(self, logits: bytes) -> str:
+        """Draws a token and returns the text that is certain after it, maybe none."""
+        token = self.sampler.sample(logits, self._history)
+        if token == self._end_of_text:
+            return self.end("end_of_text")
+        self.tokens.append(token)
+        self._history.append(token)
+        piece = self._stops.feed(self._decoder.feed(token))
+        if self._stops.found is not None:
+            self.finish_reason = "stop"
+        elif len(self.tokens) == self._max_tokens:
+            piece += self.end("length")
+        return piece
+
+    def end(self, reason: str) -> str:
+        """Ends it and returns what was held back."""
+        tail = self._stops.feed(self._decoder.finish())
+        tail += self._stops.finish()
+        self.finish_reason = reason if self._stops.found is None else "stop"
+        return tail
+
+
+def prompt_for(model: Model, prompt: Iterable[int]) -> list[int]:
+    """The ids to begin with: the prompt, or <|endoftext|> for an empty one. Raises UsageError where there is none."""
+    prompt = list(prompt)
+    if prompt:
+        return prompt
+    if model.tokenizer.end_of_text is None:
+        raise UsageError("prompt: it is empty and the vocabulary has no <|endoftext|> to begin with")
+    return [model.tokenizer.end_of_text]
+
+
 class Generation:
     """Continues a session: an iterator of pieces of text, each of whole characters.
 
     Attributes:
-        tokens: the ids generated so far. sampler: what draws them.
-        finish_reason: None while it runs, then "stop" (a stop string), "end_of_text" (the model's own end), "length"
-            (max_tokens) or "context" (no position is left).
         n_prompt_tokens: ids accepted before the first one was drawn. prompt_seconds: how long that took.
         seconds: from then to the newest token.
     """
@@ -87,6 +152,7 @@ class Generation:
         stop: Iterable[str] = (),
         seed: int | None = None,
         history: Sequence[int] = (),
+        lookup: bool = True,
     ):
         """
         Args:
@@ -97,77 +163,84 @@ class Generation:
             stop: strings that end the text; they are not part of it.
             seed: of the random generator, drawn where it is None.
             history: ids of earlier answers that the sampler takes for generated as well.
+            lookup: guess tokens from the text so far and check them several at once; the text is the same without.
 
         Raises:
             ContextFullError: the session has too few positions for the prompt.
             UsageError: an argument can't be used, or there is nothing to go on from.
         """
-        if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
-            raise UsageError(f"max_tokens: got {max_tokens!r}, expected a whole number from 1")
         if not isinstance(sampling, Sampler):
             sampling = Sampler(sampling, draw_seed() if seed is None else seed)
-        prompt = list(prompt)
-        self._end_of_text = session.model.tokenizer.end_of_text
-        if not prompt and not len(session):
-            if self._end_of_text is None:
-                raise UsageError("prompt: it is empty and the vocabulary has no <|endoftext|> to begin with")
-            prompt = [self._end_of_text]
+        self._continuation = Continuation(
+            session.model.tokenizer, sampling, max_tokens=max_tokens, stop=stop, history=history
+        )
+        prompt = list(prompt) if len(session) else prompt_for(session.model, prompt)
         if len(prompt) > session.n_ctx - len(session):
             taken = f", {len(session)} of them taken" if len(session) else ""
             raise ContextFullError(
                 f"prompt: {len(prompt)} tokens, the model has {session.n_ctx} positions{taken} (shorten it)"
             )
-        self.tokens: list[int] = []
-        self.finish_reason: str | None = None
         self.n_prompt_tokens = len(prompt)
         self.prompt_seconds = self.seconds = 0.0
-        self.sampler = sampling
         self._session = session
-        self._max_tokens = max_tokens
-        self._history = list(history)
-        self._pieces = self._run(prompt, StopStrings(stop), StreamDecoder(session.model.tokenizer))
+        self._lookup = PromptLookup() if lookup else None
+        self._pieces = self._run(prompt)
 
     @property
-    def seed(self) -> int:
-        """The seed of the random draws."""
-        return self.sampler.seed
+    def tokens(self) -> list[int]:
+        """The ids generated so far."""
+        return self._continuation.tokens
 
     @property
     def n_tokens(self) -> int:
         """How many tokens have been generated."""
         return len(self.tokens)
 
-    def _run(self, prompt: list[int], stops: StopStrings, decoder: StreamDecoder) -> Iterator[str]:
-        session, history = self._session, self._history
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it has ended, see `Continuation`; None while it runs."""
+        return self._continuation.finish_reason
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws the tokens."""
+        return self._continuation.sampler
+
+    @property
+    def seed(self) -> int:
+        """The seed of the random draws."""
+        return self.sampler.seed
+
+    def _run(self, prompt: list[int]) -> Iterator[str]:
+        session, continuation = self._session, self._continuation
         start = perf_counter()
         session.accept(prompt)
         begin = perf_counter()
         self.prompt_seconds = begin - start
+        known = session.tokens
+        piece = continuation.step(session.logits_view)
         while True:
-            token = self.sampler.sample(session.logits_view, history)
             self.seconds = perf_counter() - begin
-            if token == self._end_of_text:
-                reason = "end_of_text"
-                break
-            self.tokens.append(token)
-            history.append(token)
-            if piece := stops.feed(decoder.feed(token)):
+            if piece:
                 yield piece
-            if stops.found is not None:
-                self.finish_reason = "stop"
+            if continuation.finish_reason:
                 return
-            if len(self.tokens) == self._max_tokens:
-                reason = "length"
-                break
             if len(session) == session.n_ctx:
-                reason = "context"
-                break
-            session.accept((token,))
-        tail = stops.feed(decoder.finish())
-        tail += stops.finish()
-        self.finish_reason = reason if stops.found is None else "stop"
-        if tail:
-            yield tail
+                if tail := continuation.end("context"):
+                    yield tail
+                return
+            token = self.tokens[-1]
+            known.append(token)
+            draft = self._lookup.guess(known, session.n_ctx - len(session) - 1) if self._lookup else []
+            session.accept((token, *draft), n_logits=1 + len(draft))
+            hits, piece = 0, continuation.step(session.logits_back(len(draft)))
+            while hits < len(draft) and not continuation.finish_reason and self.tokens[-1] == draft[hits]:
+                hits += 1
+                piece += continuation.step(session.logits_back(len(draft) - hits))
+            known += draft[:hits]
+            session.rewind(len(draft) - hits)
+            if draft:
+                self._lookup.learn(hits)
 
     def __iter__(self) -> Generation:
         return self

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from gpt2rt._kernels import RunState
+from gpt2rt._kernels import RunState, accept_together
 from gpt2rt.errors import UsageError
 
 
@@ -34,21 +34,18 @@ class Session:
         """The most tokens that a session can hold: the model has no more positions."""
         return self.model.hyperparameters.n_ctx
 
-    def accept(self, tokens: Iterable[int]) -> None:
+    def accept(self, tokens: Iterable[int], *, n_logits: int = 1) -> None:
         """Reads tokens, behind those that were accepted before; `logits` are then those behind the last one.
 
         Args:
             tokens: ids.
+            n_logits: of how many of these tokens, the last ones, to keep the logits for `logits_back`.
 
         Raises:
             ContextFullError: more tokens than positions are left; nothing was accepted.
             VocabularyError: an id is out of range; nothing was accepted.
         """
-        tokens = [int(token) for token in tokens]
-        try:
-            self._state.accept(tokens)
-        finally:  # Ctrl-C leaves whole passes accepted
-            self._tokens += tokens[: self._state.length - len(self._tokens)]
+        accept_all([self], [tokens], n_logits=n_logits)
 
     def rewind(self, n: int) -> None:
         """Forgets the last n tokens. Raises UsageError where there are fewer."""
@@ -71,14 +68,18 @@ class Session:
         if not self._tokens:
             raise UsageError("logits: the session is empty, accept tokens first")
         if not self._state.n_logits:  # after rewinding; reading the last token again gives the same bits
-            last = self._tokens[-1]
-            self._state.rewind(len(self) - 1)
-            try:
-                self._state.accept([last])
-            except BaseException:
-                del self._tokens[self._state.length :]
-                raise
+            last = self._tokens.pop()
+            self._state.rewind(len(self))
+            self.accept([last])
         return self._state.logits()
+
+    def logits_back(self, n: int) -> bytes:
+        """The logits behind the token that is n before the last one, as `logits_view`.
+
+        Raises:
+            UsageError: `accept` was not told to keep them, or they are gone since.
+        """
+        return self._state.logits(n)
 
     @property
     def logits(self):
@@ -86,3 +87,23 @@ class Session:
         import numpy as np  # only who asks for arrays needs it
 
         return np.frombuffer(bytearray(self.logits_view), np.float32)
+
+
+def accept_all(sessions: Sequence[Session], tokens: Sequence[Iterable[int]], *, n_logits: int = 1) -> None:
+    """Reads tokens in several sessions of one model at once, faster than one after the other; the logits are the same.
+
+    Args:
+        sessions: distinct ones. tokens: ids for each. n_logits: as for `Session.accept`.
+
+    Raises:
+        ContextFullError, VocabularyError: as `Session.accept`; nothing was accepted by any.
+    """
+    ids = [[int(token) for token in sequence] for sequence in tokens]
+    pairs = [pair for pair in zip(sessions, ids, strict=True) if pair[1]]
+    if not pairs:
+        return
+    try:
+        accept_together([session._state for session, _ in pairs], [sequence for _, sequence in pairs], n_logits)
+    finally:  # Ctrl-C leaves whole passes accepted
+        for session, sequence in pairs:
+            session._tokens += sequence[: session._state.length - len(session)]

@@ -6,8 +6,10 @@ import sys
 
 import click
 
+from gpt2rt.cli.files import read_text
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
 from gpt2rt.cli.terminal import speed, write
+from gpt2rt.errors import UsageError
 
 MAX_TOKENS = 200
 
@@ -16,28 +18,41 @@ MAX_TOKENS = 200
 @click.argument("model")
 @click.argument("prompt", default="")
 @click.option("--echo", is_flag=True, help="Print the prompt as well.")
+@click.option("--prompts", metavar="FILE", help="Continue every line of FILE, several at once; - is standard input.")
+@click.option("--batch-size", type=int, metavar="N", help="With --prompts: how many at once. [default: 16]")
+@click.option("--no-lookup", is_flag=True, help="Never guess tokens ahead; the text is the same.")
 @sampling_options(MAX_TOKENS, {})
 @model_options
-def command(model, prompt, echo, max_tokens, stop, seed, threads, no_mmap, **options):
+def command(model, prompt, echo, prompts, batch_size, no_lookup, max_tokens, stop, seed, threads, no_mmap, **options):
     """Continue a text with the model file MODEL.
 
     PROMPT is the text; - reads it from standard input; without one the model begins a text of its own. The text goes to
     standard output, the seed and the speed to standard error.
+
+    With --prompts, each line is a prompt of its own, and each line of output a JSON object with "prompt", "text" and
+    "finish_reason", in the order of the prompts. Prompt i has the seed SEED + i.
 
     \b
     Examples:
       gpt2rt generate 124M-int8.bin "Once upon a time"
       gpt2rt generate 124M-int8.bin -n 50 --seed 7 --stop "." "The meaning of life is"
       gpt2rt generate 124M-int8.bin - --echo < letter.txt
+      gpt2rt generate 124M-int8.bin --prompts questions.txt > answers.jsonl
     """
     from gpt2rt.model import open_model
 
+    if prompts is not None and (prompt or echo or no_lookup):
+        raise UsageError("--prompts: it takes no PROMPT, --echo or --no-lookup beside it")
+    if prompts is None and batch_size is not None:
+        raise UsageError("--batch-size: it is for --prompts")
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
     opened = open_model(model, threads=threads, use_mmap=not no_mmap)
-    generation = opened.generate(
-        prompt, max_tokens=MAX_TOKENS if max_tokens is None else max_tokens, stop=stop, seed=seed, **given(options)
-    )
+    arguments = {"max_tokens": MAX_TOKENS if max_tokens is None else max_tokens, "stop": stop, "seed": seed}
+    if prompts is not None:
+        continue_lines(opened, prompts, batch_size, {**arguments, **given(options)})
+        return
+    generation = opened.generate(prompt, lookup=not no_lookup, **arguments, **given(options))
     last = ""
     try:
         if echo and prompt:
@@ -50,6 +65,34 @@ def command(model, prompt, echo, max_tokens, stop, seed, threads, no_mmap, **opt
         if last and not last.endswith("\n"):
             write("\n")
         click.echo(report(generation), err=True)
+
+
+def continue_lines(model, path: str, batch_size: int | None, arguments: dict) -> None:
+    """Continues each line of a file and prints what came of it as soon as all before it are done."""
+    import json
+    from time import perf_counter
+
+    lines = (sys.stdin.read() if path == "-" else read_text(path)).splitlines()
+    if batch_size is not None:
+        arguments["batch_size"] = batch_size
+    begin = perf_counter()
+    generation = model.generate_batch(lines, **arguments)
+    texts, printed = [""] * len(lines), 0
+
+    def print_ended():
+        nonlocal printed
+        while printed < len(lines) and (reason := generation.continuations[printed].finish_reason):
+            result = {"prompt": lines[printed], "text": texts[printed], "finish_reason": reason}
+            write(json.dumps(result, ensure_ascii=False) + "\n")
+            printed += 1
+
+    for i, piece in generation:
+        texts[i] += piece
+        print_ended()
+    print_ended()
+    n_tokens = sum(len(continuation.tokens) for continuation in generation.continuations)
+    drawn = speed(n_tokens, perf_counter() - begin)
+    click.echo(f"seed {generation.seed}; {len(lines)} texts, {n_tokens} tokens, {drawn}", err=True)
 
 
 def report(generation) -> str:
