@@ -63,6 +63,7 @@ cdef extern from "kernels/team.h" nogil:
     long shared_load(Shared* p)
     long shared_exchange(Shared* p, long x)
     void shared_store(Shared* p, long x)
+    long shared_add(Shared* p, long x)
     Team* team_new(int members)
     void team_free(Team* team)
     bint team_is_alive(const Team* team)

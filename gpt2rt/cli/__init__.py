@@ -10,7 +10,7 @@ import click
 
 from gpt2rt.errors import Gpt2rtError, UsageError
 
-COMMANDS = ("chat", "generate", "convert", "info", "verify", "tokenize")
+COMMANDS = ("chat", "generate", "convert", "info", "verify", "tokenize", "bench")
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 

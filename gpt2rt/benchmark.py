@@ -1,0 +1,199 @@
+"""How fast a model runs on this machine, and how near that is to what its memory allows."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from gpt2rt._kernels import read_weights
+from gpt2rt.model import Model, open_model
+
+DECODED = 16  # tokens of one measurement of decoding
+START_PROMPT = "Hello, how are you"
+
+
+class Figure:
+    """One thing that is measured again and again.
+
+    Attributes:
+        name: what. unit: "tokens/s", "GB/s" or "s". threads, depth, n_tokens: at what; None where that says nothing.
+        values: one a round.
+    """
+
+    def __init__(self, name: str, unit: str, measure: Callable[[], float], **at: int):
+        self.name, self.unit, self._measure = name, unit, measure
+        self.threads, self.depth, self.n_tokens = at.get("threads"), at.get("depth"), at.get("n_tokens")
+        self.values: list[float] = []
+
+    def measure(self) -> None:
+        """Adds one value."""
+        self.values.append(self._measure())
+
+    def as_dict(self) -> dict:
+        """Everything, with median, mean, least and greatest value."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "threads": self.threads,
+            "depth": self.depth,
+            "n_tokens": self.n_tokens,
+            "median": statistics.median(self.values),
+            "mean": statistics.fmean(self.values),
+            "least": min(self.values),
+            "greatest": max(self.values),
+            "values": self.values,
+        }
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def some_tokens(n: int, n_vocab: int) -> list[int]:
+    """n ids that are not alike; speed does not depend on which."""
+    return [i * 7919 % n_vocab for i in range(1, n + 1)]
+
+
+class Run:
+    """A model with one number of threads, and what can be measured of it."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.n_ctx, self.n_vocab = model.hyperparameters.n_ctx, model.hyperparameters.n_vocab
+        self._session = model.session()
+
+    def read_speed(self) -> float:
+        """GB/s of a plain read of all weights."""
+        begin = perf_counter()
+        read_weights(self.model._weights, self.model._team)
+        return len(self.model._file.sections["weights"]) / 1e9 / (perf_counter() - begin)
+
+    def prompt_speed(self, n_tokens: int) -> float:
+        """Tokens/s of reading a prompt."""
+        self._session.rewind(len(self._session))
+        tokens = some_tokens(n_tokens, self.n_vocab)
+        begin = perf_counter()
+        self._session.accept(tokens)
+        return n_tokens / (perf_counter() - begin)
+
+    def decode_speed(self, depth: int) -> float:
+        """Tokens/s of token after token, behind `depth` of them."""
+        n = min(DECODED, self.n_ctx - depth)
+        if len(self._session) < depth:
+            self._session.accept(some_tokens(depth - len(self._session), self.n_vocab))
+        self._session.rewind(len(self._session) - depth)
+        begin = perf_counter()
+        for token in some_tokens(n, self.n_vocab):
+            self._session.accept((token,))
+        return n / (perf_counter() - begin)
+
+
+# In a small process of its own: a child's peak begins with what its parent had in memory.
+STARTER = """
+import os, sys
+from subprocess import DEVNULL, Popen
+from time import perf_counter
+begin = perf_counter()
+process = Popen(sys.argv[1:], stdout=DEVNULL, stderr=DEVNULL)
+if hasattr(os, "wait4"):
+    peak = os.wait4(process.pid, 0)[2].ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+else:
+    peak = process.wait() * 0
+print(perf_counter() - begin, peak)
+"""
+
+
+def start(path: str, threads: int) -> tuple[float, float | None]:
+    """Runs `gpt2rt generate` for one token in a process of its own.
+
+    Returns:
+        (seconds from start to end, peak of its resident memory in MB, or None where the system does not say).
+    """
+    command = [sys.executable, "-m", "gpt2rt", "generate", path, START_PROMPT, "-n", "1", "--threads", str(threads)]
+    done = subprocess.run([sys.executable, "-c", STARTER, *command], stdout=subprocess.PIPE, text=True, check=True)
+    seconds, peak = map(float, done.stdout.split())
+    return seconds, peak / 1e6 or None
+
+
+def benchmark(
+    path: str,
+    *,
+    threads: Sequence[int],
+    depths: Sequence[int],
+    prompts: Sequence[int],
+    rounds: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Measures in rounds, each figure once a round, so that all see the same weather.
+
+    Args:
+        path: the model file. threads: numbers of threads. depths: tokens before those that are decoded. prompts:
+            lengths of prompts; depths and prompts that the context does not hold are left out. rounds: how many.
+        progress: called with (done, total) rounds.
+
+    Returns:
+        A JSON-ready dict: `machine`, `model`, `rounds` and `figures`.
+    """
+    figures, peaks = [], []
+
+    def start_seconds(n: int) -> float:
+        seconds, peak = start(path, n)
+        if peak is not None:
+            peaks.append(peak)
+        return seconds
+
+    for n in threads:
+        run = Run(open_model(path, threads=n))
+        n_ctx = run.n_ctx
+        figures.append(Figure("read", "GB/s", run.read_speed, threads=n))
+        figures += [
+            Figure("decode", "tokens/s", lambda r=run, d=depth: r.decode_speed(d), threads=n, depth=depth)
+            for depth in depths
+            if depth < n_ctx
+        ]
+        figures += [
+            Figure("prompt", "tokens/s", lambda r=run, k=length: r.prompt_speed(k), threads=n, n_tokens=length)
+            for length in prompts
+            if length <= n_ctx
+        ]
+        figures.append(Figure("start", "s", lambda n=n: start_seconds(n), threads=n))
+    for figure in figures:  # warms caches and starts threads
+        figure.measure()
+        figure.values.clear()
+    for i in range(rounds):
+        for figure in figures:
+            figure.measure()
+        if progress:
+            progress(i + 1, rounds)
+    model = run.model
+    return {
+        "machine": {
+            "cpu": cpu_name(),
+            "cpus": os.cpu_count(),
+            "system": platform.platform(terse=True),
+            "isa": model.isa,
+        },
+        "model": {
+            "path": model.path,
+            "size": model._file.size,
+            "n_parameters": model.hyperparameters.n_parameters,
+            "weight_type": model.weight_type,
+            "weights": len(model._file.sections["weights"]),
+        },
+        "rounds": rounds,
+        "peak_memory_mb": max(peaks, default=None),
+        "figures": [figure.as_dict() for figure in figures],
+    }

@@ -1,0 +1,113 @@
+"""gpt2rt bench: measures how fast a model runs here."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from gpt2rt.errors import UsageError
+
+
+def numbers(least: int):
+    """A callback for an option of whole numbers that commas part."""
+
+    def parse(_ctx, option, value):
+        if value is None:
+            return None
+        try:
+            found = [int(text) for text in value.split(",")]
+        except ValueError:
+            found = []
+        if not found or min(found) < least:
+            raise UsageError(f"{option.opts[-1]}: got {value!r}, expected whole numbers from {least}, parted by commas")
+        return found
+
+    return parse
+
+
+@click.command("bench", short_help="Measure how fast a model runs here.")
+@click.argument("model")
+@click.option("--threads", metavar="N,N", callback=numbers(1), help="Numbers of threads; by default 1 and the usual.")
+@click.option(
+    "--depths",
+    metavar="N,N",
+    default="0,256,900",
+    callback=numbers(0),
+    show_default=True,
+    help="Decode behind N tokens.",
+)
+@click.option(
+    "--prompts", metavar="N,N", default="16,128,512", callback=numbers(1), show_default=True, help="Read N tokens."
+)
+@click.option("--rounds", type=click.IntRange(1, 1000), metavar="N", default=5, show_default=True, help="Measurements.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every value.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
+def command(model, threads, depths, prompts, rounds, as_json, as_markdown):
+    """Measure how fast the model file MODEL runs on this machine.
+
+    Every figure is measured once a round, one after the other; the table has medians. "of limit" compares the bytes of
+    weights that decoding reads each second with a plain read of the same bytes by as many threads.
+
+    \b
+    Examples:
+      gpt2rt bench 124M-int8.bin
+      gpt2rt bench 124M-int8.bin --threads 1,2,4 --rounds 9 --markdown
+    """
+    from gpt2rt.benchmark import benchmark
+    from gpt2rt.threads import default_threads
+
+    if as_json and as_markdown:
+        raise UsageError("--json and --markdown: give one of them")
+    arguments = {
+        "threads": threads or sorted({1, default_threads()}),
+        "depths": depths,
+        "prompts": prompts,
+        "rounds": rounds,
+    }
+    if sys.stderr.isatty():
+        with click.progressbar(length=rounds, label="measuring", file=sys.stderr) as bar:
+            result = benchmark(model, **arguments, progress=lambda done, _: bar.update(done - bar.pos))
+    else:
+        result = benchmark(model, **arguments)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(result, indent=1))
+    else:
+        show(result, as_markdown)
+
+
+def show(result: dict, as_markdown: bool) -> None:
+    """Prints the table."""
+    machine, model = result["machine"], result["model"]
+    click.echo(
+        f"{model['path']}: {model['n_parameters'] / 1e6:.1f} million parameters, {model['weight_type']},"
+        f" {model['size'] / 1e6:.1f} MB\n"
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['isa']}, {machine['system']}; {result['rounds']} rounds"
+    )
+    if result["peak_memory_mb"] is not None:
+        click.echo(f"peak memory of generate: {result['peak_memory_mb']:.0f} MB")
+    click.echo()
+    limits = {figure["threads"]: figure["median"] for figure in result["figures"] if figure["name"] == "read"}
+    rows = [("what", "threads", "median", "mean", "least", "greatest", "unit", "of limit")]
+    for figure in result["figures"]:
+        what = figure["name"]
+        if figure["depth"] is not None:
+            what += f" at {figure['depth']}"
+        if figure["n_tokens"] is not None:
+            what += f" of {figure['n_tokens']}"
+        share = ""
+        if figure["name"] == "decode":
+            share = f"{figure['median'] * model['weights'] / 1e9 / limits[figure['threads']]:.0%}"
+        values = (figure[key] for key in ("median", "mean", "least", "greatest"))
+        shown = (f"{value:.3f}" if figure["unit"] == "s" else f"{value:.1f}" for value in values)
+        rows.append((what, str(figure["threads"]), *shown, figure["unit"], share))
+    if as_markdown:
+        rows.insert(1, ("---",) * len(rows[0]))
+        for row in rows:
+            click.echo(f"| {' | '.join(row)} |")
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
