@@ -2,11 +2,14 @@
 
 import os
 import pathlib
+import signal
 
 import pytest
 
 # Child processes import the installed package, as this one does, not the checkout that they are started in.
 os.environ["PYTHONSAFEPATH"] = "1"
+# They also inherit an ignored Ctrl-C, which is what a shell gives to what it runs in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 
