@@ -38,7 +38,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const char* name
         void layernorm(float* out, const float* x, const float* g, const float* b, int64_t n) noexcept nogil
         void quantize(int8_t* q, float* scale, int32_t* offset, const float* x, int64_t groups,
-                      int64_t group) noexcept nogil
+                      int64_t group, int type) noexcept nogil
         void matmul(const Matrix* m, const Inputs* inputs, int64_t n_tokens, float* out, int64_t out_stride,
                     int64_t first, int64_t end, int mode) noexcept nogil
         void remember(const Cache* cache, const float* k, const float* v, int64_t head, int64_t position) noexcept nogil
@@ -46,7 +46,7 @@ cdef extern from "kernels/kernels.h" nogil:
                        int64_t n_tokens, float* out, int64_t out_stride, float* scratch) noexcept nogil
         void evaluate(int function, float* x, const float* y, const float* z, int64_t n) noexcept nogil
 
-    const int TYPE_F32, TYPE_F16, TYPE_INT8
+    const int TYPE_F32, TYPE_F16, TYPE_INT8, TYPE_INT4
     const int MATMUL_STORE, MATMUL_ADD, MATMUL_GELU
     const int ATTENTION_TOKENS
     const int FUNCTION_EXP, FUNCTION_GELU, FUNCTION_FMA

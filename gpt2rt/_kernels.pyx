@@ -162,10 +162,10 @@ cdef class Weights:
             m.bias = self.vector(bias)
         m.type = self.type
         m.tiles = align(n_out, 16) // 16
-        if self.type == TYPE_INT8:
+        if self.type == TYPE_INT8 or self.type == TYPE_INT4:
             groups = align(n_in, self.group) // self.group
             m.group, m.n_in, m.values = self.group, groups * self.group, align(groups * 32, 64)
-            m.stride = m.values + m.n_in * 16
+            m.stride = m.values + m.n_in * (16 if self.type == TYPE_INT8 else 8)
         else:
             m.n_in, m.stride = n_in, align(n_in * (64 if self.type == TYPE_F32 else 32), 64)
         return m
@@ -270,7 +270,7 @@ cdef void prepare(const Pass* p, const Matrix* m, Inputs* inputs, float* rows, i
             kernels.layernorm(norm + t * stride, rows + t * stride, g, b, p.network.config.n_embd)
         if groups:
             kernels.quantize(inputs.q + t * m.n_in, inputs.scale + t * groups, inputs.offset + t * groups,
-                             inputs.x + t * stride, groups, m.group)
+                             inputs.x + t * stride, groups, m.group, m.type)
     if p.n_tokens > 1:
         team_barrier(p.team)
 
@@ -325,7 +325,7 @@ cdef void head(const Pass* p, Private* own, int member, int members) noexcept no
                                   c.n_embd)
         if groups:
             network.kernels.quantize(inputs.q + i * m.n_in, inputs.scale + i * groups, inputs.offset + i * groups,
-                                     inputs.x + i * c.E, groups, m.group)
+                                     inputs.x + i * c.E, groups, m.group, m.type)
     if not alone:
         team_barrier(p.team)
     if p.n_logits:

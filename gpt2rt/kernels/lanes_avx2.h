@@ -1,9 +1,11 @@
 /* Sixteen lanes as two registers of AVX2, with FMA and F16C. `vpmaddubsw` adds pairs of u8 x s8 products in 16 bits and
  * would saturate on weights above 127, so they are flipped to s8, their sign moved to the input and their size kept:
- * 128 * 127 * 2 fits. */
+ * 128 * 127 * 2 fits. Nibbles are small
+ * enough as they are, for two such pairs. */
 typedef struct { __m256 lo, hi; } f32x16_avx2;
 typedef struct { __m256i lo, hi; } i32x16_avx2;
 typedef struct { __m256i signed_lo, signed_hi, size_lo, size_hi; } weights8_avx2;
+typedef struct { __m256i low_lo, low_hi, high_lo, high_hi; } weights4_avx2;
 
 #define PAIR(type, operation_lo, operation_hi) ((type){operation_lo, operation_hi})
 
@@ -110,5 +112,23 @@ ALWAYS_INLINE i32x16_avx2 dot4_avx2(i32x16_avx2 acc, weights8_avx2 w, const int8
     __m256i inputs = _mm256_set1_epi32(four);
     return PAIR(i32x16_avx2, dot4_half_avx2(acc.lo, w.size_lo, w.signed_lo, inputs),
                 dot4_half_avx2(acc.hi, w.size_hi, w.signed_hi, inputs));
+}
+ALWAYS_INLINE weights4_avx2 load_weights4_avx2(const uint8_t *p) {
+    __m256i lo = _mm256_loadu_si256((const __m256i *)p), hi = _mm256_loadu_si256((const __m256i *)(p + 32));
+    __m256i nibble = _mm256_set1_epi8(15);
+    return (weights4_avx2){_mm256_and_si256(lo, nibble), _mm256_and_si256(hi, nibble),
+                           _mm256_and_si256(_mm256_srli_epi16(lo, 4), nibble),
+                           _mm256_and_si256(_mm256_srli_epi16(hi, 4), nibble)};
+}
+ALWAYS_INLINE __m256i dot8_half_avx2(__m256i acc, __m256i low, __m256i high, __m256i x0, __m256i x4) {
+    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(low, x0), _mm256_maddubs_epi16(high, x4));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+ALWAYS_INLINE i32x16_avx2 dot8_avx2(i32x16_avx2 acc, weights4_avx2 w, const int8_t *x) {
+    int32_t four[2];
+    memcpy(four, x, 8);
+    __m256i x0 = _mm256_set1_epi32(four[0]), x4 = _mm256_set1_epi32(four[1]);
+    return PAIR(i32x16_avx2, dot8_half_avx2(acc.lo, w.low_lo, w.high_lo, x0, x4),
+                dot8_half_avx2(acc.hi, w.low_hi, w.high_hi, x0, x4));
 }
 #undef PAIR

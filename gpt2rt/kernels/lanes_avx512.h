@@ -3,6 +3,7 @@
 typedef __m512 f32x16_avx512;
 typedef __m512i i32x16_avx512;
 typedef __m512i weights8_avx512;
+typedef struct { __m512i low, high; } weights4_avx512;
 
 ALWAYS_INLINE f32x16_avx512 splat_avx512(float a) { return _mm512_set1_ps(a); }
 ALWAYS_INLINE f32x16_avx512 load_avx512(const float *p) { return _mm512_loadu_ps(p); }
@@ -55,4 +56,11 @@ ALWAYS_INLINE i32x16_avx512 dot4_avx512(i32x16_avx512 acc, weights8_avx512 w, co
     int32_t four;
     memcpy(&four, x, 4);
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+}
+ALWAYS_INLINE weights4_avx512 load_weights4_avx512(const uint8_t *p) {
+    __m512i both = _mm512_loadu_si512(p), nibble = _mm512_set1_epi8(15);
+    return (weights4_avx512){_mm512_and_si512(both, nibble), _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble)};
+}
+ALWAYS_INLINE i32x16_avx512 dot8_avx512(i32x16_avx512 acc, weights4_avx512 w, const int8_t *x) {
+    return dot4_avx512(dot4_avx512(acc, w.low, x), w.high, x + 4);
 }

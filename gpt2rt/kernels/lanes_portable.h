@@ -1,12 +1,14 @@
 /* Sixteen lanes in plain C: the contract that every other lanes_*.h fulfils bit for bit.
  *
- * f32x16 and i32x16 are sixteen lanes; weights8 is one line of a quantized tile, 16 rows of four values.
+ * f32x16 and i32x16 are sixteen lanes; weights8 and weights4 are one line of a quantized tile: 16 rows of four values
+ * in bytes, or of eight in nibbles.
  * max and min take the second operand where the comparison fails, as SSE does. */
 #include <math.h>
 
 typedef struct { float v[16]; } f32x16_portable;
 typedef struct { int32_t v[16]; } i32x16_portable;
 typedef struct { const uint8_t *p; } weights8_portable;
+typedef struct { const uint8_t *p; } weights4_portable;
 
 #if defined(__FP_FAST_FMAF) || defined(GPT2RT_ARM64)
 #define FMA_INLINE ALWAYS_INLINE
@@ -113,6 +115,15 @@ ALWAYS_INLINE weights8_portable load_weights8_portable(const uint8_t *p) { retur
 /* acc + the sum over four inputs of (unsigned) weight times (signed) input, exact. */
 ALWAYS_INLINE i32x16_portable dot4_portable(i32x16_portable acc, weights8_portable w, const int8_t *x) {
     LANES acc.v[l] += w.p[4 * l] * x[0] + w.p[4 * l + 1] * x[1] + w.p[4 * l + 2] * x[2] + w.p[4 * l + 3] * x[3];
+    return acc;
+}
+
+ALWAYS_INLINE weights4_portable load_weights4_portable(const uint8_t *p) { return (weights4_portable){p}; }
+
+/* The same over eight inputs; the weights of the last four are the high nibbles. */
+ALWAYS_INLINE i32x16_portable dot8_portable(i32x16_portable acc, weights4_portable w, const int8_t *x) {
+    LANES for (int k = 0; k < 4; k++)
+        acc.v[l] += (w.p[4 * l + k] & 15) * x[k] + (w.p[4 * l + k] >> 4) * x[4 + k];
     return acc;
 }
 #undef LANES

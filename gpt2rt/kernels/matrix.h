@@ -28,7 +28,7 @@ typedef struct {
     const float *bias;   /* (n_out), filled up with zeros to 16; NULL for none */
     int type;
     int64_t tiles;  /* n_out / 16, rounded up */
-    int64_t n_in;   /* inputs that are stored: int8 fills up to whole groups */
+    int64_t n_in;   /* inputs that are stored: int8 and int4 fill up to whole groups */
     int64_t stride; /* bytes from a tile to the next */
     int64_t values; /* bytes from a tile's start to its values, behind the scales */
     int64_t group;  /* inputs that share a scale; 0 for f32 and f16 */
@@ -60,7 +60,8 @@ enum { FUNCTION_EXP, FUNCTION_GELU, FUNCTION_FMA };
 typedef struct {
     const char *name;
     void (*layernorm)(float *out, const float *x, const float *g, const float *b, int64_t n);
-    void (*quantize)(int8_t *q, float *scale, int32_t *offset, const float *x, int64_t groups, int64_t group);
+    void (*quantize)(int8_t *q, float *scale, int32_t *offset, const float *x, int64_t groups, int64_t group,
+                     int type);
     void (*matmul)(const Matrix *m, const Inputs *in, int64_t T, float *out, int64_t out_stride, int64_t first,
                    int64_t end, int mode);
     void (*remember)(const Cache *cache, const float *k, const float *v, int64_t head, int64_t position);
@@ -103,8 +104,10 @@ static void embed(float *x, const Matrix *m, int64_t row, const float *y, int64_
             memcpy(&half, tile + 2 * (i * TILE + lane), 2);
             value = float_from_half(half);
         } else {
+            const uint8_t *bytes = tile + m->values + 4 * lane + i % 4;
+            int weight = m->type == TYPE_INT8 ? bytes[i / 4 * 64] - 128 : (bytes[i / 8 * 64] >> i / 4 % 2 * 4 & 15) - 8;
             memcpy(&half, tile + 2 * (i / m->group * TILE + lane), 2);
-            value = (float)(tile[m->values + i / 4 * 64 + 4 * lane + i % 4] - 128) * float_from_half(half);
+            value = (float)weight * float_from_half(half);
         }
         x[i] = value + y[i];
     }

@@ -1,6 +1,6 @@
 /* The operations of a forward pass over sixteen lanes. Included once for each instruction set behind its lanes_*.h, with
  * these defined: ISA; TILES (with many tokens) and TILES_ALONE (with one), TOKENS_FLOAT and TOKENS_INT: what a block holds
- * in registers; EXCESS of the weights that dot4 sees: all twins come from this one text.
+ * in registers; EXCESS of int8 weights as dot4 sees them: all twins come from this one text.
  *
  * Letters: T tokens of a pass; n_in, n_out of a matrix; a tile is 16 rows (outputs); a group is inputs with one scale.
  * A lane is an output row, a position or a dimension of a head, so nothing is summed across lanes but where the tree of
@@ -77,9 +77,12 @@ static void FN(layernorm)(float *out, const float *x, const float *g, const floa
     }
 }
 
-/* Inputs to s8, one scale a group: max|x| / 127. IN: x (groups * group). OUT: a row of Inputs. */
-static void FN(quantize)(int8_t *q, float *scale, int32_t *offset, const float *x, int64_t groups, int64_t group) {
+/* Inputs to s8 for weights of this type, one scale a group: max|x| / 127. IN: x (groups * group). OUT: a row of
+ * Inputs. */
+static void FN(quantize)(int8_t *q, float *scale, int32_t *offset, const float *x, int64_t groups, int64_t group,
+                         int type) {
     const F32 shift = FN(splat)(12582912.0f);
+    const int32_t excess = type == TYPE_INT4 ? 8 : EXCESS;
     for (int64_t g = 0; g < groups; g++, x += group, q += group) {
         F32 sizes = FN(abs)(FN(load)(x));
         for (int64_t i = 16; i < group; i += 16) sizes = FN(max)(FN(abs)(FN(load)(x + i)), sizes);
@@ -92,7 +95,7 @@ static void FN(quantize)(int8_t *q, float *scale, int32_t *offset, const float *
             sum = FN(add_low_bytes)(sum, shifted);
         }
         scale[g] = size / 127.0f;
-        offset[g] = -EXCESS * FN(sum_i32)(sum);
+        offset[g] = -excess * FN(sum_i32)(sum);
     }
 }
 
@@ -129,8 +132,9 @@ ALWAYS_INLINE void FN(block_float)(const int half, const int tiles, const int to
 }
 
 /* The dot product of a group is exact in i32; then acc = fma(dot, scale of the weights * scale of the inputs, acc). */
-ALWAYS_INLINE void FN(block_int8)(const int tiles, const int tokens, const Matrix *m, int64_t tile, const Inputs *in,
-                                  int64_t token, float *out, int64_t out_stride, int mode) {
+ALWAYS_INLINE void FN(block_int)(const int type, const int tiles, const int tokens, const Matrix *m, int64_t tile,
+                                 const Inputs *in, int64_t token, float *out, int64_t out_stride, int mode) {
+    const int step = type == TYPE_INT4 ? 8 : 4; /* inputs of a line */
     const int64_t stride = m->stride, group = m->group, groups = m->n_in / group;
     const uint8_t *scales = m->data + tile * stride, *lines = scales + m->values;
     const int8_t *q = in->q + token * m->n_in;
@@ -145,12 +149,17 @@ ALWAYS_INLINE void FN(block_int8)(const int tiles, const int tokens, const Matri
         I32 dot[4][6];
         UNROLL for (int k = 0; k < tiles; k++)
             UNROLL for (int t = 0; t < tokens; t++) dot[k][t] = FN(splat_i32)(offset[t * groups + g]);
-        for (int64_t i = 0; i < group; i += 4, lines += 4 * TILE, q += 4) {
-            FN(weights8) weight[4];
-            UNROLL for (int k = 0; k < tiles; k++) weight[k] = FN(load_weights8)(lines + k * stride);
+        for (int64_t i = 0; i < group; i += step, lines += 4 * TILE, q += step) {
+            FN(weights8) bytes[4];
+            FN(weights4) nibbles[4];
+            UNROLL for (int k = 0; k < tiles; k++) {
+                if (type == TYPE_INT8) bytes[k] = FN(load_weights8)(lines + k * stride);
+                if (type == TYPE_INT4) nibbles[k] = FN(load_weights4)(lines + k * stride);
+            }
             UNROLL for (int t = 0; t < tokens; t++)
                 UNROLL for (int k = 0; k < tiles; k++)
-                    dot[k][t] = FN(dot4)(dot[k][t], weight[k], q + t * m->n_in);
+                    dot[k][t] = type == TYPE_INT4 ? FN(dot8)(dot[k][t], nibbles[k], q + t * m->n_in)
+                                                  : FN(dot4)(dot[k][t], bytes[k], q + t * m->n_in);
         }
         UNROLL for (int k = 0; k < tiles; k++) {
             F32 scale = FN(load_half)((const uint16_t *)(scales + k * stride));
@@ -165,8 +174,8 @@ ALWAYS_INLINE void FN(block_int8)(const int tiles, const int tokens, const Matri
 
 ALWAYS_INLINE void FN(block)(const int type, const int tiles, const int tokens, const Matrix *m, int64_t tile,
                              const Inputs *in, int64_t token, float *out, int64_t out_stride, int mode) {
-    if (type == TYPE_INT8)
-        FN(block_int8)(tiles, tokens, m, tile, in, token, out, out_stride, mode);
+    if (type == TYPE_INT8 || type == TYPE_INT4)
+        FN(block_int)(type, tiles, tokens, m, tile, in, token, out, out_stride, mode);
     else
         FN(block_float)(type == TYPE_F16, tiles, tokens, m, tile, in, token, out, out_stride, mode);
 }
@@ -174,7 +183,7 @@ ALWAYS_INLINE void FN(block)(const int type, const int tiles, const int tokens, 
 /* All tokens of some tiles: as many as registers hold at a time, then the rest. */
 ALWAYS_INLINE void FN(strip)(const int type, const int tiles, const Matrix *m, int64_t tile, const Inputs *in,
                              int64_t T, float *out, int64_t out_stride, int mode) {
-    const int tokens = type == TYPE_INT8 ? TOKENS_INT : TOKENS_FLOAT;
+    const int tokens = type == TYPE_INT8 || type == TYPE_INT4 ? TOKENS_INT : TOKENS_FLOAT;
     int64_t token = 0;
 #define BLOCK(n) FN(block)(type, tiles, n, m, tile, in, token, out, out_stride, mode)
     for (; token + tokens <= T; token += tokens) BLOCK(tokens);
@@ -203,6 +212,8 @@ static void FN(matmul)(const Matrix *m, const Inputs *in, int64_t T, float *out,
                        int64_t end, int mode) {
     if (m->type == TYPE_INT8)
         FN(matmul_type)(TYPE_INT8, m, in, T, out, out_stride, first, end, mode);
+    else if (m->type == TYPE_INT4)
+        FN(matmul_type)(TYPE_INT4, m, in, T, out, out_stride, first, end, mode);
     else if (m->type == TYPE_F16)
         FN(matmul_type)(TYPE_F16, m, in, T, out, out_stride, first, end, mode);
     else
