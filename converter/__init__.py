@@ -48,7 +48,8 @@ def convert(
     Args:
         source: a folder with a checkpoint, or a checkpoint's prefix.
         output: the file to write; by default it is named for the source and the type, in the current folder.
-        weight_type: "f32", "f16" or "int8". group_size: inputs that share a scale, for int8; None is its default.
+        weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale, for int8 and int4; None is
+            the type's default.
         name: the model's name; by default it is named for the source.
         licence: of the weights, a line of text; by default what the source is known to be under.
         chat: a dict of any of `format`, `user_name`, `bot_name` and `opening`, to be kept in the file.
@@ -164,14 +165,12 @@ class _Digest:
 
 def _checked_group_size(weight_type, group_size):
     """The group size to use, 0 for float types."""
-    if weight_type == "int4":
-        raise UsageError("weight type int4: not available yet, expected f32, f16 or int8")
     if weight_type not in WEIGHT_TYPES:
-        raise UsageError(f"weight type {weight_type!r}: expected f32, f16 or int8")
+        raise UsageError(f"weight type {weight_type!r}: expected f32, f16, int8 or int4")
     if group_size is None:
         return DEFAULT_GROUP_SIZE[weight_type]
     if weight_type not in QUANTIZED:
-        raise UsageError(f"group size {group_size!r}: expected none for {weight_type}, only int8 has groups")
+        raise UsageError(f"group size {group_size!r}: expected none for {weight_type}, only int8 and int4 have groups")
     if group_size not in GROUP_SIZES:
         raise UsageError(f"group size {group_size!r}: expected one of {', '.join(map(str, GROUP_SIZES))}")
     return group_size

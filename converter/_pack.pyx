@@ -15,6 +15,7 @@ cdef extern from "pack.h" nogil:
     void pack_f32(uint8_t* tile, const float* values, int64_t n_in)
     void pack_f16(uint8_t* tile, const float* values, int64_t n_in, double* error)
     void pack_int8(uint8_t* tile, const float* values, int64_t n_in, int64_t group, double* error)
+    void pack_int4(uint8_t* tile, const float* values, int64_t n_in, int64_t group, double* error)
 
 
 def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, int64_t first_row, int64_t n_rows):
@@ -23,7 +24,7 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
     Args:
         w: IN, f32, C-contiguous, (n_in, n_out) where `inputs_first` (as TensorFlow stores it), else (n_out, n_in).
         out: OUT, a writable buffer of bytes for these rows' tiles; must be zeroed.
-        weight_type: "f32", "f16" or "int8". group_size: inputs that share a scale (int8).
+        weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale (int8 and int4).
         first_row: a multiple of 16. n_rows: how many; the last tile is filled up with zeros.
 
     Returns:
@@ -39,9 +40,9 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
     cdef bint is_finite = True
     cdef ptrdiff_t row_stride, in_stride
     try:
-        kind = ("f32", "f16", "int8").index(weight_type)
+        kind = ("f32", "f16", "int8", "int4").index(weight_type)
     except ValueError:
-        raise ValueError(f"weight type {weight_type!r}: expected f32, f16 or int8") from None
+        raise ValueError(f"weight type {weight_type!r}: expected f32, f16, int8 or int4") from None
     PyObject_GetBuffer(w, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
     try:
         if source.ndim != 2 or source.itemsize != 4 or bytes(source.format) not in (b"f", b"<f"):
@@ -55,11 +56,11 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
             row_stride, in_stride = n_in, 1
         if first_row < 0 or first_row % 16 or n_rows < 0 or first_row + n_rows > n_out:
             raise ValueError(f"rows {first_row} to {first_row + n_rows} of {n_out}")
-        if kind == 2:
-            if group_size < 4 or group_size % 4:
-                raise ValueError(f"group size {group_size}: expected a multiple of 4")
+        if kind >= 2:
+            if group_size < 8 or group_size % 8:
+                raise ValueError(f"group size {group_size}: expected a multiple of 8")
             tile_bytes = ((n_in + group_size - 1) // group_size * 32 + 63) // 64 * 64
-            tile_bytes += (n_in + group_size - 1) // group_size * group_size * 16
+            tile_bytes += (n_in + group_size - 1) // group_size * group_size * (16 if kind == 2 else 8)
         else:
             tile_bytes = (n_in * (64 if kind == 0 else 32) + 63) // 64 * 64
         tiles = (n_rows + 15) // 16
@@ -82,8 +83,10 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
                         pack_f32(<uint8_t*>target.buf + tile * tile_bytes, values, n_in)
                     elif kind == 1:
                         pack_f16(<uint8_t*>target.buf + tile * tile_bytes, values, n_in, error)
-                    else:
+                    elif kind == 2:
                         pack_int8(<uint8_t*>target.buf + tile * tile_bytes, values, n_in, group_size, error)
+                    else:
+                        pack_int4(<uint8_t*>target.buf + tile * tile_bytes, values, n_in, group_size, error)
             free(values)
             return error[0], error[1], is_finite
         finally:

@@ -99,4 +99,123 @@ static void pack_int8(uint8_t *tile, const float *values, int64_t n_in, int64_t 
     }
 }
 
+/* A lane's scale and what it costs: `squares` is the sum of the squared errors of its group. */
+typedef struct { float scale[TILE], squares[TILE]; } Scales4;
+
+/* The nearest whole number from -8 to 7, ties to even, as a float; |w * inverse| < 2^22. Cut off in integers, which
+ * compilers make vectors of. */
+static inline float nibble(float w, float inverse) {
+    float q = w * inverse + 12582912.0f; /* 1.5 * 2^23, in bits 4b400000 */
+    int32_t bits;
+    memcpy(&bits, &q, 4);
+    bits = bits > 0x4b400007 ? 0x4b400007 : bits;
+    bits = bits < 0x4b3ffff8 ? 0x4b3ffff8 : bits;
+    memcpy(&q, &bits, 4);
+    return q - 12582912.0f;
+}
+
+static inline float inverse_of(float scale) { return scale != 0 ? 1.0f / scale : 0.0f; }
+
+/* The scale that fits best, by least squares, what dividing n inputs by a trial scale gives. IN: w (n, 16).
+ * OUT: gain, by how much it lessens the sum of squares; 0 where all becomes zero. */
+static void fit_scale(float scale[TILE], float gain[TILE], const float *w, int64_t n, const float inverse[TILE]) {
+    float products[TILE] = {0}, squares[TILE] = {0};
+    for (int64_t i = 0; i < n; i++)
+        for (int lane = 0; lane < TILE; lane++) {
+            float q = nibble(w[i * TILE + lane], inverse[lane]);
+            products[lane] += w[i * TILE + lane] * q;
+            squares[lane] += q * q;
+        }
+    for (int lane = 0; lane < TILE; lane++) {
+        scale[lane] = squares[lane] > 0 ? products[lane] / squares[lane] : 0.0f;
+        gain[lane] = scale[lane] * products[lane];
+    }
+}
+
+/* Takes the scales, rounded to f16, in the lanes where they cost less than `best`. */
+static void keep_better(Scales4 *best, const float scale[TILE], const float *w, int64_t n) {
+    Scales4 trial;
+    float inverse[TILE];
+    for (int lane = 0; lane < TILE; lane++) {
+        trial.scale[lane] = float_from_half(half_from_float(scale[lane]));
+        trial.squares[lane] = 0;
+        inverse[lane] = inverse_of(trial.scale[lane]);
+    }
+    for (int64_t i = 0; i < n; i++)
+        for (int lane = 0; lane < TILE; lane++) {
+            float off = nibble(w[i * TILE + lane], inverse[lane]) * trial.scale[lane] - w[i * TILE + lane];
+            trial.squares[lane] += off * off;
+        }
+    for (int lane = 0; lane < TILE; lane++)
+        if (trial.squares[lane] < best->squares[lane]) {
+            best->scale[lane] = trial.scale[lane];
+            best->squares[lane] = trial.squares[lane];
+        }
+}
+
+/* Scales of f16 for a group of n inputs with little squared error: the value of the largest size goes where there is
+ * one step more, below zero (so a scale may be negative), or is cut off for the others' sake. Of a grid of such scales
+ * the one that gains most is fitted, twice. Never worse than max|w| / 7. IN: w (n, 16). */
+static void search_scales4(float scale[TILE], const float *w, int64_t n) {
+    float largest[TILE] = {0}, most[TILE] = {0}, fitted[TILE], gain[TILE], inverse[TILE];
+    Scales4 best;
+    for (int64_t i = 0; i < n; i++)
+        for (int lane = 0; lane < TILE; lane++)
+            largest[lane] = fabsf(w[i * TILE + lane]) > fabsf(largest[lane]) ? w[i * TILE + lane] : largest[lane];
+    for (int lane = 0; lane < TILE; lane++) {
+        best.squares[lane] = INFINITY;
+        best.scale[lane] = float_from_half(half_from_float(fabsf(largest[lane]) / 7.0f)); /* infinite: too large */
+        scale[lane] = best.scale[lane];
+    }
+    keep_better(&best, scale, w, n);
+    for (float steps = 6.0f; steps <= 10.0f; steps += 0.25f) { /* from the largest value to zero */
+        for (int lane = 0; lane < TILE; lane++) inverse[lane] = -inverse_of(largest[lane] / steps);
+        fit_scale(fitted, gain, w, n, inverse);
+        for (int lane = 0; lane < TILE; lane++) {
+            scale[lane] = gain[lane] > most[lane] ? fitted[lane] : scale[lane];
+            most[lane] = gain[lane] > most[lane] ? gain[lane] : most[lane];
+        }
+    }
+    keep_better(&best, scale, w, n);
+    for (int lane = 0; lane < TILE; lane++) inverse[lane] = inverse_of(scale[lane]);
+    fit_scale(fitted, gain, w, n, inverse);
+    keep_better(&best, fitted, w, n);
+    memcpy(scale, best.scale, sizeof best.scale);
+}
+
+/* Asymmetric, -8 to 7, one scale for `group` inputs of a row. OUT: error, as of pack_int8. */
+static void pack_int4(uint8_t *tile, const float *values, int64_t n_in, int64_t group, double error[2]) {
+    int64_t n_groups = (n_in + group - 1) / group;
+    uint8_t *quants = tile + (n_groups * TILE * 2 + 63) / 64 * 64;
+    for (int64_t g = 0; g < n_groups; g++) {
+        int64_t begin = g * group, end = begin + group < n_in ? begin + group : n_in;
+        float scale[TILE], inverse[TILE], most[TILE] = {0}, sum[TILE] = {0};
+        search_scales4(scale, values + begin * TILE, end - begin);
+        for (int lane = 0; lane < TILE; lane++) {
+            uint16_t half = half_from_float(scale[lane]);
+            memcpy(tile + 2 * (g * TILE + lane), &half, 2);
+            inverse[lane] = inverse_of(scale[lane]);
+        }
+        for (int64_t i = begin; i < begin + group; i += 8) {
+            uint32_t eight[TILE] = {0}; /* the first four inputs in the low nibbles, one byte after the other */
+            for (int k = 0; k < 8; k++)
+                for (int lane = 0; lane < TILE; lane++) {
+                    float w = i + k < end ? values[(i + k) * TILE + lane] : 0.0f;
+                    float q = nibble(w, inverse[lane]), off = fabsf(q * scale[lane] - w);
+                    most[lane] = off > most[lane] ? off : most[lane];
+                    sum[lane] += off;
+                    eight[lane] |= (uint32_t)((int)q + 8) << (k % 4 * 8 + k / 4 * 4);
+                }
+            for (int lane = 0; lane < TILE; lane++) {
+                uint8_t *out = quants + i / 8 * 64 + lane * 4;
+                for (int k = 0; k < 4; k++) out[k] = (uint8_t)(eight[lane] >> 8 * k);
+            }
+        }
+        for (int lane = 0; lane < TILE; lane++) {
+            if (most[lane] > error[0]) error[0] = most[lane];
+            error[1] += sum[lane];
+        }
+    }
+}
+
 #endif

@@ -37,7 +37,7 @@ def packed_chunks(label, w, inputs_first, weight_type, group_size, quantization)
     Args:
         label: what messages call it.
         w: f32, C-contiguous, (n_in, n_out) where `inputs_first`, else (n_out, n_in).
-        weight_type: "f32", "f16" or "int8". group_size: inputs that share a scale, 0 for float types.
+        weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale, 0 for float types.
         quantization: a `Quantization` that the errors are added to.
 
     Yields:

@@ -15,10 +15,11 @@ from gpt2rt.converter import convert
 from gpt2rt.converter._pack import pack_rows
 from gpt2rt.converter.quantize import CHUNK, Quantization, packed_chunks
 from gpt2rt.errors import CheckpointError, ModelFileError, UsageError, VocabularyError
-from gpt2rt.modelfile import Hyperparameters, ModelFile, matrix_length
+from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, Hyperparameters, ModelFile, matrix_length
 
 TALK = pathlib.Path(__file__).parents[2] / "shared" / "talk"
 
+PACKINGS = [("f32", 0), ("f16", 0), ("int8", 16), ("int8", 64), ("int4", 16), ("int4", 32), ("int4", 256)]
 HALF_A_STEP = 0.5 * (1 + 127 * 2.0**-22)  # and what two roundings in f32 may add near the largest value
 
 
@@ -40,7 +41,7 @@ def matrix(tensors, name):
 @pytest.mark.parametrize("inputs_first", [True, False])
 @pytest.mark.parametrize("n_in", [1, 3, 48, 65])
 @pytest.mark.parametrize("n_out", [1, 15, 17, 50257])
-@pytest.mark.parametrize(("weight_type", "group_size"), [("f32", 0), ("f16", 0), ("int8", 16), ("int8", 64)])
+@pytest.mark.parametrize(("weight_type", "group_size"), PACKINGS)
 def test_packed_matrix_holds_its_values(n_out, n_in, inputs_first, weight_type, group_size):
     w = np.random.default_rng(n_out * n_in).standard_normal((n_out, n_in), np.float32)
     out = bytearray(matrix_length(n_out, n_in, weight_type, group_size))
@@ -55,17 +56,81 @@ def test_packed_matrix_holds_its_values(n_out, n_in, inputs_first, weight_type, 
         return
     if weight_type == "f16":
         assert np.array_equal(values, w.astype(np.float16).astype(np.float32))
-    else:
+    elif weight_type == "int8":
         assert (error <= scales * HALF_A_STEP).all()
+    else:
+        assert np.array_equal(values, nearest4(w, scales) * scales)
     assert largest == pytest.approx(error.max(), rel=1e-4)
     assert total == pytest.approx(error.sum(dtype=np.float64), rel=1e-3)
 
 
+def packed(w, weight_type, group_size):
+    """(values, scales) of w (n_out, n_in) after packing."""
+    out = bytearray(matrix_length(*w.shape, weight_type, group_size))
+    pack_rows(w, out, False, weight_type, group_size, 0, len(w))
+    return unpack(out, *w.shape, weight_type, group_size)
+
+
+def nearest4(w, scales):
+    """What four bits of w can be: whole numbers of steps from -8 to 7."""
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    return np.clip(np.rint(w * inverse), -8, 7)
+
+
+def squares_by_group(error, group_size):
+    """Sums of squares (n_out, n_groups), in f64."""
+    error = np.pad(error.astype(np.float64), ((0, 0), (0, -error.shape[1] % group_size)))
+    return (error**2).reshape(len(error), -1, group_size).sum(axis=2)
+
+
+def plain4(w, group_size):
+    """w (n_out, n_in) in four bits with the scale max|w| / 7 of its groups: without a search."""
+    padded = np.pad(w, ((0, 0), (0, -w.shape[1] % group_size)))
+    largest = np.abs(padded.reshape(len(w), -1, group_size)).max(axis=2)
+    scales = np.repeat((largest / np.float32(7)).astype(np.float16).astype(np.float32), group_size, axis=1)
+    scales = scales[:, : w.shape[1]]
+    return nearest4(w, scales) * scales
+
+
+DISTRIBUTIONS = {
+    "normal": lambda random, shape: random.standard_normal(shape),
+    "heavy tails": lambda random, shape: random.standard_t(2, shape),
+    "one large": lambda random, shape: random.standard_normal(shape) * np.where(np.arange(shape[1]) % 29, 1e-3, 1),
+    "one sign": lambda random, shape: random.random(shape),
+    "two values": lambda random, shape: random.choice([-1.0, 1.0], shape),
+    "whole steps": lambda random, shape: random.integers(-7, 8, shape) * 0.25,
+    "subnormal scales": lambda random, shape: random.standard_normal(shape) * 1e-6,
+    "near the limit": lambda random, shape: random.uniform(-4.5e5, 4.5e5, shape),
+    "many zeros": lambda random, shape: random.standard_normal(shape) * (random.random(shape) < 0.03),
+}
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize(("n_in", "group_size"), [(256, 16), (768, 32), (33, 32), (7, 32), (512, 256)])
+def test_scale_search_is_never_worse_than_the_plain_scale(distribution, n_in, group_size):
+    w = DISTRIBUTIONS[distribution](np.random.default_rng(n_in), (160, n_in)).astype(np.float32)
+    searched = squares_by_group(packed(w, "int4", group_size)[0] - w, group_size)
+    plain = squares_by_group(plain4(w, group_size) - w, group_size)
+    assert (searched <= plain * (1 + 1e-5)).all()  # the search adds up in f32
+
+
+def test_scale_search_saves_a_quarter_of_the_squared_error_of_normal_weights():
+    w = np.random.default_rng(6).standard_normal((512, 768), np.float32)
+    searched = ((packed(w, "int4", 32)[0] - w) ** 2).sum()
+    assert searched <= 0.7 * ((plain4(w, 32) - w) ** 2).sum()
+    assert searched <= 0.0066 * (w**2).sum()  # a fine grid with both signs gives 0.00653
+
+
+def test_values_on_the_steps_of_int4_are_kept():
+    w = np.random.default_rng(7).integers(-8, 8, (16, 64)).astype(np.float32) * 0.125
+    w[:, ::32] = -1.0  # the largest size there is on a step below zero
+    assert np.array_equal(packed(w, "int4", 32)[0], w)
+    assert np.array_equal(packed(-w, "int4", 32)[0], -w)  # its scales are negative
+
+
 def test_scale_of_a_group_is_its_largest_value_by_127_rounded_up():
     w = np.random.default_rng(0).standard_normal((16, 128), np.float32)
-    out = bytearray(matrix_length(16, 128, "int8", 64))
-    pack_rows(w, out, False, "int8", 64, 0, 16)
-    scales = unpack(out, 16, 128, "int8", 64)[1]
+    scales = packed(w, "int8", 64)[1]
     exact = np.abs(w.reshape(16, 2, 64)).max(axis=2) / np.float32(127)
     nearest = exact.astype(np.float16)
     up = np.where(nearest < exact, np.nextafter(nearest, np.float16(np.inf)), nearest)
@@ -75,43 +140,47 @@ def test_scale_of_a_group_is_its_largest_value_by_127_rounded_up():
 @pytest.mark.parametrize("value", [0.0, 1e-9, 6e-8, 1e-5])
 def test_group_of_tiny_values_stays_finite_and_near(value):
     w = np.full((16, 64), value, np.float32)
-    out = bytearray(matrix_length(16, 64, "int8", 64))
-    pack_rows(w, out, False, "int8", 64, 0, 16)
-    values, scales = unpack(out, 16, 64, "int8", 64)
+    values, scales = packed(w, "int8", 64)
     assert (np.abs(values - w) <= scales * HALF_A_STEP).all()
+    values, scales = packed(w, "int4", 64)
+    assert np.isfinite(scales).all()
+    assert (np.abs(values - w) <= np.abs(w)).all()
 
 
+@pytest.mark.parametrize("weight_type", ["int8", "int4"])
 @pytest.mark.parametrize("inputs_first", [True, False])
-def test_chunks_together_are_the_whole_matrix(inputs_first):
+def test_chunks_together_are_the_whole_matrix(inputs_first, weight_type):
     w = np.random.default_rng(1).standard_normal((50257, 96), np.float32)
     n_out, n_in = w.shape[::-1] if inputs_first else w.shape
-    whole = bytearray(matrix_length(n_out, n_in, "int8", 32))
-    pack_rows(w, whole, inputs_first, "int8", 32, 0, n_out)
+    whole = bytearray(matrix_length(n_out, n_in, weight_type, 32))
+    pack_rows(w, whole, inputs_first, weight_type, 32, 0, n_out)
     quantization, content, n_rows = Quantization(), b"", 0
-    for chunk, first_row, n in packed_chunks("w", w, inputs_first, "int8", 32, quantization):
+    for chunk, first_row, n in packed_chunks("w", w, inputs_first, weight_type, 32, quantization):
         assert first_row == n_rows
-        assert len(chunk) <= max(CHUNK, matrix_length(16, n_in, "int8", 32))
+        assert len(chunk) <= max(CHUNK, matrix_length(16, n_in, weight_type, 32))
         content += chunk
         n_rows += n
     assert content == whole
     assert 0 < quantization.mean_error < quantization.max_error
 
 
-@pytest.mark.parametrize("weight_type", ["f32", "f16", "int8"])
+@pytest.mark.parametrize("weight_type", ["f32", "f16", "int8", "int4"])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_value_that_is_no_number_is_refused(value, weight_type):
     w = np.zeros((17, 64), np.float32)
     w[16, 63] = value
     with pytest.raises(CheckpointError, match="w has a value that is no finite number"):
-        list(packed_chunks("w", w, False, weight_type, 64 if weight_type == "int8" else 0, Quantization()))
+        list(packed_chunks("w", w, False, weight_type, DEFAULT_GROUP_SIZE[weight_type], Quantization()))
 
 
-@pytest.mark.parametrize(("weight_type", "value"), [("f16", 65520.0), ("int8", 8.4e6), ("int8", 3e38)])
+@pytest.mark.parametrize(
+    ("weight_type", "value"), [("f16", 65520.0), ("int8", 8.4e6), ("int8", 3e38), ("int4", 4.6e5), ("int4", 3e38)]
+)
 def test_value_beyond_the_types_range_is_refused(weight_type, value):
     w = np.zeros((17, 64), np.float32)
     w[3, 5] = value
     with pytest.raises(CheckpointError, match=f"w has a value that is too large for {weight_type} .convert to f32"):
-        list(packed_chunks("w", w, False, weight_type, 64 if weight_type == "int8" else 0, Quantization()))
+        list(packed_chunks("w", w, False, weight_type, DEFAULT_GROUP_SIZE[weight_type], Quantization()))
 
 
 # What a file holds
@@ -133,12 +202,15 @@ def test_f32_file_holds_every_value_of_the_checkpoint(source, tmp_path):
     assert (result.max_error, result.mean_error) == (0, 0)
 
 
-@pytest.mark.parametrize(("weight_type", "group_size"), [("int8", 16), ("int8", None), ("int8", 256), ("f16", None)])
+@pytest.mark.parametrize(
+    ("weight_type", "group_size"),
+    [("int8", 16), ("int8", None), ("int8", 256), ("int4", 16), ("int4", None), ("f16", None)],
+)
 def test_file_tells_its_own_error(source, tmp_path, weight_type, group_size):
     tensors = random_tensors()
     result = convert(source, tmp_path / "x.bin", weight_type=weight_type, group_size=group_size)
     model = ModelFile(tmp_path / "x.bin")
-    assert model.group_size == (group_size or {"int8": 64, "f16": 0}[weight_type])
+    assert model.group_size == (group_size or {"int8": 64, "int4": 32, "f16": 0}[weight_type])
     errors = []
     for tensor in model.tensors:
         content = model.sections["weights"][tensor.offset : tensor.offset + tensor.length]
@@ -223,8 +295,7 @@ def test_trained_model_converts(tmp_path, weight_type):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weight_type": "int4"}, "int4: not available yet"),
-        ({"weight_type": "int3"}, "weight type 'int3': expected f32, f16 or int8"),
+        ({"weight_type": "int3"}, "weight type 'int3': expected f32, f16, int8 or int4"),
         ({"group_size": 48}, "group size 48: expected one of 16, 32, 64, 128, 256"),
         ({"weight_type": "f32", "group_size": 64}, "group size 64: expected none for f32"),
         ({"name": ""}, "model name '': expected 1 to 200 printable characters"),

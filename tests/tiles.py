@@ -23,14 +23,19 @@ def unpack(content, n_out, n_in, weight_type, group_size):
         rows = values.transpose(0, 2, 1).reshape(n_tiles * TILE, n_in).astype(np.float32)
         assert not rows[n_out:].any()
         return rows[:n_out], None
-    assert weight_type == "int8"
+    assert weight_type in ("int8", "int4")
     n_groups = -(-n_in // group_size)
     n_scales = n_groups * TILE * 2
     begin = -(-n_scales // 64) * 64
     assert not tiles[:, n_scales:begin].any()
     scales = np.ascontiguousarray(tiles[:, :n_scales]).view("<f2").reshape(n_tiles, n_groups, TILE).astype(np.float32)
-    quants = tiles[:, begin:].reshape(n_tiles, n_groups * group_size // 4, TILE, 4)
-    quants = quants.transpose(0, 2, 1, 3).reshape(n_tiles * TILE, n_groups * group_size).astype(np.int32) - 128
+    if weight_type == "int8":
+        quants = tiles[:, begin:].reshape(n_tiles, n_groups * group_size // 4, TILE, 4).astype(np.int32) - 128
+    else:
+        nibbles = tiles[:, begin:].reshape(n_tiles, n_groups * group_size // 8, 1, TILE, 4)
+        quants = np.concatenate([nibbles & 15, nibbles >> 4], axis=2).astype(np.int32) - 8
+        quants = quants.reshape(n_tiles, n_groups * group_size // 4, TILE, 4)
+    quants = quants.transpose(0, 2, 1, 3).reshape(n_tiles * TILE, n_groups * group_size)
     assert not quants[:, n_in:].any()
     assert not quants[n_out:].any()
     scales = np.repeat(scales.transpose(0, 2, 1).reshape(n_tiles * TILE, n_groups), group_size, axis=1)
