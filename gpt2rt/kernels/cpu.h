@@ -34,6 +34,15 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #endif
 
+/* Asks for the cache line at p, which will be read once and not at once. Any address will do. */
+#if defined(__GNUC__) || defined(__clang__)
+#define PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#elif defined(GPT2RT_X86_64)
+#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
+#else
+#define PREFETCH(p) ((void)(p))
+#endif
+
 #ifdef GPT2RT_X86_64
 #ifdef _MSC_VER
 #include <intrin.h>

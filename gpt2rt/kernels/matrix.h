@@ -20,6 +20,7 @@
 #endif
 
 #define TILE 16 /* rows (outputs) that lie together */
+#define PREFETCH_MOST (64 << 10) /* bytes of tiles that are asked for ahead of their use: a part of any L2 cache */
 
 enum { TYPE_F32, TYPE_F16, TYPE_INT8, TYPE_INT4 }; /* as in the file's header */
 

@@ -135,6 +135,8 @@ ALWAYS_INLINE void FN(block_float)(const int half, const int tiles, const int to
 ALWAYS_INLINE void FN(block_int)(const int type, const int tiles, const int tokens, const Matrix *m, int64_t tile,
                                  const Inputs *in, int64_t token, float *out, int64_t out_stride, int mode) {
     const int step = type == TYPE_INT4 ? 8 : 4; /* inputs of a line */
+    /* One token waits for memory, and processors don't foresee where the next tiles begin; long tiles they do well. */
+    const int ask_ahead = tokens == 1 && tiles * m->stride <= PREFETCH_MOST;
     const int64_t stride = m->stride, group = m->group, groups = m->n_in / group;
     const uint8_t *scales = m->data + tile * stride, *lines = scales + m->values;
     const int8_t *q = in->q + token * m->n_in;
@@ -153,6 +155,7 @@ ALWAYS_INLINE void FN(block_int)(const int type, const int tiles, const int toke
             FN(weights8) bytes[4];
             FN(weights4) nibbles[4];
             UNROLL for (int k = 0; k < tiles; k++) {
+                if (ask_ahead) PREFETCH(lines + (tiles + k) * stride);
                 if (type == TYPE_INT8) bytes[k] = FN(load_weights8)(lines + k * stride);
                 if (type == TYPE_INT4) nibbles[k] = FN(load_weights4)(lines + k * stride);
             }
