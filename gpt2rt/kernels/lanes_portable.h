@@ -8,7 +8,7 @@
 typedef struct { float v[16]; } f32x16_portable;
 typedef struct { int32_t v[16]; } i32x16_portable;
 typedef struct { const uint8_t *p; } weights8_portable;
-typedef struct { const uint8_t *p; } weights4_portable;
+typedef struct { uint8_t low[64], high[64]; } weights4_portable;
 
 #if defined(__FP_FAST_FMAF) || defined(GPT2RT_ARM64)
 #define FMA_INLINE ALWAYS_INLINE
@@ -118,13 +118,15 @@ ALWAYS_INLINE i32x16_portable dot4_portable(i32x16_portable acc, weights8_portab
     return acc;
 }
 
-ALWAYS_INLINE weights4_portable load_weights4_portable(const uint8_t *p) { return (weights4_portable){p}; }
+ALWAYS_INLINE weights4_portable load_weights4_portable(const uint8_t *p) {
+    weights4_portable w;
+    for (int i = 0; i < 64; i++) w.low[i] = p[i] & 15, w.high[i] = p[i] >> 4;
+    return w;
+}
 
 /* The same over eight inputs; the weights of the last four are the high nibbles. */
 ALWAYS_INLINE i32x16_portable dot8_portable(i32x16_portable acc, weights4_portable w, const int8_t *x) {
-    LANES for (int k = 0; k < 4; k++)
-        acc.v[l] += (w.p[4 * l + k] & 15) * x[k] + (w.p[4 * l + k] >> 4) * x[4 + k];
-    return acc;
+    return dot4_portable(dot4_portable(acc, (weights8_portable){w.low}, x), (weights8_portable){w.high}, x + 4);
 }
 #undef LANES
 #undef FMA_INLINE
