@@ -122,6 +122,12 @@ ctypedef struct Span:
     int64_t position, first, count
 
 
+# What a pass spends its time on, with the wait for the other members that follows.
+cdef enum Part:
+    PART_EMBED, PART_C_ATTN, PART_ATTENTION, PART_ATTN_C_PROJ, PART_C_FC, PART_MLP_C_PROJ, PART_HEAD
+    N_PARTS
+
+
 # One run through the network.
 ctypedef struct Pass:
     const Network* network
@@ -138,3 +144,4 @@ ctypedef struct Pass:
     int64_t k_layer, v_layer     # bytes of a layer in k and in v
     double check_at              # when to look for signals next, seconds
     Shared stop                  # set once a signal handler raised
+    double* parts                # (N_PARTS) seconds, or NULL

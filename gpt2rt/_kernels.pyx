@@ -344,6 +344,16 @@ cdef void look_for_signals(Pass* p) noexcept nogil:
             shared_store(&p.stop, 1)
 
 
+cdef inline double spent(const Pass* p, Part part, int member, double begin) noexcept nogil:
+    """Notes what a part took where that is asked for; returns when the next one begins."""
+    cdef double now
+    if p.parts == NULL or member:
+        return begin
+    now = clock_seconds()
+    p.parts[<int>part] += now - begin
+    return now
+
+
 cdef void run_pass(void* argument, int member, int members) noexcept nogil:
     """What each member of the team does: the whole forward pass, but only its share of it."""
     cdef Pass* p = <Pass*>argument
@@ -357,6 +367,7 @@ cdef void run_pass(void* argument, int member, int members) noexcept nogil:
     cdef const Layer* layer
     cdef const Span* span
     cdef int64_t i, t
+    cdef double begin = clock_seconds()
 
     if members == 1:
         p.team = NULL  # it is busy with another pass: no barriers here
@@ -367,29 +378,38 @@ cdef void run_pass(void* argument, int member, int members) noexcept nogil:
                 embed(s.x + t * c.E, &network.wte, p.tokens[t],
                       network.wpe + (span.position + t - span.first) * c.n_embd, c.n_embd)
     team_barrier(p.team)
+    begin = spent(p, PART_EMBED, member, begin)
 
     for i in range(c.n_layer):
         layer = &network.layers[i]
         prepare(p, &layer.attn_c_attn, &inputs, s.x, c.E, layer.ln_1_g, layer.ln_1_b, norm, member, members)
         project(p, &layer.attn_c_attn, &inputs, s.qkv, c.Q, MATMUL_STORE, member, members)
         team_barrier(p.team)
+        begin = spent(p, PART_C_ATTN, member, begin)
         attend(p, i, own.scratch, member, members)
         team_barrier(p.team)
+        begin = spent(p, PART_ATTENTION, member, begin)
         prepare(p, &layer.attn_c_proj, &inputs, s.att, c.E, NULL, NULL, NULL, member, members)
         project(p, &layer.attn_c_proj, &inputs, s.x, c.E, MATMUL_ADD, member, members)
         team_barrier(p.team)
+        begin = spent(p, PART_ATTN_C_PROJ, member, begin)
         prepare(p, &layer.mlp_c_fc, &inputs, s.x, c.E, layer.ln_2_g, layer.ln_2_b, norm, member, members)
         project(p, &layer.mlp_c_fc, &inputs, s.fc, c.F, MATMUL_GELU, member, members)
         team_barrier(p.team)
+        begin = spent(p, PART_C_FC, member, begin)
         prepare(p, &layer.mlp_c_proj, &inputs, s.fc, c.F, NULL, NULL, NULL, member, members)
         project(p, &layer.mlp_c_proj, &inputs, s.x, c.E, MATMUL_ADD, member, members)
         if member == 0:
             look_for_signals(p)
         team_barrier(p.team)
+        begin = spent(p, PART_MLP_C_PROJ, member, begin)
         if shared_load(&p.stop):
             return
 
     head(p, own, member, members)
+    if p.parts != NULL:
+        team_barrier(p.team)
+        spent(p, PART_HEAD, member, begin)
 
 
 # --- the state of a run --------------------------------------------------------------------------------------------
@@ -580,6 +600,23 @@ def accept_together(list states, list tokens, int64_t n_logits=1):
         anything has changed. A signal handler's exception (KeyboardInterrupt) may come up behind any layer; then the
         tokens of the passes before it are accepted, as `length` tells.
     """
+    run_together(states, tokens, n_logits, NULL)
+
+
+def profile(RunState state, tokens):
+    """Accepts tokens and tells where the time went.
+
+    Returns:
+        {part: seconds}; a part is named for its matrix and includes what prepares its inputs and the wait behind it.
+    """
+    cdef double parts[N_PARTS]
+    memset(parts, 0, sizeof(parts))
+    run_together([state], [tokens], 1, parts)
+    names = ("embedding", "attn.c_attn", "attention", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", "ln_f and head")
+    return {name: parts[i] for i, name in enumerate(names)}
+
+
+cdef int run_together(list states, list tokens, int64_t n_logits, double* parts) except -1:
     cdef RunState state, lead = states[0]
     cdef const Config* c = &lead.weights.network.config
     cdef int64_t n = len(states), total = 0, i, j, t, count, kept, row
@@ -612,6 +649,7 @@ def accept_together(list states, list tokens, int64_t n_logits=1):
         p.cache, p.k_layer, p.v_layer = lead.cache, lead.k_layer, lead.v_layer
         p.tokens, p.spans, p.logit_rows = ids, spans, rows
         p.check_at = clock_seconds() + SIGNAL_INTERVAL
+        p.parts = parts
         while total:
             p.n_tokens = p.n_spans = p.n_logits = 0
             places.clear()
@@ -660,3 +698,4 @@ def accept_together(list states, list tokens, int64_t n_logits=1):
         free(spans)
         for state in taken:
             shared_store(&state.taken, 0)
+    return 0

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from time import perf_counter
 
-from gpt2rt._kernels import read_weights
+from gpt2rt._kernels import profile, read_weights
 from gpt2rt.model import Model, open_model
 
 DECODED = 16  # tokens of one measurement of decoding
@@ -100,6 +100,13 @@ class Run:
             self._session.accept((token,))
         return n / (perf_counter() - begin)
 
+    def parts(self, tokens: int, depth: int) -> dict[str, float]:
+        """Seconds of each part of a pass of `tokens` tokens behind `depth` others."""
+        self._session.rewind(len(self._session))
+        if depth:
+            self._session.accept(some_tokens(depth, self.n_vocab))
+        return profile(self._session._state, some_tokens(tokens, self.n_vocab))
+
 
 # In a small process of its own: a child's peak begins with what its parent had in memory.
 STARTER = """
@@ -145,7 +152,7 @@ def benchmark(
         progress: called with (done, total) rounds.
 
     Returns:
-        A JSON-ready dict: `machine`, `model`, `rounds` and `figures`.
+        A JSON-ready dict: `machine`, `model`, `rounds`, `figures` and `parts`, where the time of a pass goes.
     """
     figures, peaks = [], []
 
@@ -173,9 +180,14 @@ def benchmark(
     for figure in figures:  # warms caches and starts threads
         figure.measure()
         figure.values.clear()
+    passes = [(1, 0), *((1, depth) for depth in depths if 0 < depth < run.n_ctx)]
+    passes += [(length, 0) for length in prompts if length <= run.n_ctx]
+    parts: dict[tuple[int, int], list[dict[str, float]]] = {at: [] for at in passes}
     for i in range(rounds):
         for figure in figures:
             figure.measure()
+        for at in passes:
+            parts[at].append(run.parts(*at))
         if progress:
             progress(i + 1, rounds)
     model = run.model
@@ -196,4 +208,13 @@ def benchmark(
         "rounds": rounds,
         "peak_memory_mb": max(peaks, default=None),
         "figures": [figure.as_dict() for figure in figures],
+        "parts": [
+            {
+                "n_tokens": n_tokens,
+                "depth": depth,
+                "threads": run.model.threads,
+                "seconds": {name: statistics.median(one[name] for one in found) for name in found[0]},
+            }
+            for (n_tokens, depth), found in parts.items()
+        ],
     }

@@ -103,6 +103,18 @@ def show(result: dict, as_markdown: bool) -> None:
         values = (figure[key] for key in ("median", "mean", "least", "greatest"))
         shown = (f"{value:.3f}" if figure["unit"] == "s" else f"{value:.1f}" for value in values)
         rows.append((what, str(figure["threads"]), *shown, figure["unit"], share))
+    print_table(rows, as_markdown)
+    click.echo()
+    rows = [("where the time goes, ms", *result["parts"][0]["seconds"], "sum")]
+    for at in result["parts"]:
+        what = f"{at['n_tokens']} token{'s' * (at['n_tokens'] > 1)} at {at['depth']}, threads {at['threads']}"
+        seconds = at["seconds"].values()
+        rows.append((what, *(f"{1e3 * value:.2f}" for value in seconds), f"{1e3 * sum(seconds):.2f}"))
+    print_table(rows, as_markdown)
+
+
+def print_table(rows: list[tuple[str, ...]], as_markdown: bool) -> None:
+    """Prints rows, the first of which is the head."""
     if as_markdown:
         rows.insert(1, ("---",) * len(rows[0]))
         for row in rows:
