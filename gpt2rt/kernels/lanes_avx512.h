@@ -55,7 +55,14 @@ ALWAYS_INLINE weights8_avx512 load_weights8_avx512(const uint8_t *p) { return _m
 ALWAYS_INLINE i32x16_avx512 dot4_avx512(i32x16_avx512 acc, weights8_avx512 w, const int8_t *x) {
     int32_t four;
     memcpy(&four, x, 4);
-    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+    __m512i inputs = _mm512_set1_epi32(four);
+#if defined(__GNUC__) && !defined(__clang__)
+    /* GCC 12 copies every sum back and forth around the intrinsic. */
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(inputs));
+    return acc;
+#else
+    return _mm512_dpbusd_epi32(acc, w, inputs);
+#endif
 }
 ALWAYS_INLINE weights4_avx512 load_weights4_avx512(const uint8_t *p) {
     __m512i both = _mm512_loadu_si512(p), nibble = _mm512_set1_epi8(15);

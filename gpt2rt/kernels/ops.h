@@ -117,13 +117,13 @@ ALWAYS_INLINE void FN(block_float)(const int half, const int tiles, const int to
             acc[k][t] = mode == MATMUL_CONTINUE ? FN(load)(out + t * out_stride + k * TILE)
                         : m->bias               ? FN(load)(m->bias + (tile + k) * TILE)
                                                 : FN(splat)(0.0f);
-    for (int64_t i = 0; i < m->n_in; i++) {
+    const int64_t stride = m->stride, x_stride = in->x_stride;
+    for (int64_t i = m->n_in; i; i--, w += half ? 2 * TILE : 4 * TILE, x++) {
         F32 weight[4];
         UNROLL for (int k = 0; k < tiles; k++)
-            weight[k] = half ? FN(load_half)((const uint16_t *)(w + k * m->stride) + i * TILE)
-                             : FN(load)((const float *)(w + k * m->stride) + i * TILE);
+            weight[k] = half ? FN(load_half)((const uint16_t *)(w + k * stride)) : FN(load)((const float *)(w + k * stride));
         UNROLL for (int t = 0; t < tokens; t++) {
-            F32 input = FN(splat)(x[t * in->x_stride + i]);
+            F32 input = FN(splat)(x[t * x_stride]);
             UNROLL for (int k = 0; k < tiles; k++) acc[k][t] = FN(fma)(weight[k], input, acc[k][t]);
         }
     }
