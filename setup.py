@@ -18,7 +18,7 @@ else:
     # Contraction would fuse a multiply and an add on some machines and not on others.
     compile_args = [
         "-std=c11",
-        *(["-O1", "-g"] if DEBUG else ["-O3", "-g0"]),
+        *(["-O1", "-g"] if DEBUG else ["-O2", "-g0"]),
         "-ffp-contract=off",
         "-fvisibility=hidden",
     ]

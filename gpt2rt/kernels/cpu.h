@@ -12,6 +12,13 @@
 #elif defined(__aarch64__) || defined(_M_ARM64)
 #define GPT2RT_ARM64 1
 #include <arm_neon.h>
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(_WIN32)
+#include <windows.h>
+#endif
 #endif
 
 #define PRAGMA(text) _Pragma(#text)
@@ -24,6 +31,15 @@
 #else /* MSVC takes every intrinsic everywhere */
 #define ISA_BEGIN(features)
 #define ISA_END
+#endif
+
+#ifndef AVX_VNNI_TARGET
+#define AVX_VNNI_TARGET "avx2,fma,f16c,avxvnni"
+#endif
+#if defined(__clang__) /* clang names the feature, GCC wants the architecture as well */
+#define ARM64_DOTPROD "dotprod"
+#else
+#define ARM64_DOTPROD "arch=armv8.2-a+dotprod"
 #endif
 
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -84,13 +100,38 @@ static int cpu_has_avx2(void) {
     return (one[2] >> 12 & 1) && (one[2] >> 29 & 1) && (seven[1] >> 5 & 1);
 }
 
-/* AVX-512 F, BW, DQ, VL and VNNI, with the 512-bit registers saved. */
-static int cpu_has_avx512_vnni(void) {
+/* AVX2 and the 256-bit vpdpbusd of AVX-VNNI. */
+static int cpu_has_avx_vnni(void) {
+    uint32_t seven[4];
+    if (!cpu_has_avx2()) return 0;
+    cpu_id(7, 1, seven);
+    return seven[0] >> 4 & 1;
+}
+
+/* AVX-512 F, BW, DQ and VL, with the 512-bit registers saved; and VNNI where that is asked for. */
+static int cpu_has_avx512(int vnni) {
     uint32_t seven[4];
     if (!cpu_has_avx2() || (cpu_saved_state() & 0xE6) != 0xE6) return 0;
     cpu_id(7, 0, seven);
     return (seven[1] >> 16 & 1) && (seven[1] >> 30 & 1) && (seven[1] >> 17 & 1) && (seven[1] >> 31 & 1) &&
-           (seven[2] >> 11 & 1);
+           (!vnni || (seven[2] >> 11 & 1));
+}
+#endif
+
+#ifdef GPT2RT_ARM64
+/* The dot products of s8 of ARMv8.2. */
+static int cpu_has_dotprod(void) {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1; /* HWCAP_ASIMDDP */
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, NULL, 0) && has;
+#elif defined(_WIN32)
+    return IsProcessorFeaturePresent(43); /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+#else
+    return 0;
+#endif
 }
 #endif
 

@@ -6,6 +6,9 @@
 
 #define STRING_(text) #text
 #define STRING(text) STRING_(text)
+#define JOIN_(name, isa) name##_##isa
+#define JOIN(name, isa) JOIN_(name, isa)
+#define FN(name) JOIN(name, ISA) /* what one instruction set has of a name */
 
 #include "lanes_portable.h"
 #define ISA portable
@@ -15,46 +18,84 @@
 #define TOKENS_INT 2
 #define EXCESS 128
 #include "ops.h"
-#undef ISA
-#undef TILES
-#undef TILES_ALONE
-#undef TOKENS_FLOAT
-#undef TOKENS_INT
-#undef EXCESS
 
 #ifdef GPT2RT_X86_64
 ISA_BEGIN("avx2,fma,f16c")
-#include "lanes_avx2.h"
 #define ISA avx2
+#define AVX_VNNI 0
+#include "lanes_avx2.h"
 #define TILES 1
 #define TILES_ALONE 4
 #define TOKENS_FLOAT 6
 #define TOKENS_INT 3
 #define EXCESS 0
 #include "ops.h"
-#undef ISA
-#undef TILES
-#undef TILES_ALONE
-#undef TOKENS_FLOAT
-#undef TOKENS_INT
-#undef EXCESS
+#undef AVX_VNNI
+ISA_END
+
+ISA_BEGIN(AVX_VNNI_TARGET)
+#define ISA avxvnni
+#define AVX_VNNI 1
+#include "lanes_avx2.h"
+#define TILES 1
+#define TILES_ALONE 4
+#define TOKENS_FLOAT 6
+#define TOKENS_INT 6
+#define EXCESS 128
+#include "ops.h"
+#undef AVX_VNNI
+ISA_END
+
+ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+#define ISA avx512f
+#define AVX512_VNNI 0
+#include "lanes_avx512.h"
+#define TILES 2
+#define TILES_ALONE 4
+#define TOKENS_FLOAT 6
+#define TOKENS_INT 6
+#define EXCESS 0
+#include "ops.h"
+#undef AVX512_VNNI
 ISA_END
 
 ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
-#include "lanes_avx512.h"
 #define ISA avx512
+#define AVX512_VNNI 1
+#include "lanes_avx512.h"
 #define TILES 2
 #define TILES_ALONE 4
 #define TOKENS_FLOAT 6
 #define TOKENS_INT 6
 #define EXCESS 128
 #include "ops.h"
-#undef ISA
-#undef TILES
-#undef TILES_ALONE
-#undef TOKENS_FLOAT
-#undef TOKENS_INT
-#undef EXCESS
+#undef AVX512_VNNI
+ISA_END
+#endif
+
+#ifdef GPT2RT_ARM64
+#define ISA neon
+#define NEON_DOTPROD 0
+#include "lanes_neon.h"
+#define TILES 1
+#define TILES_ALONE 2
+#define TOKENS_FLOAT 4
+#define TOKENS_INT 4
+#define EXCESS 0
+#include "ops.h"
+#undef NEON_DOTPROD
+
+ISA_BEGIN(ARM64_DOTPROD)
+#define ISA neon_dotprod
+#define NEON_DOTPROD 1
+#include "lanes_neon.h"
+#define TILES 1
+#define TILES_ALONE 2
+#define TOKENS_FLOAT 4
+#define TOKENS_INT 4
+#define EXCESS 0
+#include "ops.h"
+#undef NEON_DOTPROD
 ISA_END
 #endif
 
@@ -62,8 +103,14 @@ ISA_END
 static int kernels_here(const Kernels *found[8]) {
     int n = 0;
 #ifdef GPT2RT_X86_64
-    if (cpu_has_avx512_vnni()) found[n++] = &kernels_avx512;
+    if (cpu_has_avx512(1)) found[n++] = &kernels_avx512;
+    if (cpu_has_avx512(0)) found[n++] = &kernels_avx512f;
+    if (cpu_has_avx_vnni()) found[n++] = &kernels_avxvnni;
     if (cpu_has_avx2()) found[n++] = &kernels_avx2;
+#endif
+#ifdef GPT2RT_ARM64
+    if (cpu_has_dotprod()) found[n++] = &kernels_neon_dotprod;
+    found[n++] = &kernels_neon; /* every such processor has it */
 #endif
     found[n++] = &kernels_portable;
     return n;

@@ -6,9 +6,6 @@
  * A lane is an output row, a position or a dimension of a head, so nothing is summed across lanes but where the tree of
  * FN(sum) says how. Every sum runs over its inputs in ascending order, whatever the blocking: the same bits from all. */
 
-#define JOIN_(name, isa) name##_##isa
-#define JOIN(name, isa) JOIN_(name, isa)
-#define FN(name) JOIN(name, ISA)
 #define F32 FN(f32x16)
 #define I32 FN(i32x16)
 
@@ -296,8 +293,11 @@ static const Kernels FN(kernels) = {
     FN(evaluate),
 };
 
-#undef JOIN_
-#undef JOIN
-#undef FN
 #undef F32
 #undef I32
+#undef ISA
+#undef TILES
+#undef TILES_ALONE
+#undef TOKENS_FLOAT
+#undef TOKENS_INT
+#undef EXCESS

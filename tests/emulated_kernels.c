@@ -1,0 +1,132 @@
+/* Runs every operation of every instruction set that this processor has, on made-up inputs, and prints a digest of the bits
+ * of its results: a line "operation isa digest". All digests of an operation must be equal, on every architecture. */
+#ifdef EVEX_FOR_AVX_VNNI /* where AVX-512 VNNI stands in for AVX-VNNI: the same instruction in another encoding */
+#define AVX_VNNI_TARGET "avx2,fma,f16c,avx512vl,avx512vnni"
+#include "kernels/cpu.h"
+#define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32
+#endif
+#include "kernels/kernels.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static uint64_t state;
+
+static uint32_t draw(void) { /* a linear congruential generator; Knuth's constants */
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 32);
+}
+
+static float draw_float(void) { return (float)(int32_t)draw() / 2147483648.0f * 4.0f; }
+
+static void *room(size_t n) {
+    void *p = calloc(n + 64, 1);
+    if (!p) abort();
+    return (void *)(((uintptr_t)p + 63) / 64 * 64); /* lives as long as the program */
+}
+
+static void print_digest(const char *operation, const char *isa, const void *p, size_t n) {
+    uint64_t digest = 14695981039346656037u; /* FNV-1a */
+    for (size_t i = 0; i < n; i++) digest = (digest ^ ((const uint8_t *)p)[i]) * 1099511628211u;
+    printf("%s %s %016llx\n", operation, isa, (unsigned long long)digest);
+}
+
+static void run_functions(const Kernels *k) {
+    const char *names[] = {"exp", "gelu", "fma"};
+    enum { N = 4096 };
+    float *x = room(4 * N), *y = room(4 * N), *z = room(4 * N);
+    for (int function = 0; function < 3; function++) {
+        state = 1;
+        for (int i = 0; i < N; i++) {
+            float scale = i % 3 ? 10.0f : 1e-38f;
+            x[i] = draw_float() * scale, y[i] = draw_float(), z[i] = draw_float() * 1e-7f;
+        }
+        k->evaluate(function, x, y, z, N);
+        print_digest(names[function], k->name, x, 4 * N);
+    }
+}
+
+static void run_layernorm(const Kernels *k) {
+    enum { N = 773 };
+    float *x = room(4 * N), *g = room(4 * 784), *b = room(4 * 784), *out = room(4 * 784);
+    state = 2;
+    for (int i = 0; i < N; i++) x[i] = draw_float(), g[i] = draw_float(), b[i] = draw_float();
+    for (int n = N - 20; n <= N; n++) k->layernorm(out, x, g, b, n);
+    print_digest("layernorm", k->name, out, 4 * N);
+}
+
+/* A matrix of `rows` x `inputs` with random bits where they can't be wrong, times several numbers of tokens. */
+static void run_matmul(const Kernels *k, int type, const char *name, int64_t group) {
+    enum { ROWS = 7 * TILE, INPUTS = 256, TOKENS = 13 };
+    int64_t groups = group ? INPUTS / group : 0, values = (groups * 32 + 63) / 64 * 64;
+    int64_t widths[] = {64, 32, 16, 8};
+    Matrix m = {.type = type, .tiles = ROWS / TILE, .n_in = INPUTS, .values = values, .group = group,
+                .stride = values + INPUTS * widths[type]};
+    uint8_t *data = room((size_t)(m.tiles * m.stride));
+    float *bias = room(4 * ROWS), *out = room(4 * ROWS * TOKENS);
+    Inputs in = {.x = room(4 * INPUTS * TOKENS), .x_stride = INPUTS, .q = room(INPUTS * TOKENS),
+                 .scale = room(4 * INPUTS * TOKENS), .offset = room(4 * INPUTS * TOKENS)};
+    state = 3;
+    for (int64_t tile = 0; tile < m.tiles; tile++) {
+        uint8_t *p = data + tile * m.stride;
+        for (int64_t i = 0; i < m.stride; i++) p[i] = (uint8_t)draw();
+        for (int64_t i = 0; i < groups * 16; i++) {
+            uint16_t half = half_from_float(draw_float() / 100);
+            memcpy(p + 2 * i, &half, 2);
+        }
+        for (int64_t i = 0; type == TYPE_F32 && i < INPUTS * TILE; i++) ((float *)p)[i] = draw_float();
+        for (int64_t i = 0; type == TYPE_F16 && i < INPUTS * TILE; i++) ((uint16_t *)p)[i] = half_from_float(draw_float());
+    }
+    for (int i = 0; i < ROWS; i++) bias[i] = draw_float();
+    for (int i = 0; i < INPUTS * TOKENS; i++) in.x[i] = draw_float();
+    m.data = data;
+    m.bias = bias;
+    for (int64_t t = 0; groups && t < TOKENS; t++)
+        k->quantize(in.q + t * INPUTS, in.scale + t * groups, in.offset + t * groups, in.x + t * INPUTS, groups, group,
+                    type);
+    if (groups) print_digest("quantize", k->name, in.q, INPUTS * TOKENS);
+    for (int64_t T = 1; T <= TOKENS; T += 3) /* adds up what the ways to split tokens give */
+        k->matmul(&m, &in, T, out, ROWS, T % 2, m.tiles, T % 2 ? MATMUL_ADD : MATMUL_GELU);
+    print_digest(name, k->name, out, 4 * ROWS * TOKENS);
+}
+
+static void run_attention(const Kernels *k, int type, const char *name) {
+    enum { HEADS = 3, DIM = 40, CONTEXT = 128, POSITIONS = 101, WIDTH = HEADS * DIM };
+    size_t size = HEADS * CONTEXT * 48 * 4;
+    Cache cache = {.k = room(size), .v = room(size), .type = type, .n_head = HEADS, .head_dim = DIM, .n_ctx = CONTEXT};
+    float *q = room(4 * POSITIONS * WIDTH), *keys = room(4 * WIDTH), *out = room(4 * POSITIONS * WIDTH + 64);
+    float *scratch = room(4 * (size_t)attention_scratch(CONTEXT, DIM));
+    state = 4;
+    for (int i = 0; i < POSITIONS * WIDTH; i++) q[i] = draw_float();
+    for (int64_t position = 0; position < POSITIONS; position++)
+        for (int64_t head = 0; head < HEADS; head++) {
+            for (int i = 0; i < WIDTH; i++) keys[i] = draw_float();
+            k->remember(&cache, keys, keys + DIM, head, position);
+        }
+    for (int64_t head = 0; head < HEADS; head++)
+        for (int64_t position = 0; position < POSITIONS; position += 5) {
+            int64_t T = POSITIONS - position < 5 ? POSITIONS - position : 5;
+            k->attention(&cache, q + position * WIDTH + head * DIM, WIDTH, head, position, T,
+                         out + position * WIDTH + head * DIM, WIDTH, scratch);
+        }
+    print_digest(name, k->name, out, 4 * POSITIONS * WIDTH);
+}
+
+int main(void) {
+    const Kernels *found[8];
+    int n = kernels_here(found);
+#ifdef EVEX_FOR_AVX_VNNI
+    if (cpu_has_avx512(1)) found[n++] = &kernels_avxvnni;
+#endif
+    for (int i = 0; i < n; i++) {
+        run_functions(found[i]);
+        run_layernorm(found[i]);
+        run_matmul(found[i], TYPE_F32, "matmul-f32", 0);
+        run_matmul(found[i], TYPE_F16, "matmul-f16", 0);
+        run_matmul(found[i], TYPE_INT8, "matmul-int8", 64);
+        run_matmul(found[i], TYPE_INT4, "matmul-int4", 32);
+        run_attention(found[i], TYPE_F32, "attention-f32");
+        run_attention(found[i], TYPE_F16, "attention-f16");
+    }
+    return 0;
+}
