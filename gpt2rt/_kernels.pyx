@@ -4,6 +4,8 @@
 Structs and letters are in `_kernels.pxd`, the operations in `kernels/`. A forward pass runs without the GIL on all
 members of a thread team; every member runs the same text, does its share of the rows, heads or tokens, and meets the
 others at barriers. Work is never split along a sum, so the logits don't depend on the number of members.
+
+It is long for one file: weights, passes and their state share structs that only one C module can see at no cost.
 """
 
 cimport cython
