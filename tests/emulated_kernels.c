@@ -2,6 +2,7 @@
  * of its results: a line "operation isa digest". All digests of an operation must be equal, on every architecture. */
 #ifdef EVEX_FOR_AVX_VNNI /* where AVX-512 VNNI stands in for AVX-VNNI: the same instruction in another encoding */
 #define AVX_VNNI_TARGET "avx2,fma,f16c,avx512vl,avx512vnni"
+#define AVX_VNNI_PREFIX ""
 #include "kernels/cpu.h"
 #define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32
 #endif

@@ -35,6 +35,7 @@
 
 #ifndef AVX_VNNI_TARGET
 #define AVX_VNNI_TARGET "avx2,fma,f16c,avxvnni"
+#define AVX_VNNI_PREFIX "%{vex%} "
 #endif
 #if defined(__clang__) /* clang names the feature, GCC wants the architecture as well */
 #define ARM64_DOTPROD "dotprod"

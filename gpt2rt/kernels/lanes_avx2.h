@@ -113,8 +113,15 @@ ALWAYS_INLINE FN(i32x16) FN(dot4)(FN(i32x16) acc, FN(weights8) w, const int8_t *
     int32_t four;
     memcpy(&four, x, 4);
     __m256i inputs = _mm256_set1_epi32(four);
+#if defined(__GNUC__) && !defined(__clang__)
+    /* As in lanes_avx512.h. */
+    __asm__(AVX_VNNI_PREFIX "vpdpbusd %2, %1, %0" : "+x"(acc.lo) : "x"(w.lo), "x"(inputs));
+    __asm__(AVX_VNNI_PREFIX "vpdpbusd %2, %1, %0" : "+x"(acc.hi) : "x"(w.hi), "x"(inputs));
+    return acc;
+#else
     return PAIR(FN(i32x16), _mm256_dpbusd_avx_epi32(acc.lo, w.lo, inputs),
                 _mm256_dpbusd_avx_epi32(acc.hi, w.hi, inputs));
+#endif
 }
 ALWAYS_INLINE FN(i32x16) FN(dot8)(FN(i32x16) acc, FN(weights4) w, const int8_t *x) {
     acc = FN(dot4)(acc, (FN(weights8)){w.low_lo, w.low_hi}, x);
