@@ -37,6 +37,14 @@
 #define AVX_VNNI_TARGET "avx2,fma,f16c,avxvnni"
 #define AVX_VNNI_PREFIX "%{vex%} "
 #endif
+/* GCC 10 and clang 11 don't know AVX-VNNI. */
+#if __has_include(<avxvnniintrin.h>) || (defined(_MSC_VER) && _MSC_VER >= 1930)
+#define GPT2RT_AVX_VNNI 1
+#endif
+/* Before clang 16 dot products are declared only where the whole build has them. */
+#if !defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_DOTPROD)
+#define GPT2RT_DOTPROD 1
+#endif
 #if defined(__clang__) /* clang names the feature, GCC wants the architecture as well */
 #define ARM64_DOTPROD "dotprod"
 #else

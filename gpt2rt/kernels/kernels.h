@@ -33,6 +33,7 @@ ISA_BEGIN("avx2,fma,f16c")
 #undef AVX_VNNI
 ISA_END
 
+#ifdef GPT2RT_AVX_VNNI
 ISA_BEGIN(AVX_VNNI_TARGET)
 #define ISA avxvnni
 #define AVX_VNNI 1
@@ -45,6 +46,7 @@ ISA_BEGIN(AVX_VNNI_TARGET)
 #include "ops.h"
 #undef AVX_VNNI
 ISA_END
+#endif
 
 ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #define ISA avx512f
@@ -85,6 +87,7 @@ ISA_END
 #include "ops.h"
 #undef NEON_DOTPROD
 
+#ifdef GPT2RT_DOTPROD
 ISA_BEGIN(ARM64_DOTPROD)
 #define ISA neon_dotprod
 #define NEON_DOTPROD 1
@@ -98,6 +101,7 @@ ISA_BEGIN(ARM64_DOTPROD)
 #undef NEON_DOTPROD
 ISA_END
 #endif
+#endif
 
 /* Writes the kernels that this processor can run, best first, and returns how many. */
 static int kernels_here(const Kernels *found[8]) {
@@ -105,11 +109,15 @@ static int kernels_here(const Kernels *found[8]) {
 #ifdef GPT2RT_X86_64
     if (cpu_has_avx512(1)) found[n++] = &kernels_avx512;
     if (cpu_has_avx512(0)) found[n++] = &kernels_avx512f;
+#ifdef GPT2RT_AVX_VNNI
     if (cpu_has_avx_vnni()) found[n++] = &kernels_avxvnni;
+#endif
     if (cpu_has_avx2()) found[n++] = &kernels_avx2;
 #endif
 #ifdef GPT2RT_ARM64
+#ifdef GPT2RT_DOTPROD
     if (cpu_has_dotprod()) found[n++] = &kernels_neon_dotprod;
+#endif
     found[n++] = &kernels_neon; /* every such processor has it */
 #endif
     found[n++] = &kernels_portable;
