@@ -1,12 +1,12 @@
 /* Sixteen lanes as four registers of NEON. Included twice, with ISA and NEON_DOTPROD defined: `sdot` of ARMv8.2 takes four
- * products to a lane at once; without it they are made in 16 bits, where two of them fit, and added in pairs. Weights are
- * flipped to s8; nibbles are small enough as they are. */
+ * products to a lane at once; without it they are made in 16 bits, where two of them fit (128 * 127 * 2), and added in pairs.
+ * Weights are flipped to s8; nibbles are small enough as they are, for two such pairs. */
 typedef struct { float32x4_t v[4]; } FN(f32x16);
 typedef struct { int32x4_t v[4]; } FN(i32x16);
 typedef struct { int8x16_t v[4]; } FN(weights8);
 typedef struct { FN(weights8) low, high; } FN(weights4);
 
-#define QUARTERS for (int k = 0; k < 4; k++)
+#define QUARTERS UNROLL for (int k = 0; k < 4; k++)
 
 ALWAYS_INLINE FN(f32x16) FN(splat)(float a) { FN(f32x16) r; QUARTERS r.v[k] = vdupq_n_f32(a); return r; }
 ALWAYS_INLINE FN(f32x16) FN(load)(const float *p) { FN(f32x16) r; QUARTERS r.v[k] = vld1q_f32(p + 4 * k); return r; }
@@ -95,9 +95,9 @@ ALWAYS_INLINE FN(i32x16) FN(dot4)(FN(i32x16) acc, FN(weights8) w, const int8_t *
     QUARTERS acc.v[k] = vdotq_s32(acc.v[k], w.v[k], inputs);
 #else
     QUARTERS {
-        int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w.v[k]), vget_low_s8(inputs)));
-        int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(w.v[k]), vget_high_s8(inputs)));
-        acc.v[k] = vaddq_s32(acc.v[k], vpaddq_s32(low, high));
+        int16x8_t low = vmull_s8(vget_low_s8(w.v[k]), vget_low_s8(inputs));
+        int16x8_t high = vmull_s8(vget_high_s8(w.v[k]), vget_high_s8(inputs));
+        acc.v[k] = vpadalq_s16(acc.v[k], vpaddq_s16(low, high));
     }
 #endif
     return acc;
@@ -112,6 +112,19 @@ ALWAYS_INLINE FN(weights4) FN(load_weights4)(const uint8_t *p) {
     return r;
 }
 ALWAYS_INLINE FN(i32x16) FN(dot8)(FN(i32x16) acc, FN(weights4) w, const int8_t *x) {
+#if NEON_DOTPROD
     return FN(dot4)(FN(dot4)(acc, w.low, x), w.high, x + 4);
+#else
+    int32_t four[2];
+    memcpy(four, x, 8);
+    int8x8_t x0 = vreinterpret_s8_s32(vdup_n_s32(four[0])), x4 = vreinterpret_s8_s32(vdup_n_s32(four[1]));
+    QUARTERS {
+        int16x8_t low = vmull_s8(vget_low_s8(w.low.v[k]), x0), high = vmull_high_s8(w.low.v[k], vcombine_s8(x0, x0));
+        low = vmlal_s8(low, vget_low_s8(w.high.v[k]), x4);
+        high = vmlal_high_s8(high, w.high.v[k], vcombine_s8(x4, x4));
+        acc.v[k] = vpadalq_s16(acc.v[k], vpaddq_s16(low, high));
+    }
+    return acc;
+#endif
 }
 #undef QUARTERS
