@@ -26,10 +26,17 @@ static void *room(size_t n) {
     return (void *)(((uintptr_t)p + 63) / 64 * 64); /* lives as long as the program */
 }
 
-static void print_digest(const char *operation, const char *isa, const void *p, size_t n) {
-    uint64_t digest = 14695981039346656037u; /* FNV-1a */
+#define NOTHING_YET 14695981039346656037u /* FNV-1a */
+static uint64_t digest = NOTHING_YET;
+
+static void add_to_digest(const void *p, size_t n) {
     for (size_t i = 0; i < n; i++) digest = (digest ^ ((const uint8_t *)p)[i]) * 1099511628211u;
+}
+
+/* Of all that was added since the last one. */
+static void print_digest(const char *operation, const char *isa) {
     printf("%s %s %016llx\n", operation, isa, (unsigned long long)digest);
+    digest = NOTHING_YET;
 }
 
 static void run_functions(const Kernels *k) {
@@ -43,7 +50,8 @@ static void run_functions(const Kernels *k) {
             x[i] = draw_float() * scale, y[i] = draw_float(), z[i] = draw_float() * 1e-7f;
         }
         k->evaluate(function, x, y, z, N);
-        print_digest(names[function], k->name, x, 4 * N);
+        add_to_digest(x, 4 * N);
+        print_digest(names[function], k->name);
     }
 }
 
@@ -52,12 +60,16 @@ static void run_layernorm(const Kernels *k) {
     float *x = room(4 * N), *g = room(4 * 784), *b = room(4 * 784), *out = room(4 * 784);
     state = 2;
     for (int i = 0; i < N; i++) x[i] = draw_float(), g[i] = draw_float(), b[i] = draw_float();
-    for (int n = N - 20; n <= N; n++) k->layernorm(out, x, g, b, n);
-    print_digest("layernorm", k->name, out, 4 * N);
+    for (int n = N - 20; n <= N; n++) {
+        k->layernorm(out, x, g, b, n);
+        add_to_digest(out, 4 * (size_t)n);
+    }
+    print_digest("layernorm", k->name);
 }
 
-/* A matrix of `rows` x `inputs` with random bits where they can't be wrong, times several numbers of tokens. */
-static void run_matmul(const Kernels *k, int type, const char *name, int64_t group) {
+/* A matrix with random bits where they can't be wrong, times several numbers of tokens. Where `extreme`, integers are the
+ * smallest and the largest only, so that sums which saturate anywhere show. */
+static void run_matmul(const Kernels *k, int type, const char *name, int64_t group, int extreme) {
     enum { ROWS = 7 * TILE, INPUTS = 256, TOKENS = 13 };
     int64_t groups = group ? INPUTS / group : 0, values = (groups * 32 + 63) / 64 * 64;
     int64_t widths[] = {64, 32, 16, 8};
@@ -70,7 +82,7 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
     state = 3;
     for (int64_t tile = 0; tile < m.tiles; tile++) {
         uint8_t *p = data + tile * m.stride;
-        for (int64_t i = 0; i < m.stride; i++) p[i] = (uint8_t)draw();
+        for (int64_t i = 0; i < m.stride; i++) p[i] = extreme ? (draw() & 7 ? 0 : 255) : (uint8_t)draw();
         for (int64_t i = 0; i < groups * 16; i++) {
             uint16_t half = half_from_float(draw_float() / 100);
             memcpy(p + 2 * i, &half, 2);
@@ -79,16 +91,22 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
         for (int64_t i = 0; type == TYPE_F16 && i < INPUTS * TILE; i++) ((uint16_t *)p)[i] = half_from_float(draw_float());
     }
     for (int i = 0; i < ROWS; i++) bias[i] = draw_float();
-    for (int i = 0; i < INPUTS * TOKENS; i++) in.x[i] = draw_float();
+    for (int i = 0; i < INPUTS * TOKENS; i++) in.x[i] = extreme ? (draw() & 7 ? -1.0f : 1.0f) : draw_float();
     m.data = data;
     m.bias = bias;
     for (int64_t t = 0; groups && t < TOKENS; t++)
         k->quantize(in.q + t * INPUTS, in.scale + t * groups, in.offset + t * groups, in.x + t * INPUTS, groups, group,
                     type);
-    if (groups) print_digest("quantize", k->name, in.q, INPUTS * TOKENS);
-    for (int64_t T = 1; T <= TOKENS; T += 3) /* adds up what the ways to split tokens give */
-        k->matmul(&m, &in, T, out, ROWS, T % 2, m.tiles, T % 2 ? MATMUL_ADD : MATMUL_GELU);
-    print_digest(name, k->name, out, 4 * ROWS * TOKENS);
+    add_to_digest(in.q, INPUTS * TOKENS); /* not the offsets: they are the instruction set's own */
+    add_to_digest(in.scale, 4 * (size_t)groups * TOKENS);
+    int modes[] = {MATMUL_STORE, MATMUL_ADD, MATMUL_GELU};
+    for (int64_t T = 1; T <= TOKENS; T++)
+        for (int64_t first = 0; first < 3; first++) { /* 7, 6 and 5 tiles */
+            for (int i = 0; i < ROWS * TOKENS; i++) out[i] = in.x[i % (INPUTS * TOKENS)];
+            k->matmul(&m, &in, T, out, ROWS, first, m.tiles, modes[(T + first) % 3]);
+            add_to_digest(out, 4 * ROWS * TOKENS);
+        }
+    print_digest(name, k->name);
 }
 
 static void run_attention(const Kernels *k, int type, const char *name) {
@@ -110,7 +128,10 @@ static void run_attention(const Kernels *k, int type, const char *name) {
             k->attention(&cache, q + position * WIDTH + head * DIM, WIDTH, head, position, T,
                          out + position * WIDTH + head * DIM, WIDTH, scratch);
         }
-    print_digest(name, k->name, out, 4 * POSITIONS * WIDTH);
+    add_to_digest(cache.k, size);
+    add_to_digest(cache.v, size);
+    add_to_digest(out, 4 * POSITIONS * WIDTH);
+    print_digest(name, k->name);
 }
 
 int main(void) {
@@ -122,10 +143,14 @@ int main(void) {
     for (int i = 0; i < n; i++) {
         run_functions(found[i]);
         run_layernorm(found[i]);
-        run_matmul(found[i], TYPE_F32, "matmul-f32", 0);
-        run_matmul(found[i], TYPE_F16, "matmul-f16", 0);
-        run_matmul(found[i], TYPE_INT8, "matmul-int8", 64);
-        run_matmul(found[i], TYPE_INT4, "matmul-int4", 32);
+        run_matmul(found[i], TYPE_F32, "matmul-f32", 0, 0);
+        run_matmul(found[i], TYPE_F16, "matmul-f16", 0, 0);
+        for (int extreme = 0; extreme < 2; extreme++) {
+            run_matmul(found[i], TYPE_INT8, "matmul-int8", 64, extreme);
+            run_matmul(found[i], TYPE_INT8, "matmul-int8", 16, extreme);
+            run_matmul(found[i], TYPE_INT4, "matmul-int4", 32, extreme);
+            run_matmul(found[i], TYPE_INT4, "matmul-int4", 256, extreme);
+        }
         run_attention(found[i], TYPE_F32, "attention-f32");
         run_attention(found[i], TYPE_F16, "attention-f16");
     }
