@@ -27,7 +27,7 @@ ISA_BEGIN("avx2,fma,f16c")
 #define TILES 1
 #define TILES_ALONE 4
 #define TOKENS_FLOAT 6
-#define TOKENS_INT 3
+#define TOKENS_INT 4
 #define EXCESS 0
 #include "ops.h"
 #undef AVX_VNNI
