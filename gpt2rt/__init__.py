@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gpt2rt.errors import (
         CheckpointError,
         ContextFullError,
+        DownloadError,
         Gpt2rtError,
         ModelFileError,
         UsageError,
@@ -30,6 +31,7 @@ __all__ = [
     "CheckpointError",
     "ContextFullError",
     "Conversation",
+    "DownloadError",
     "Generation",
     "Gpt2rtError",
     "Model",

@@ -13,6 +13,10 @@ class CheckpointError(Gpt2rtError):
     """A checkpoint that is to be converted is incomplete, damaged, or not a GPT-2."""
 
 
+class DownloadError(Gpt2rtError):
+    """A file can't be fetched, or what came is not what it should be."""
+
+
 class VocabularyError(Gpt2rtError):
     """A vocabulary's files are damaged or don't fit each other, or a token id is out of range."""
 

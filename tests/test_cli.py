@@ -51,7 +51,7 @@ def cli(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["chat"], ["generate"], ["convert"], ["info"], ["verify"], ["tokenize"]], ids=str
+    "command", [[], ["chat"], ["generate"], ["download"], ["convert"], ["info"], ["verify"], ["tokenize"]], ids=str
 )
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_has_an_example(cli, command, option):

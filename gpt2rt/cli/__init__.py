@@ -10,7 +10,7 @@ import click
 
 from gpt2rt.errors import Gpt2rtError, UsageError
 
-COMMANDS = ("chat", "generate", "convert", "info", "verify", "tokenize", "bench")
+COMMANDS = ("chat", "generate", "download", "convert", "info", "verify", "tokenize", "bench")
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -44,6 +44,7 @@ def group():
     \b
     Examples:
       gpt2rt chat                            talk with the small bundled model
+      gpt2rt download 124M                   fetch OpenAI's smallest into models/124M
       gpt2rt convert models/124M             make 124M-int8.bin of OpenAI's checkpoint
       gpt2rt chat 124M-int8.bin              talk with it
       gpt2rt generate 124M-int8.bin "Once upon a time"
