@@ -1,7 +1,7 @@
 """Checkpoints into model files.
 
 A source is what `convert` reads: an object with the attributes `path`, `name`, `origin`, `licence`, `hyperparameters`,
-`vocabulary_files`, `size` and `files`, and the methods `tensor(name)` and `release(array)`, as `TensorFlowCheckpoint`
+`size` and `files`, and the methods `vocabulary()`, `tensor(name)` and `release(array)`, as `TensorFlowCheckpoint`
 describes them.
 """
 
@@ -15,9 +15,9 @@ from collections import namedtuple
 
 import numpy as np
 
+from gpt2rt.converter.gguf import GgufFile, is_gguf
 from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
-from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError, UsageError
 from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Writer
 
@@ -46,7 +46,7 @@ def convert(
     """Converts a checkpoint to a model file, which is written whole or not at all.
 
     Args:
-        source: a folder with a checkpoint, or a checkpoint's prefix.
+        source: a folder with a checkpoint, or a checkpoint's prefix; or a GGUF file.
         output: the file to write; by default it is named for the source and the type, in the current folder.
         weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale, for int8 and int4; None is
             the type's default.
@@ -65,13 +65,12 @@ def convert(
     """
     begin = time.perf_counter()
     group_size = _checked_group_size(weight_type, group_size)
-    checkpoint = TensorFlowCheckpoint(source)
-    vocabulary = Vocabulary.read(*checkpoint.vocabulary_files)
+    checkpoint = _open(source)
+    vocabulary = checkpoint.vocabulary()
     n_vocab = checkpoint.hyperparameters.n_vocab
     if vocabulary.n_vocab != n_vocab:
         raise CheckpointError(
-            f"{checkpoint.vocabulary_files[0]}: {vocabulary.n_vocab} tokens, expected {n_vocab}, the checkpoint's"
-            " n_vocab"
+            f"{checkpoint.path}: its vocabulary has {vocabulary.n_vocab} tokens, expected {n_vocab}, its n_vocab"
         )
     output = pathlib.Path(output if output is not None else f"{checkpoint.name}-{weight_type}.bin")
     if os.path.exists(output) and any(os.path.samefile(output, file) for file in checkpoint.files):
@@ -106,6 +105,16 @@ def convert(
     seconds = time.perf_counter() - begin
     errors = quantization.max_error, quantization.mean_error
     return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors)
+
+
+def _open(source):
+    """The source that a path means."""
+    try:
+        if os.path.isfile(source) and is_gguf(source):
+            return GgufFile(source)
+    except OSError as error:
+        raise CheckpointError(f"{source}: can't be read: {error.strerror or error}") from None
+    return TensorFlowCheckpoint(source)
 
 
 def _chunks(source, tensor, weight_type, group_size, quantization, advance):

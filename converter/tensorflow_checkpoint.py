@@ -17,6 +17,7 @@ import numpy as np
 
 from gpt2rt._kernels import crc32c
 from gpt2rt.converter.checkpoint_index import MAGIC, UnsupportedCheckpointError, read_index
+from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError
 from gpt2rt.modelfile import Hyperparameters, tensor_table
 
@@ -35,7 +36,7 @@ class TensorFlowCheckpoint:
 
     Attributes:
         path: the prefix. name: what to call the model. origin: a line of text for the model file.
-        licence: text or None. hyperparameters: `Hyperparameters`. vocabulary_files: (encoder.json, vocab.bpe).
+        licence: text or None. hyperparameters: `Hyperparameters`.
         size: bytes of its weights in f32. files: the files that hold the weights, in order.
     """
 
@@ -58,7 +59,6 @@ class TensorFlowCheckpoint:
         self.name = self.path.name if self.path.name != RELEASED_NAME else folder_name or "model"
         self.origin = f"TensorFlow checkpoint {folder_name}/{self.path.name}"
         self.hyperparameters = _read_hparams(folder / HPARAMS)
-        self.vocabulary_files = folder / "encoder.json", folder / "vocab.bpe"
         self.licence = None
         try:
             self._reader = _BundleReader(self.path)
@@ -71,6 +71,10 @@ class TensorFlowCheckpoint:
             self._reader.check(self._names.values())
         self.files = self._reader.files
         self.size = sum(4 * math.prod(self._reader.shapes[name]) for name in self._names.values())
+
+    def vocabulary(self):
+        """The `Vocabulary` that lies beside it. Raises VocabularyError."""
+        return Vocabulary.read(self.path.with_name("encoder.json"), self.path.with_name("vocab.bpe"))
 
     def tensor(self, name):
         """Reads a tensor and checks its checksum.

@@ -65,26 +65,40 @@ def _read_ids(path):
     return {text: token for token, text in enumerate(texts)}
 
 
+def _check_bytes(path, ids):
+    """Raises VocabularyError unless each byte has a token."""
+    for byte, character in enumerate(byte_characters()):
+        if character not in ids:
+            raise VocabularyError(f"{path}: byte {byte} has no token, expected one named {character!r}")
+
+
 def _read_merges(path, ids):
     """[(left, right, merged)] of vocab.bpe, ids of tokens, in the order of the ranks."""
     lines = _read(path).removesuffix("\n").split("\n")  # other line ends than these may be part of a token
     first = 1 if lines[0].startswith(VERSION_LINE) else 0
+    if lines[-1].removesuffix("\r") == "":
+        lines.pop()  # a file of no merges
+    return _ranked(path, "line", [line.removesuffix("\r") for line in lines[first:]], first + 1, ids)
+
+
+def _ranked(path, what, lines, first, ids):
+    """[(left, right, merged)] of merges as they are written; what and first: how errors count them."""
     ranks, merges = {}, []
-    for number, line in enumerate(lines[first:], first + 1):
-        pair = tuple(line.removesuffix("\r").split(" "))
-        if pair == ("",) and number == len(lines):
-            break  # a file of no merges
+    for number, line in enumerate(lines, first):
+        pair = tuple(line.split(" "))
         if len(pair) != 2 or not all(pair):
-            raise VocabularyError(f"{path}: line {number} is {line!r}, expected two tokens with a space between them")
+            raise VocabularyError(
+                f"{path}: {what} {number} is {line!r:.200}, expected two tokens with a space between them"
+            )
         merge = tuple(ids.get(text) for text in (*pair, "".join(pair)))
         if None in merge:
             unknown = (*pair, "".join(pair))[merge.index(None)]
             raise VocabularyError(
-                f"{path}: line {number} merges {pair[0]!r} and {pair[1]!r}, but {unknown!r} is no token"
+                f"{path}: {what} {number} merges {pair[0]!r} and {pair[1]!r}, but {unknown!r} is no token"
                 " (files of two vocabularies?)"
             )
         if pair in ranks:
-            raise VocabularyError(f"{path}: line {number} is the same merge as line {ranks[pair]}")
+            raise VocabularyError(f"{path}: {what} {number} is the same merge as {what} {ranks[pair]}")
         ranks[pair] = number
         merges.append(merge)
     if len(merges) > len(ids):
@@ -118,12 +132,31 @@ class Vocabulary:
             VocabularyError: a file can't be read, is malformed, or doesn't fit the other.
         """
         ids = _read_ids(encoder)
-        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-        for character, byte in byte_of.items():
-            if character not in ids:
-                raise VocabularyError(f"{encoder}: byte {byte} has no token, expected one named {character!r}")
-        pairs = _read_merges(merges, ids)
+        _check_bytes(encoder, ids)
+        return cls._checked(encoder, ids, _read_merges(merges, ids))
 
+    @classmethod
+    def of(cls, path, texts, merges):
+        """Checks a vocabulary that is part of another file.
+
+        Args:
+            path: of that file. texts: the tokens in the order of their ids, as encoder.json writes them (n_vocab,).
+            merges: "left right" in the order of the ranks, as vocab.bpe writes them.
+
+        Raises:
+            VocabularyError: it is malformed.
+        """
+        ids = {}
+        for token, text in enumerate(texts):
+            if ids.setdefault(text, token) != token:
+                raise VocabularyError(f"{path}: tokens {ids[text]} and {token} are both {text!r:.200}")
+        _check_bytes(path, ids)
+        return cls._checked(path, ids, _ranked(path, "merge", merges, 0, ids))
+
+    @classmethod
+    def _checked(cls, encoder, ids, pairs):
+        """A vocabulary of {text: id} and [(left, right, merged)]; `encoder` is where errors say that the tokens are."""
+        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
         made = {merged for _, _, merged in pairs}.union(ids[character] for character in byte_of)
         tokens, special_tokens = [], []
         for text, token in ids.items():

@@ -24,7 +24,8 @@ from gpt2rt.cli.files import read_text
 def command(source, output, weight_type, group_size, name, licence, chat_format, user_name, bot_name, opening, force):
     """Make a model file of a GPT-2 checkpoint.
 
-    SOURCE is a folder as OpenAI releases it, or a checkpoint's prefix as fine-tuning tools save it.
+    SOURCE is a folder as OpenAI releases it, or a checkpoint's prefix as fine-tuning tools save it, or a GGUF file
+    (F32, F16 or Q8_0).
 
     \b
     Examples:

@@ -1,0 +1,271 @@
+"""GGUF files of architecture gpt2, as llama.cpp's tools write them: weights and vocabulary in one file.
+
+The gguf package reads them. It trusts what it reads, so the counts and sizes of a file are checked here before.
+"""
+
+import math
+import mmap
+import os
+import pathlib
+import struct
+
+import numpy as np
+
+from gpt2rt.converter.vocabulary import Vocabulary
+from gpt2rt.errors import CheckpointError
+from gpt2rt.modelfile import MAX_N_LAYER, Hyperparameters, align, tensor_table
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_TENSORS = 16 * MAX_N_LAYER
+MAX_KEYS = 10_000
+MAX_KEY = 65_535  # bytes
+MAX_TEXT = 1 << 24  # bytes of a text in the metadata
+MAX_ITEMS = 1 << 20  # of all lists in the metadata together; the package takes 700 bytes for each
+MAX_ALIGNMENT = 1 << 20
+MAX_RANK = 4
+ALIGNMENT = 32  # of the tensors where the file tells none
+
+SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # {type of a value: bytes}
+U32, TEXT, LIST = 4, 8, 9
+TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34)}  # {type: (name, values of a block, its bytes)}
+
+EPSILON = 1e-5  # of the layer norms: the kernels have no other
+SPLITTERS = (None, "default", "gpt-2")  # names of GPT-2's way of cutting a text before the merges
+GLOBAL_NAMES = {
+    **{"wpe": "position_embd.weight", "wte": "token_embd.weight"},
+    **{"ln_f/g": "output_norm.weight", "ln_f/b": "output_norm.bias"},
+}
+LAYER_NAMES = {
+    **{"ln_1": "attn_norm", "attn/c_attn": "attn_qkv", "attn/c_proj": "attn_output"},
+    **{"ln_2": "ffn_norm", "mlp/c_fc": "ffn_up", "mlp/c_proj": "ffn_down"},
+}
+HEAD = "output.weight"  # optional: GPT-2's is the token embedding
+
+
+class _MalformedError(Exception):
+    """What is wrong with the bytes, as the end of a sentence."""
+
+
+def is_gguf(path):
+    """Whether a file begins as GGUF does. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+class GgufFile:
+    """A source for `convert`: has what `TensorFlowCheckpoint` has."""
+
+    def __init__(self, source):
+        """
+        Args:
+            source: path of the file.
+
+        Raises:
+            CheckpointError: it is damaged, no GPT-2, or its tensors are of other types than F32, F16 and Q8_0.
+        """
+        try:
+            import gguf  # need not be installed
+        except ImportError:
+            raise CheckpointError(
+                f'{source}: the package gguf is missing, which reads it (pip install "gpt2rt[gguf]")'
+            ) from None
+        self._dequantize = gguf.quants.dequantize
+        self.path = pathlib.Path(source)
+        self.name, self.origin, self.files = self.path.stem, f"GGUF file {self.path.name}", [self.path]
+        try:
+            _check(self.path)
+            reader = gguf.GGUFReader(self.path)
+            self._metadata = {key: field.contents() for key, field in reader.fields.items()}
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: can't be read: {error.strerror or error}") from None
+        except _MalformedError as error:
+            raise CheckpointError(f"{self.path}: {error} (truncated or damaged?)") from None
+        except Exception as error:  # whatever the package's reader trips over
+            raise CheckpointError(f"{self.path}: is no sound GGUF file: {error!r:.200}") from None
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        licence = self._metadata.get("general.license")
+        self.licence = licence if isinstance(licence, str) and licence.isprintable() and len(licence) <= 200 else None
+        self.hyperparameters = self._hyperparameters()
+        self._names = self._match()
+        self.size = sum(4 * math.prod(tensor.shape) for tensor in tensor_table(self.hyperparameters, "f32", 0))
+
+    def vocabulary(self):
+        """The `Vocabulary` of the file. Raises VocabularyError."""
+        return Vocabulary.of(self.path, *(self._metadata[f"tokenizer.ggml.{what}"] for what in ("tokens", "merges")))
+
+    def tensor(self, name):
+        """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
+        tensor = self._tensors[self._names[name]]
+        array = self._dequantize(tensor.data, tensor.tensor_type)
+        is_transposed = array.ndim == 2 and name not in ("wte", "wpe")
+        return np.ascontiguousarray(array.T if is_transposed else array, np.float32)
+
+    def release(self, array):
+        """Its memory goes with the array."""
+
+    def _value(self, key, kind):
+        value = self._metadata.get(key)
+        if type(value) is not kind:
+            got = f"{key} is {value!r:.80}" if key in self._metadata else f"has no {key}"
+            raise CheckpointError(f"{self.path}: {got}, expected a {kind.__name__}")
+        return value
+
+    def _hyperparameters(self):
+        expected = {"general.architecture": "gpt2", "tokenizer.ggml.model": "gpt2"}
+        for key, wanted in expected.items():
+            if self._value(key, str) != wanted:
+                raise CheckpointError(f"{self.path}: {key} is {self._metadata[key]!r:.80}, expected {wanted!r}")
+        if (splitter := self._metadata.get("tokenizer.ggml.pre")) not in SPLITTERS:
+            raise CheckpointError(f"{self.path}: tokenizer.ggml.pre is {splitter!r:.80}, expected 'gpt-2'")
+        epsilon = self._value("gpt2.attention.layer_norm_epsilon", float)
+        if not math.isclose(epsilon, EPSILON, rel_tol=1e-6):
+            raise CheckpointError(
+                f"{self.path}: gpt2.attention.layer_norm_epsilon is {epsilon:.3g}, expected {EPSILON}"
+            )
+        for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges"):
+            if not all(isinstance(text, str) for text in self._value(key, list)):
+                raise CheckpointError(f"{self.path}: {key} holds something else than texts")
+        hyperparameters = Hyperparameters(
+            n_vocab=len(self._metadata["tokenizer.ggml.tokens"]),
+            n_ctx=self._value("gpt2.context_length", int),
+            n_embd=self._value("gpt2.embedding_length", int),
+            n_head=self._value("gpt2.attention.head_count", int),
+            n_layer=self._value("gpt2.block_count", int),
+        )
+        if problem := hyperparameters.problem():
+            raise CheckpointError(f"{self.path}: {problem}")
+        return hyperparameters
+
+    def _match(self):
+        """Maps our names of the tensors to the file's. Raises CheckpointError unless these are all a GPT-2's."""
+        names = {}
+        for tensor in tensor_table(self.hyperparameters, "f32", 0):
+            names[tensor.name] = name = _gguf_name(tensor.name)
+            if name not in self._tensors:
+                raise CheckpointError(f"{self.path}: tensor {name!r} is missing, expected one in a GPT-2")
+            shape = tuple(reversed(self._tensors[name].shape.tolist()))
+            if shape != tensor.shape:
+                raise CheckpointError(
+                    f"{self.path}: tensor {name!r} has shape {list(shape)}, expected {list(tensor.shape)}"
+                    " by the metadata"
+                )
+        for name in self._tensors:
+            if name not in {HEAD, *names.values()}:
+                raise CheckpointError(f"{self.path}: tensor {name!r} has no place in a GPT-2")
+        if HEAD in self._tensors:
+            head, embedding = self._tensors[HEAD], self._tensors[names["wte"]]
+            if head.tensor_type != embedding.tensor_type or not np.array_equal(head.data, embedding.data):
+                raise CheckpointError(
+                    f"{self.path}: tensor {HEAD!r} is another than {names['wte']!r}, expected the same"
+                )
+        return names
+
+
+def _gguf_name(name):
+    """A tensor's name in GGUF: `h0/attn/c_attn/w` is `blk.0.attn_qkv.weight`."""
+    if name in GLOBAL_NAMES:
+        return GLOBAL_NAMES[name]
+    layer, _, rest = name.partition("/")
+    module, _, kind = rest.rpartition("/")
+    return f"blk.{layer[1:]}.{LAYER_NAMES[module]}.{'bias' if kind == 'b' else 'weight'}"
+
+
+def _check(path):
+    """Raises _MalformedError unless all counts, sizes and offsets of a file lie within it and within the limits."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            raise _MalformedError("it is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            scan = _Scan(content, size)
+            if content[:4] != MAGIC:
+                raise _MalformedError(f"it begins with {content[:4]!r}, expected {MAGIC!r}")
+            scan.position = 4
+            if (version := scan.number(4)) not in VERSIONS:
+                raise _MalformedError(f"it is of version {version}, expected 2 or 3 in little-endian order")
+            n_tensors = scan.count("tensors", MAX_TENSORS)
+            n_keys = scan.count("keys", MAX_KEYS)
+            alignment = ALIGNMENT
+            for _ in range(n_keys):
+                key, kind = scan.text("a key", MAX_KEY), scan.number(4)
+                begin = scan.position
+                scan.skip_value(kind)
+                if key == b"general.alignment":
+                    alignment = int.from_bytes(content[begin : begin + 4], "little") if kind == U32 else 0
+            if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+                raise _MalformedError(f"general.alignment is {alignment}, expected a power of two as a u32")
+            ends = [scan.tensor() for _ in range(n_tensors)]
+            begin = align(scan.position, alignment)
+            for name, offset, length in ends:
+                if offset % alignment:
+                    raise _MalformedError(f"tensor {name!r} lies at byte {offset}, expected a multiple of {alignment}")
+                if begin + offset + length > size:
+                    raise _MalformedError(
+                        f"tensor {name!r} ends at byte {begin + offset + length}, the file has {size}"
+                    )
+
+
+class _Scan:
+    """A walk over the head of a file."""
+
+    def __init__(self, content, size):
+        self._content, self._size, self.position = content, size, 0
+        self._items_left = MAX_ITEMS
+
+    def skip(self, n_bytes):
+        self.position += n_bytes
+        if self.position > self._size:
+            raise _MalformedError(f"its head ends at byte {self.position} or later, the file has {self._size}")
+
+    def number(self, n_bytes):
+        begin = self.position
+        self.skip(n_bytes)
+        return struct.unpack_from("<I" if n_bytes == 4 else "<Q", self._content, begin)[0]
+
+    def count(self, what, limit):
+        count = self.number(8)
+        if count > limit:
+            raise _MalformedError(f"{count} {what}, expected at most {limit}")
+        return count
+
+    def text(self, what, limit):
+        length = self.count(f"bytes of {what}", limit)
+        self.skip(length)
+        return self._content[self.position - length : self.position]
+
+    def skip_value(self, kind):
+        """Steps over a value of the metadata."""
+        if kind == LIST:
+            item, n_items = self.number(4), self.count("more items of lists", self._items_left)
+            self._items_left -= n_items
+            if item == TEXT:
+                for _ in range(n_items):
+                    self.skip(self.count("bytes of a text", MAX_TEXT))
+            elif item in SCALARS:
+                self.skip(n_items * SCALARS[item])
+            else:
+                raise _MalformedError(f"a list holds items of type {item}")
+        elif kind == TEXT:
+            self.skip(self.count("bytes of a text", MAX_TEXT))
+        elif kind in SCALARS:
+            self.skip(SCALARS[kind])
+        else:
+            raise _MalformedError(f"a value is of type {kind}")
+
+    def tensor(self):
+        """The (name, offset, length) of the next tensor."""
+        name = self.text("a tensor's name", MAX_KEY).decode(errors="replace")
+        rank = self.number(4)
+        if rank > MAX_RANK:
+            raise _MalformedError(f"tensor {name!r} has {rank} dimensions, expected at most {MAX_RANK}")
+        shape = [self.number(8) for _ in range(rank)]
+        kind, offset = self.number(4), self.number(8)
+        if kind not in TYPES:
+            raise _MalformedError(
+                f"tensor {name!r} is of type {kind}, expected F32 (0), F16 (1) or Q8_0 (8); take a file in one of these"
+            )
+        type_name, n_values, n_bytes = TYPES[kind]
+        if shape and shape[0] % n_values:
+            raise _MalformedError(f"tensor {name!r} of {type_name} has rows of {shape[0]}, expected a multiple of 32")
+        return name, offset, math.prod(shape) // n_values * n_bytes

@@ -1,0 +1,321 @@
+"""GGUF files, written by the gguf package itself: what they convert to, and each way to be malformed."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from checkpoints import SMALL, random_tensors, write_checkpoint
+
+from gpt2rt.converter import convert
+from gpt2rt.converter.gguf import GgufFile
+from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
+from gpt2rt.model import open_model
+from gpt2rt.modelfile import Hyperparameters, ModelFile
+
+gguf = pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+
+WIDE = Hyperparameters(n_vocab=301, n_ctx=16, n_embd=64, n_head=4, n_layer=2)  # Q8_0 has blocks of 32
+NAMES = {
+    **{"wpe": "position_embd.weight", "wte": "token_embd.weight", "ln_f/g": "output_norm.weight"},
+    **{"ln_f/b": "output_norm.bias"},
+}
+MODULES = {
+    **{"ln_1": "attn_norm", "attn/c_attn": "attn_qkv", "attn/c_proj": "attn_output"},
+    **{"ln_2": "ffn_norm", "mlp/c_fc": "ffn_up", "mlp/c_proj": "ffn_down"},
+}
+TYPES = {name: gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "Q8_0", "Q4_0", "BF16")}
+
+
+def gguf_tensors(hyperparameters):
+    """{name in GGUF: f32 array} of the checkpoint of the same hyperparameters, matrices as (n_out, n_in)."""
+    tensors = {}
+    for name, array in random_tensors(hyperparameters).items():
+        short = name.removeprefix("model/")
+        if short not in NAMES:
+            layer, module, kind = short.split("/", 1)[0], short.split("/", 1)[1].rpartition("/")[0], short[-1]
+            short = f"blk.{layer[1:]}.{MODULES[module]}.{'bias' if kind == 'b' else 'weight'}"
+        else:
+            short = NAMES[short]
+        tensors[short] = np.ascontiguousarray(array[0].T if array.ndim == 3 else array)
+    return tensors
+
+
+def write_gguf(path, folder, hyperparameters=SMALL, kind="F32", tensors=None, kinds=None, edit=None, **metadata):
+    """Writes a file with the vocabulary of the checkpoint in `folder`.
+
+    Args:
+        kind: type of the matrices. kinds: {tensor: another type}. edit: called with the writer. metadata: what is other
+        than a GPT-2's; None leaves it out.
+    """
+    encoder = json.loads((folder / "encoder.json").read_text("utf-8"))
+    values = {
+        "n_ctx": hyperparameters.n_ctx,
+        "n_embd": hyperparameters.n_embd,
+        "n_head": hyperparameters.n_head,
+        "n_layer": hyperparameters.n_layer,
+        "epsilon": 1e-5,
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": list(encoder),
+        "merges": (folder / "vocab.bpe").read_text("utf-8").splitlines()[1:],
+        "architecture": "gpt2",
+        **metadata,
+    }
+    writer = gguf.GGUFWriter(path, values["architecture"])
+    add = {
+        **{"n_ctx": writer.add_context_length, "n_embd": writer.add_embedding_length, "n_head": writer.add_head_count},
+        **{
+            "n_layer": writer.add_block_count,
+            "epsilon": writer.add_layer_norm_eps,
+            "model": writer.add_tokenizer_model,
+        },
+        **{"pre": writer.add_tokenizer_pre, "tokens": writer.add_token_list, "merges": writer.add_token_merges},
+    }
+    for key, method in add.items():
+        if values[key] is not None:
+            method(values[key])
+    if values["tokens"]:
+        writer.add_token_types([3 if token == "<|endoftext|>" else 1 for token in values["tokens"]])
+    writer.add_license("MIT")
+    if edit:
+        edit(writer)
+    for name, array in (gguf_tensors(hyperparameters) if tensors is None else tensors).items():
+        is_matrix = array.ndim == 2 and name != "position_embd.weight"
+        tensor_kind = TYPES[(kinds or {}).get(name, kind if is_matrix else "F32")]
+        writer.add_tensor(name, gguf.quants.quantize(array, tensor_kind), raw_dtype=tensor_kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of `SMALL` shapes, whose weights and vocabulary the files have."""
+    folder = tmp_path_factory.mktemp("gguf") / "small"
+    write_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sound(folder):
+    return write_gguf(folder.parent / "sound.gguf", folder).read_bytes()
+
+
+def sections(source, output, weight_type):
+    convert(source, output, weight_type=weight_type)
+    model = ModelFile(output)
+    return {name: bytes(model.sections[name]) for name in ("vocabulary", "weights")}
+
+
+# What they convert to
+
+
+@pytest.mark.parametrize("weight_type", ["f32", "f16", "int8", "int4"])
+def test_f32_gives_the_same_bits_as_the_checkpoint(folder, tmp_path, weight_type):
+    direct = sections(folder, tmp_path / "direct.bin", weight_type)
+    path = write_gguf(tmp_path / "x.gguf", folder)
+    assert sections(path, tmp_path / "gguf.bin", weight_type) == direct
+
+
+def test_f16_gives_the_same_bits_as_the_checkpoint_in_f16(folder, tmp_path):
+    direct = sections(folder, tmp_path / "direct.bin", "f16")
+    path = write_gguf(tmp_path / "x.gguf", folder, kind="F16")
+    assert sections(path, tmp_path / "gguf.bin", "f16") == direct
+
+
+def test_q8_0_gives_nearly_the_same_logits(tmp_path):
+    write_checkpoint(tmp_path / "wide", WIDE)
+    write_gguf(tmp_path / "x.gguf", tmp_path / "wide", WIDE, kind="Q8_0")
+    logits = []
+    for source in ("wide", "x.gguf"):
+        convert(tmp_path / source, tmp_path / f"{source}.bin", weight_type="f32")
+        with open_model(tmp_path / f"{source}.bin") as model:
+            session = model.session()
+            session.accept([7, 2, 300, 41])
+            logits.append(session.logits.copy())
+    direct, quantized = logits
+    assert 0 < np.abs(quantized - direct).max() < 0.1 * direct.std()
+
+
+def test_file_tells_where_it_came_from(folder, tmp_path):
+    path = write_gguf(tmp_path / "my model.gguf", folder)
+    convert(path, tmp_path / "x.bin")
+    metadata = ModelFile(tmp_path / "x.bin").metadata
+    assert (metadata["name"], metadata["source"]) == ("my model", "GGUF file my model.gguf")
+    assert metadata["licence"] == "MIT"
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_head_that_is_the_embedding_is_accepted(tmp_path, kind):
+    write_checkpoint(tmp_path / "wide", WIDE)
+    tensors = gguf_tensors(WIDE)
+    tensors["output.weight"] = tensors["token_embd.weight"]
+    GgufFile(write_gguf(tmp_path / "x.gguf", tmp_path / "wide", WIDE, kind=kind, tensors=tensors))
+
+
+def test_other_alignment_is_read(folder, tmp_path):
+    write_gguf(tmp_path / "x.gguf", folder, edit=lambda writer: writer.add_custom_alignment(256))
+    direct = sections(folder, tmp_path / "direct.bin", "f32")
+    assert sections(tmp_path / "x.gguf", tmp_path / "gguf.bin", "f32") == direct
+
+
+@pytest.mark.parametrize("pre", [None, "default"])
+def test_file_that_does_not_name_the_splitter_is_accepted(folder, tmp_path, pre):
+    GgufFile(write_gguf(tmp_path / "x.gguf", folder, pre=pre))
+
+
+# What is no GPT-2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"architecture": "llama"}, "general.architecture is 'llama', expected 'gpt2'"),
+        ({"model": "llama"}, "tokenizer.ggml.model is 'llama', expected 'gpt2'"),
+        ({"model": None}, "has no tokenizer.ggml.model, expected a str"),
+        ({"pre": "llama-bpe"}, "tokenizer.ggml.pre is 'llama-bpe', expected 'gpt-2'"),
+        ({"epsilon": 1e-6}, "gpt2.attention.layer_norm_epsilon is 1e-06, expected 1e-05"),
+        ({"epsilon": float("nan")}, "gpt2.attention.layer_norm_epsilon is nan"),
+        ({"n_head": 5}, "n_embd"),
+        ({"n_layer": 3}, "tensor 'blk.2.attn_norm.weight' is missing"),
+        ({"n_layer": 1}, "tensor 'blk.1.*' has no place in a GPT-2"),
+        ({"n_layer": 0}, "n_layer"),
+        ({"n_ctx": 18}, r"tensor 'position_embd.weight' has shape \[17, 24\], expected \[18, 24\] by the metadata"),
+        ({"n_ctx": None}, "has no gpt2.context_length, expected a int"),
+        ({"merges": None}, "has no tokenizer.ggml.merges, expected a list"),
+        ({"tokens": ["a", "b"]}, "n_vocab|token_embd"),
+        ({"merges": [1, 2]}, "tokenizer.ggml.merges holds something else than texts"),
+    ],
+)
+def test_other_model_is_refused_by_name(folder, tmp_path, metadata, message):
+    path = write_gguf(tmp_path / "x.gguf", folder, **metadata)
+    with pytest.raises(CheckpointError, match=rf"x\.gguf: .*({message})"):
+        GgufFile(path)
+
+
+def test_other_head_is_refused(folder, tmp_path):
+    tensors = gguf_tensors(SMALL)
+    tensors["output.weight"] = tensors["token_embd.weight"] + 1
+    path = write_gguf(tmp_path / "x.gguf", folder, tensors=tensors)
+    with pytest.raises(CheckpointError, match=r"'output\.weight' is another than 'token_embd\.weight', expected"):
+        GgufFile(path)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "BF16"])
+def test_other_type_is_refused(tmp_path, kind):
+    write_checkpoint(tmp_path / "wide", WIDE)
+    path = write_gguf(tmp_path / "x.gguf", tmp_path / "wide", WIDE, kinds={"blk.1.ffn_up.weight": kind})
+    with pytest.raises(CheckpointError, match=r"tensor 'blk\.1\.ffn_up\.weight' is of type \d+, expected F32 .0., F16"):
+        GgufFile(path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda tokens, merges: tokens.__setitem__(1, tokens[0]), "tokens 0 and 1 are both '!'"),
+        (lambda tokens, merges: tokens.__setitem__(1, "new"), "byte 34 has no token"),
+        (lambda tokens, merges: merges.__setitem__(3, "ab"), "merge 3 is 'ab', expected two tokens"),
+        (lambda tokens, merges: merges.__setitem__(3, merges[2]), "merge 3 is the same merge as merge 2"),
+        (
+            lambda tokens, merges: merges.__setitem__(3, "! qqqq"),
+            "merge 3 merges '!' and 'qqqq', but 'qqqq' is no",
+        ),
+    ],
+)
+def test_malformed_vocabulary_is_refused(folder, tmp_path, edit, message):
+    tokens = list(json.loads((folder / "encoder.json").read_text("utf-8")))
+    merges = (folder / "vocab.bpe").read_text("utf-8").splitlines()[1:]
+    edit(tokens, merges)
+    path = write_gguf(tmp_path / "x.gguf", folder, tokens=tokens, merges=merges)
+    with pytest.raises(VocabularyError, match=rf"x\.gguf: {message}"):
+        convert(path, tmp_path / "x.bin")
+
+
+# What is no sound file
+
+KEY = struct.pack("<Q", 1) + b"k"
+HUGE = struct.pack("<Q", 2**62)
+
+
+def head(n_tensors, n_keys, rest=b"", version=3):
+    return b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_keys) + rest
+
+
+def tensor(n_dims=1, dims=(32,), kind=0, offset=0):
+    return KEY + struct.pack(f"<I{len(dims)}QIQ", n_dims, *dims, kind, offset)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"GGUF", "its head ends at byte 8 or later, the file has 4"),
+        (head(0, 0, version=1), "it is of version 1, expected 2 or 3"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "it is of version 50331648, expected 2 or 3 in little-endian order"),
+        (head(2**62, 0), f"{2**62} tensors, expected at most"),
+        (head(0, 2**62), f"{2**62} keys, expected at most"),
+        (head(0, 1, HUGE), "bytes of a key, expected at most"),
+        (head(0, 1, struct.pack("<Q", 99) + b"k"), "its head ends at byte"),
+        (head(0, 1, KEY + struct.pack("<I", 8) + HUGE), "bytes of a text, expected at most"),
+        (head(0, 1, KEY + struct.pack("<I", 99)), "a value is of type 99"),
+        (head(0, 1, KEY + struct.pack("<II", 9, 4) + HUGE), "more items of lists, expected at most"),
+        (head(0, 1, KEY + struct.pack("<IIQ", 9, 4, 1000)), "its head ends at byte"),
+        (head(0, 1, KEY + struct.pack("<IIQ", 9, 9, 1)), "a list holds items of type 9"),
+        (head(0, 1, KEY + struct.pack("<IIQ", 9, 8, 1) + HUGE), "bytes of a text, expected at most"),
+        (head(1, 0, tensor(5, (1,) * 5)), "tensor 'k' has 5 dimensions, expected at most 4"),
+        (head(1, 0, tensor(4, (2**32,) * 4)), "tensor 'k' ends at byte"),
+        (head(1, 0, tensor(1, (33,), kind=8)), "tensor 'k' of Q8_0 has rows of 33, expected a multiple of 32"),
+        (head(1, 0, tensor(offset=2**63)), "tensor 'k' ends at byte"),
+        (head(1, 0, tensor(offset=7)), "tensor 'k' lies at byte 7, expected a multiple of 32"),
+        (head(0, 2, 2 * (KEY + struct.pack("<IB", 0, 1))), "is no sound GGUF file: "),
+        (head(0, 1, struct.pack("<Q", 1) + b"\xff" + struct.pack("<IB", 0, 1)), "is no sound GGUF file: "),
+        (head(0, 1, KEY + struct.pack("<IQ", 8, 1) + b"\xff"), "is no sound GGUF file: "),
+        (head(0, 0), "has no general.architecture, expected a str"),
+    ],
+)
+def test_malformed_file_is_refused(tmp_path, content, message):
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"x\.gguf: .*{message}"):
+        convert(tmp_path / "x.gguf", tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("alignment", [0, 3, 2**31])
+def test_absurd_alignment_is_refused(folder, tmp_path, alignment):
+    def edit(writer):
+        writer.add_uint32("general.alignment", alignment)
+
+    path = write_gguf(tmp_path / "x.gguf", folder, edit=edit)
+    with pytest.raises(CheckpointError, match=rf"general\.alignment is {alignment}, expected a power of two"):
+        GgufFile(path)
+
+
+def test_cut_file_is_refused_wherever_it_is_cut(sound, tmp_path):
+    path = tmp_path / "x.gguf"
+    for length in [*range(0, 200, 7), *range(200, len(sound), len(sound) // 40), len(sound) - 32]:
+        path.write_bytes(sound[:length])
+        with pytest.raises(CheckpointError, match=r"x\.gguf: "):
+            GgufFile(path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_head_raises_nothing_but_sentences(sound, tmp_path, seed):
+    generator, path = np.random.default_rng(seed), tmp_path / "x.gguf"
+    n_head = sound.index(b"output_norm.bias") + 1000
+    for _ in range(10):
+        content = bytearray(sound)
+        for position in generator.integers(0, n_head, 3):
+            content[position] = generator.integers(256)
+        path.write_bytes(content)
+        try:
+            GgufFile(path).vocabulary()
+        except Gpt2rtError as error:
+            assert "x.gguf" in str(error)  # noqa: PT017 (sound by chance is right too)
+
+
+def test_missing_package_is_named(sound, tmp_path, monkeypatch):
+    (tmp_path / "x.gguf").write_bytes(sound)
+    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    with pytest.raises(CheckpointError, match=r'the package gguf is missing, .* \(pip install "gpt2rt\[gguf\]"\)'):
+        convert(tmp_path / "x.gguf", tmp_path / "x.bin")
