@@ -12,7 +12,7 @@ import pytest
 from demo import DEMO, demo_model
 from random_models import random_tensors, write_model
 
-from gpt2rt.cli import run
+from gpt2rt.cli import COMMANDS, run
 from gpt2rt.modelfile import Hyperparameters
 
 # Makes the terminal the process' own first, so that its keys become signals.
@@ -50,9 +50,7 @@ def cli(capsys, monkeypatch):
 # --- help, errors, exit codes
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["chat"], ["generate"], ["download"], ["convert"], ["info"], ["verify"], ["tokenize"]], ids=str
-)
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_has_an_example(cli, command, option):
     code, out, err = cli(*command, option)
@@ -268,7 +266,7 @@ def test_a_full_context_is_told(cli, demo):
 
 def test_the_way_to_the_first_token_imports_little(demo):
     program = (
-        "import sys; from gpt2rt.cli import run; status = run(sys.argv[1:]);"
+        "import sys; from gpt2rt.cli import COMMANDS, run; status = run(sys.argv[1:]);"
         "print(*(name for name in FORBIDDEN if name in sys.modules), file=sys.stderr); sys.exit(status)"
     )
     forbidden = ("numpy", "json", "dataclasses", "importlib.metadata", "tensorflow", "readline", "gpt2rt.chat")

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from gpt2rt.cli.terminal import print_table
 from gpt2rt.errors import UsageError
 
 
@@ -111,15 +112,3 @@ def show(result: dict, as_markdown: bool) -> None:
         seconds = at["seconds"].values()
         rows.append((what, *(f"{1e3 * value:.2f}" for value in seconds), f"{1e3 * sum(seconds):.2f}"))
     print_table(rows, as_markdown)
-
-
-def print_table(rows: list[tuple[str, ...]], as_markdown: bool) -> None:
-    """Prints rows, the first of which is the head."""
-    if as_markdown:
-        rows.insert(1, ("---",) * len(rows[0]))
-        for row in rows:
-            click.echo(f"| {' | '.join(row)} |")
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())

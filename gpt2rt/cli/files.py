@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from gpt2rt.errors import UsageError
 
@@ -13,6 +14,23 @@ def read_text(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: can't be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_any_text(path: str) -> str:
+    """The text of a file in UTF-8 with its line ends as they are; .xz is unpacked, - is standard input.
+
+    Raises:
+        UsageError: it can't be read, or is no such text.
+    """
+    import lzma
+
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read().decode()
+        with lzma.open(path) if path.endswith(".xz") else open(path, "rb") as file:
+            return file.read().decode()
+    except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
         raise UsageError(f"{path}: can't be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
 
 

@@ -28,6 +28,18 @@ def speed(n_tokens: int, seconds: float) -> str:
     return f"{n_tokens / seconds:.1f} tokens/s" if seconds > 0 else "no time taken"
 
 
+def print_table(rows: list[tuple[str, ...]], as_markdown: bool) -> None:
+    """Prints rows, the first of which is the head."""
+    if as_markdown:
+        rows.insert(1, ("---",) * len(rows[0]))
+        for row in rows:
+            write(f"| {' | '.join(row)} |\n")
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        write("  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
 def history_path() -> str:
     """The file of the lines typed, in the user's folder for such state."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")

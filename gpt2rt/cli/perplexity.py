@@ -1,0 +1,108 @@
+"""gpt2rt perplexity: measures how well a model predicts text."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from gpt2rt.cli.files import read_any_text
+from gpt2rt.cli.sampling_options import model_options
+from gpt2rt.cli.terminal import print_table, printable
+from gpt2rt.errors import UsageError
+
+
+@click.command("perplexity", short_help="Measure how well a model predicts text.")
+@click.argument("model")
+@click.argument("text", nargs=-1, required=True)
+@click.option("--stride", type=int, metavar="N", help="Tokens that the window moves on. [default: half the context]")
+@click.option("--special", is_flag=True, help="Let the texts of special tokens, as <|endoftext|>, be those tokens.")
+@click.option("--against", metavar="OTHER", help="Compare with the model file OTHER, such as MODEL in f32.")
+@click.option("--task", type=click.Choice(["lambada"]), help="lambada: the last words of the passages of a jsonl file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
+@model_options
+def command(model, text, stride, special, against, task, as_json, as_markdown, threads, no_mmap):
+    """Measure how well the model file MODEL predicts each file TEXT (UTF-8; .xz is unpacked; - is standard input).
+
+    A window as long as the model's context slides over the text and moves on by the stride. Each token is scored once:
+    in the first window all of them, from the start (behind an end-of-text token), in each later one those that are new,
+    which have at least context minus stride tokens before them. The loss is in nats a token, with its standard error;
+    the perplexity is exp(loss); bits a byte are over the text's own bytes.
+
+    --against adds the loss of OTHER, the difference of the losses with its standard error, the mean and the largest KL
+    divergence of MODEL from OTHER (nats a token), and how often both find the same token most likely.
+
+    --task lambada takes lines {"text": ...} and measures the last word, split at the last space: how often all of its
+    tokens are the most likely ones, and the perplexity of a word.
+
+    \b
+    Examples:
+      gpt2rt perplexity 124M-int8.bin letters.txt book.txt.xz
+      gpt2rt perplexity 124M-int8.bin wiki.txt --against 124M-f32.bin --stride 1024
+      gpt2rt perplexity 124M-int8.bin lambada_test.jsonl --task lambada
+    """
+    from gpt2rt.model import open_model
+    from gpt2rt.perplexity import lambada, perplexity
+
+    if as_json and as_markdown:
+        raise UsageError("--json and --markdown: give one of them")
+    if task and (stride is not None or special or len(text) > 1):
+        raise UsageError("--task lambada: it takes one file, and no --stride or --special")
+    texts = [(path, read_any_text(path)) for path in text]
+    opened = open_model(model, threads=threads, use_mmap=not no_mmap)
+    other = None if against is None else open_model(against, threads=threads, use_mmap=not no_mmap)
+
+    def measure(progress=None):
+        if task:
+            return lambada(opened, texts[0][1], name=texts[0][0], against=other, progress=progress)
+        return perplexity(opened, texts, against=other, stride=stride, special=special, progress=progress)
+
+    if sys.stderr.isatty():
+        with click.progressbar(length=1, label="measuring", file=sys.stderr) as bar:
+
+            def show(done, total):
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            result = measure(show)
+    else:
+        result = measure()
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"model": model, "other": against, **result}, ensure_ascii=False, indent=1))
+    elif task:
+        print_table(lambada_rows(result, model, against), as_markdown)
+    else:
+        if not as_markdown:
+            click.echo(f"windows of {result['n_ctx']} tokens, stride {result['stride']}")
+        print_table(perplexity_rows(result), as_markdown)
+
+
+def perplexity_rows(result: dict) -> list[tuple[str, ...]]:
+    """A row for each text, one for all of them where there are several."""
+    head = ["text", "tokens", "loss", "+-", "perplexity", "bits a byte"]
+    if "against" in result["texts"][0]:
+        head += ["other's loss", "difference", "+-", "mean KL", "largest KL", "same top"]
+    rows = [tuple(head)]
+    for found in [*result["texts"], *([result["total"]] if "total" in result else [])]:
+        bits = "" if found["bits_per_byte"] is None else f"{found['bits_per_byte']:.4f}"
+        row = [printable(found["name"]), str(found["n_tokens"]), f"{found['loss']:.5f}", f"{found['loss_error']:.5f}"]
+        row += [f"{found['perplexity']:.3f}", bits]
+        if other := found.get("against"):
+            share = [other[key] / (other["loss"] or 1) for key in ("loss_difference", "loss_difference_error")]
+            row += [f"{other['loss']:.5f}", f"{share[0]:+.4%}", f"{share[1]:.4%}"]
+            row += [f"{other['mean_kl']:.3g}", f"{other['largest_kl']:.3g}", f"{other['same_top']:.2%}"]
+        rows.append(tuple(row))
+    return rows
+
+
+def lambada_rows(result: dict, model: str, against: str | None) -> list[tuple[str, ...]]:
+    """A row for each model."""
+    rows = [("model", "passages", "accuracy", "perplexity")]
+    for path, found in ((model, result), (against, result.get("against"))):
+        if found:
+            accuracy, word = f"{found['accuracy']:.2%}", f"{found['perplexity']:.3f}"
+            rows.append((printable(path), str(result["n_passages"]), accuracy, word))
+    return rows

@@ -1,0 +1,279 @@
+"""How well a model predicts text, and how far another model is from it on the same text."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from gpt2rt.errors import UsageError
+
+LOGITS_BYTES = 1 << 24  # of the logits that are kept at a time
+MOST_ROWS = 256  # tokens of one call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpt2rt.model import Model
+    from gpt2rt.session import Session
+
+
+class Tally:
+    """What was found for each scored token.
+
+    Attributes:
+        losses: of the model, nats. reference_losses, divergences: where there is a reference, its losses, and the KL
+            divergence of the model from it, nats. n_same: tokens where both have the same most likely one.
+    """
+
+    def __init__(self):
+        self.losses, self.reference_losses, self.divergences = array("d"), array("d"), array("d")
+        self.n_same = 0
+
+    def add(self, target: int, logits, reference=None) -> tuple[bool, bool]:
+        """Scores one token.
+
+        Args:
+            target: its id. logits, reference: f32 (n_vocab,), what the model and the reference said before it.
+
+        Returns:
+            Whether it was the most likely one: for the model, and for the reference.
+        """
+        best, _, log_sum = _normalized(logits)
+        self.losses.append(log_sum - float(logits[target]))
+        if reference is None:
+            return best == target, False
+        reference_best, weights, reference_log_sum = _normalized(reference)
+        self.reference_losses.append(reference_log_sum - float(reference[target]))
+        # sum of p (log p - log q): the logits' difference under p, and that of the normalizations
+        difference = (weights * (reference - logits)).sum(dtype=np.float64) / weights.sum(dtype=np.float64)
+        self.divergences.append(max(0.0, float(difference) - reference_log_sum + log_sum))  # rounding may go below 0
+        self.n_same += best == reference_best
+        return best == target, reference_best == target
+
+    def figures(self) -> dict:
+        """The figures of all tokens: `n_tokens`, `loss` and its standard error, `perplexity`; and with a reference
+        `against`: its loss and perplexity, `loss_difference` with its standard error, `mean_kl`, `largest_kl`,
+        `same_top` (a share). Losses and divergences are nats a token; tokens are taken as independent.
+        """
+        losses = np.frombuffer(self.losses)
+        figures = {"n_tokens": len(losses), **_mean("loss", losses), "perplexity": _perplexity(losses.mean())}
+        if self.divergences:
+            references = np.frombuffer(self.reference_losses)
+            figures["against"] = {
+                "loss": float(references.mean()),
+                "perplexity": _perplexity(references.mean()),
+                **_mean("loss_difference", losses - references),
+                "mean_kl": float(np.mean(self.divergences)),
+                "largest_kl": max(self.divergences),
+                "same_top": self.n_same / len(losses),
+            }
+        return figures
+
+
+def _normalized(logits):
+    """(the most likely token, exp(logits - the largest), log of the sum of exp(logits)); the sum is made in f64."""
+    best = int(logits.argmax())
+    weights = np.exp(logits - logits[best])
+    return best, weights, float(logits[best]) + math.log(weights.sum(dtype=np.float64))
+
+
+def _mean(name: str, values) -> dict[str, float]:
+    """The mean under its name, and its standard error (0 for a single value)."""
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return {name: float(values.mean()), f"{name}_error": float(error)}
+
+
+def _perplexity(loss: float) -> float:
+    """exp(loss), infinite where that is out of range."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def windows(n_tokens: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """A window that slides over tokens, so that each but the first is scored once.
+
+    Yields:
+        (begin, end, first): tokens[first:end] are to be scored behind tokens[begin:first]; the model reads n_ctx tokens
+        at most, tokens[begin : end - 1].
+    """
+    begin, first = 0, 1
+    while first < n_tokens:
+        end = min(n_tokens, begin + n_ctx + 1)
+        yield begin, end, first
+        begin, first = begin + stride, end
+
+
+def _score(sessions: Sequence[Session], tokens: Sequence[int], first: int, tally: Tally) -> tuple[bool, bool]:
+    """Scores tokens[first:], each behind all before it, with empty sessions of one or two models.
+
+    Returns:
+        Whether all of them were the most likely ones: for the model, and for the reference.
+    """
+    n_rows = max(1, min(MOST_ROWS, LOGITS_BYTES // (4 * sessions[0].model.hyperparameters.n_vocab)))
+    is_best = is_reference_best = True
+    for session in sessions:
+        session.rewind(len(session))
+        session.accept(tokens[: first - 1], n_logits=0)
+    for begin in range(first - 1, len(tokens) - 1, n_rows):
+        chunk = tokens[begin : min(begin + n_rows, len(tokens) - 1)]
+        for session in sessions:
+            session.accept(chunk, n_logits=len(chunk))
+        for i in range(len(chunk)):
+            rows = (np.frombuffer(session.logits_back(len(chunk) - 1 - i), np.float32) for session in sessions)
+            best, reference_best = tally.add(tokens[begin + 1 + i], *rows)
+            is_best &= best
+            is_reference_best &= reference_best
+    return is_best, is_reference_best
+
+
+def _sessions(model: Model, against: Model | None) -> tuple[list[Session], int]:
+    """Sessions of the models, and the positions that all of them have. Raises UsageError where they don't compare."""
+    models = [model] if against is None else [model, against]
+    if len({m.hyperparameters.n_vocab for m in models}) > 1:
+        counts = " and ".join(str(m.hyperparameters.n_vocab) for m in models)
+        raise UsageError(f"{against.path}: vocabularies of {counts} tokens, expected that of {model.path}")
+    return [m.session() for m in models], min(m.hyperparameters.n_ctx for m in models)
+
+
+def _encode(models: Sequence[Model], name: str, text: str, special: bool = False) -> list[int]:
+    """The text's tokens. Raises UsageError where the models disagree about them."""
+    tokens, *others = (model.tokenizer.encode(text, special=special) for model in models)
+    if others and others[0] != tokens:
+        raise UsageError(f"{name}: {models[1].path} has other tokens for it than {models[0].path} (another vocabulary)")
+    return tokens
+
+
+def perplexity(
+    model: Model,
+    texts: Sequence[tuple[str, str]],
+    *,
+    against: Model | None = None,
+    stride: int | None = None,
+    special: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Measures the loss of a model on texts with a sliding window.
+
+    Each text stands behind an end-of-text token where the model has one, and each of its tokens is scored once, behind
+    at least n_ctx - stride tokens where the text has as many.
+
+    Args:
+        texts: (name, text). against: a reference, that the model is compared with.
+        stride: tokens that the window moves on; None for half of it. special: whether texts such as <|endoftext|> are
+            those tokens; they count as tokens and have no bytes.
+        progress: called with (done, total) tokens.
+
+    Returns:
+        A JSON-ready dict: `n_ctx`, the window; `stride`; `texts`, for each the `name`, `n_bytes` of the scored tokens,
+        `bits_per_byte`, and what `Tally.figures` has; `total`, the same over all of them where there are several.
+
+    Raises:
+        UsageError: an argument; a text has nothing to score; the models have different vocabularies.
+    """
+    sessions, n_ctx = _sessions(model, against)
+    stride = max(1, n_ctx // 2) if stride is None else stride
+    if not 1 <= stride <= n_ctx:
+        raise UsageError(f"stride: got {stride}, expected 1 to {n_ctx}, the window")
+    start = [] if model.tokenizer.end_of_text is None else [model.tokenizer.end_of_text]
+    encoded = []
+    for name, text in texts:
+        tokens = start + _encode([session.model for session in sessions], name, text, special)
+        if len(tokens) < 2:
+            raise UsageError(f"{name}: no token to score, expected a longer text")
+        encoded.append((name, tokens))
+    total, done = sum(len(tokens) - 1 for _, tokens in encoded), 0
+    whole, n_whole_bytes, found = Tally(), 0, []
+    for name, tokens in encoded:
+        tally = Tally()
+        for begin, end, first in windows(len(tokens), n_ctx, stride):
+            _score(sessions, tokens[begin:end], first - begin, tally)
+            done += end - first
+            if progress:
+                progress(done, total)
+        n_bytes = sum(len(model.tokenizer.token_bytes(t)) for t in tokens[1:] if t != model.tokenizer.end_of_text)
+        found.append(_text_figures(name, tally, n_bytes))
+        for kept, new in (
+            (whole.losses, tally.losses),
+            (whole.reference_losses, tally.reference_losses),
+            (whole.divergences, tally.divergences),
+        ):
+            kept.extend(new)
+        whole.n_same += tally.n_same
+        n_whole_bytes += n_bytes
+    result = {"n_ctx": n_ctx, "stride": stride, "texts": found}
+    if len(found) > 1:
+        result["total"] = _text_figures("all", whole, n_whole_bytes)
+    return result
+
+
+def _text_figures(name: str, tally: Tally, n_bytes: int) -> dict:
+    figures = tally.figures()
+    bits = sum(tally.losses) / math.log(2)
+    return {"name": name, "n_bytes": n_bytes, "bits_per_byte": bits / n_bytes if n_bytes else None, **figures}
+
+
+def lambada(
+    model: Model,
+    lines: str,
+    *,
+    name: str = "lambada",
+    against: Model | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Measures how well a model foretells the last word of passages (LAMBADA, Paperno et al. 2016).
+
+    The last word is what follows the last space, that space included, as in GPT-2's evaluation; it is foretold where
+    each of its tokens is the most likely one. Of a passage longer than the context the beginning is left out.
+
+    Args:
+        lines: JSON objects with a "text", one a line. name: what messages call them. The others as for `perplexity`.
+
+    Returns:
+        A JSON-ready dict: `n_passages`, `accuracy`, `perplexity` (exp of the mean loss of a word), and for the words'
+        tokens what `Tally.figures` has under `tokens`; with a reference its `accuracy` and `perplexity` in `against`.
+
+    Raises:
+        UsageError: a line is no such object, or its text has no last word behind others.
+    """
+    sessions, n_ctx = _sessions(model, against)
+    passages = []
+    for number, line in enumerate(lines.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"].rstrip()
+            split = text.rindex(" ")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise UsageError(
+                f'{name}: line {number}: expected a JSON object whose "text" has a last word behind a space'
+            ) from None
+        models = [session.model for session in sessions]
+        context, word = (_encode(models, name, part) for part in (text[:split], text[split:]))
+        if not context or len(word) > n_ctx:
+            raise UsageError(f"{name}: line {number}: expected words before the last, and that to fit the context")
+        passages.append(((context + word)[-n_ctx - 1 :], len(word)))
+    if not passages:
+        raise UsageError(f"{name}: no passages, expected a JSON object with a text on each line")
+    tally, n_right, n_reference_right = Tally(), 0, 0
+    for i, (tokens, n_word) in enumerate(passages):
+        right, reference_right = _score(sessions, tokens, len(tokens) - n_word, tally)
+        n_right += right
+        n_reference_right += reference_right
+        if progress:
+            progress(i + 1, len(passages))
+    n = len(passages)
+    result = {
+        "name": name,
+        "n_passages": n,
+        "accuracy": n_right / n,
+        "perplexity": _perplexity(sum(tally.losses) / n),
+        "tokens": tally.figures(),
+    }
+    if against is not None:
+        result["against"] = {
+            "accuracy": n_reference_right / n,
+            "perplexity": _perplexity(sum(tally.reference_losses) / n),
+        }
+    return result
