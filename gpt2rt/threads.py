@@ -45,10 +45,17 @@ def _physical_cores(cpus: set[int]) -> int:
     return len(siblings)
 
 
+def thread_limits() -> dict[str, float]:
+    """What bounds the number of threads: {reason: CPUs}; a reason that does not bound it is left out."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
+        return {"processors": os.cpu_count() or 1}
+    cpus = os.sched_getaffinity(0)
+    limits: dict[str, float] = {"affinity": len(cpus), "physical cores": _physical_cores(cpus)}
+    if quota := _cgroup_quota():
+        limits["control group quota"] = quota
+    return limits
+
+
 def default_threads() -> int:
     """The least of CPU affinity, control group quota and physical cores; at least 1."""
-    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
-        return os.cpu_count() or 1
-    cores = _physical_cores(os.sched_getaffinity(0))
-    quota = _cgroup_quota()
-    return max(1, min(cores, int(quota + 0.5) if quota else cores))
+    return max(1, int(min(thread_limits().values()) + 0.5))
