@@ -115,10 +115,13 @@ ALWAYS_INLINE void FN(block_float)(const int half, const int tiles, const int to
                         : m->bias               ? FN(load)(m->bias + (tile + k) * TILE)
                                                 : FN(splat)(0.0f);
     const int64_t stride = m->stride, x_stride = in->x_stride;
+    const int ask_ahead = token == 0 && tiles * stride <= PREFETCH_MOST; /* as in FN(block_int) */
     for (int64_t i = m->n_in; i; i--, w += half ? 2 * TILE : 4 * TILE, x++) {
         F32 weight[4];
-        UNROLL for (int k = 0; k < tiles; k++)
+        UNROLL for (int k = 0; k < tiles; k++) {
+            if (ask_ahead) PREFETCH(w + (tiles + k) * stride);
             weight[k] = half ? FN(load_half)((const uint16_t *)(w + k * stride)) : FN(load)((const float *)(w + k * stride));
+        }
         UNROLL for (int t = 0; t < tokens; t++) {
             F32 input = FN(splat)(x[t * x_stride]);
             UNROLL for (int k = 0; k < tiles; k++) acc[k][t] = FN(fma)(weight[k], input, acc[k][t]);
@@ -132,8 +135,8 @@ ALWAYS_INLINE void FN(block_float)(const int half, const int tiles, const int to
 ALWAYS_INLINE void FN(block_int)(const int type, const int tiles, const int tokens, const Matrix *m, int64_t tile,
                                  const Inputs *in, int64_t token, float *out, int64_t out_stride, int mode) {
     const int step = type == TYPE_INT4 ? 8 : 4; /* inputs of a line */
-    /* One token waits for memory, and processors don't foresee where the next tiles begin; long tiles they do well. */
-    const int ask_ahead = tokens == 1 && tiles * m->stride <= PREFETCH_MOST;
+    /* The first to need tiles waits for memory: processors don't foresee where the next ones begin; long ones they do. */
+    const int ask_ahead = token == 0 && tiles * m->stride <= PREFETCH_MOST;
     const int64_t stride = m->stride, group = m->group, groups = m->n_in / group;
     const uint8_t *scales = m->data + tile * stride, *lines = scales + m->values;
     const int8_t *q = in->q + token * m->n_in;
