@@ -12,6 +12,7 @@ from time import perf_counter
 
 from gpt2rt._kernels import profile, read_weights
 from gpt2rt.model import Model, open_model
+from gpt2rt.threads import most_threads
 
 DECODED = 16  # tokens of one measurement of decoding
 START_PROMPT = "Hello, how are you"
@@ -79,7 +80,7 @@ class Run:
         """GB/s of a plain read of all weights."""
         begin = perf_counter()
         read_weights(self.model._weights, self.model._team)
-        return len(self.model._file.sections["weights"]) / 1e9 / (perf_counter() - begin)
+        return self.model.weights_size / 1e9 / (perf_counter() - begin)
 
     def prompt_speed(self, n_tokens: int) -> float:
         """Tokens/s of reading a prompt."""
@@ -116,23 +117,34 @@ from time import perf_counter
 begin = perf_counter()
 process = Popen(sys.argv[1:], stdout=DEVNULL, stderr=DEVNULL)
 if hasattr(os, "wait4"):
-    peak = os.wait4(process.pid, 0)[2].ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    _, status, usage = os.wait4(process.pid, 0)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 else:
-    peak = process.wait() * 0
+    status, peak = process.wait(), 0
 print(perf_counter() - begin, peak)
+sys.exit(status != 0)
 """
 
 
-def start(path: str, threads: int) -> tuple[float, float | None]:
-    """Runs `gpt2rt generate` for one token in a process of its own.
+def timed(command: Sequence[str], environment: dict[str, str] | None = None) -> tuple[float, float | None]:
+    """Runs a command in a process of its own; what it prints is thrown away.
 
     Returns:
-        (seconds from start to end, peak of its resident memory in MB, or None where the system does not say).
+        (seconds from start to end, bytes of its resident memory at most, or None where the system does not say).
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
     """
-    command = [sys.executable, "-m", "gpt2rt", "generate", path, START_PROMPT, "-n", "1", "--threads", str(threads)]
-    done = subprocess.run([sys.executable, "-c", STARTER, *command], stdout=subprocess.PIPE, text=True, check=True)
+    starter = [sys.executable, "-c", STARTER, *command]
+    done = subprocess.run(starter, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     seconds, peak = map(float, done.stdout.split())
-    return seconds, peak / 1e6 or None
+    return seconds, peak or None
+
+
+def start(path: str, threads: int) -> tuple[float, float | None]:
+    """`timed`, of `gpt2rt generate` for one token."""
+    command = [sys.executable, "-m", "gpt2rt", "generate", path, START_PROMPT, "-n", "1", "--threads", str(threads)]
+    return timed(command)
 
 
 def benchmark(
@@ -147,8 +159,9 @@ def benchmark(
     """Measures in rounds, each figure once a round, so that all see the same weather.
 
     Args:
-        path: the model file. threads: numbers of threads. depths: tokens before those that are decoded. prompts:
-            lengths of prompts; depths and prompts that the context does not hold are left out. rounds: how many.
+        path: the model file. threads: numbers of threads, as far as the machine allows. depths: tokens before those
+            that are decoded. prompts: lengths of prompts; depths and prompts that the context does not hold are left
+            out. rounds: how many.
         progress: called with (done, total) rounds.
 
     Returns:
@@ -159,10 +172,10 @@ def benchmark(
     def start_seconds(n: int) -> float:
         seconds, peak = start(path, n)
         if peak is not None:
-            peaks.append(peak)
+            peaks.append(peak / 1e6)
         return seconds
 
-    for n in threads:
+    for n in sorted({min(n, most_threads()) for n in threads}):
         run = Run(open_model(path, threads=n))
         n_ctx = run.n_ctx
         figures.append(Figure("read", "GB/s", run.read_speed, threads=n))
@@ -203,7 +216,7 @@ def benchmark(
             "size": model._file.size,
             "n_parameters": model.hyperparameters.n_parameters,
             "weight_type": model.weight_type,
-            "weights": len(model._file.sections["weights"]),
+            "weights": model.weights_size,
         },
         "rounds": rounds,
         "peak_memory_mb": max(peaks, default=None),

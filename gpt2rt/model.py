@@ -11,7 +11,7 @@ from gpt2rt.generate import Generation
 from gpt2rt.modelfile import WEIGHT_TYPES, Hyperparameters, ModelFile
 from gpt2rt.sampling import SamplingParams
 from gpt2rt.session import Session
-from gpt2rt.threads import default_threads
+from gpt2rt.threads import default_threads, most_threads
 
 MAX_THREADS = 256
 
@@ -45,7 +45,7 @@ class Model:
             [tensor.offset for tensor in self._file.tensors],
             isa,
         )
-        self._team = ThreadTeam(threads)
+        self._team = ThreadTeam(min(threads, most_threads()))
         self._is_closed = False
         self.tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)
 
@@ -64,6 +64,11 @@ class Model:
         """What the file says of itself (docs/format.md). Raises ModelFileError where that is damaged."""
         return self._file.metadata
 
+    @property
+    def weights_size(self) -> int:
+        """Bytes of weights that a token reads."""
+        return len(self._file.sections["weights"])
+
     def session(self) -> Session:
         """A new, empty session. Raises UsageError where the model was closed."""
         if self._is_closed:
@@ -71,7 +76,7 @@ class Model:
         return Session(self)
 
     def generate(
-        self, prompt: str, *, max_tokens: int | None = None, stop=(), seed: int | None = None, lookup=True, **sampling
+        self, prompt: str, *, max_tokens: int | None = None, stop=(), seed: int | None = None, lookup=None, **sampling
     ):
         """Continues a text: an iterator of pieces of text, each of whole characters.
 
@@ -80,7 +85,8 @@ class Model:
             max_tokens: at most so many tokens; None for as many as the context holds.
             stop: strings that end the text; they are not part of it.
             seed: of the random generator; drawn where it is None, see `Generation.seed`.
-            lookup: guess tokens from the text so far and check them together; the text is the same without, only later.
+            lookup: guess tokens from the text so far and check them together; the text is the same without. None does
+                so where it pays.
             sampling: as for `SamplingParams`.
 
         Raises:
@@ -126,7 +132,8 @@ def open_model(path, *, threads: int | None = None, use_mmap: bool = True, isa: 
 
     Args:
         path: a file that `gpt2rt convert` wrote.
-        threads: of a forward pass, the caller included; None for the least of affinity, CPU quota and physical cores.
+        threads: of a forward pass, the caller included, at most: never more than affinity and CPU quota allow. None
+            for the least of these and the physical cores.
         use_mmap: False reads the file into memory, for file systems that map badly.
         isa: the instruction set to use; None for GPT2RT_ISA of the environment, else the best one here.
 

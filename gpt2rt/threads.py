@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 CPU_TOPOLOGY = "/sys/devices/system/cpu"
+PHYSICAL_CORES = "physical cores"  # a limit by choice: two threads of one core gain little
 
 
 def _read(path: str) -> str | None:
@@ -50,12 +51,20 @@ def thread_limits() -> dict[str, float]:
     if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
         return {"processors": os.cpu_count() or 1}
     cpus = os.sched_getaffinity(0)
-    limits: dict[str, float] = {"affinity": len(cpus), "physical cores": _physical_cores(cpus)}
+    limits: dict[str, float] = {"affinity": len(cpus), PHYSICAL_CORES: _physical_cores(cpus)}
     if quota := _cgroup_quota():
         limits["control group quota"] = quota
     return limits
 
 
 def default_threads() -> int:
-    """The least of CPU affinity, control group quota and physical cores; at least 1."""
-    return max(1, int(min(thread_limits().values()) + 0.5))
+    """The least of CPU affinity, control group quota and physical cores, rounded down; at least 1.
+
+    A quota of 1.75 CPUs gives one thread: of two, one would stand still while the other waits for it.
+    """
+    return max(1, int(min(thread_limits().values())))
+
+
+def most_threads() -> int:
+    """What CPU affinity and control group quota allow: more threads would only wait for each other."""
+    return max(1, int(min(limit for reason, limit in thread_limits().items() if reason != PHYSICAL_CORES)))

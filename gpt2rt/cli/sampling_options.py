@@ -10,9 +10,9 @@ from gpt2rt.sampling import SAMPLING_OPTIONS
 def model_options(command):
     """--threads and --no-mmap."""
     command = click.option("--no-mmap", is_flag=True, help="Read the file into memory instead of mapping it.")(command)
-    return click.option("--threads", type=int, metavar="N", help="Threads; by default as the processor allows.")(
-        command
-    )
+    return click.option(
+        "--threads", type=int, metavar="N", help="Threads, at most; by default as the processor allows."
+    )(command)
 
 
 def sampling_options(max_tokens: int, changed_defaults: dict[str, float]):
