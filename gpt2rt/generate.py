@@ -9,7 +9,7 @@ from time import perf_counter
 from gpt2rt._sampler import Sampler
 from gpt2rt._tokenizer import StreamDecoder
 from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.lookup import PromptLookup
+from gpt2rt.lookup import PromptLookup, is_worth_it
 from gpt2rt.sampling import SamplingParams
 from gpt2rt.session import Session
 
@@ -152,7 +152,7 @@ class Generation:
         stop: Iterable[str] = (),
         seed: int | None = None,
         history: Sequence[int] = (),
-        lookup: bool = True,
+        lookup: bool | None = None,
     ):
         """
         Args:
@@ -164,6 +164,7 @@ class Generation:
             seed: of the random generator, drawn where it is None.
             history: ids of earlier answers that the sampler takes for generated as well.
             lookup: guess tokens from the text so far and check them several at once; the text is the same without.
+                None does so where it pays.
 
         Raises:
             ContextFullError: the session has too few positions for the prompt.
@@ -183,6 +184,8 @@ class Generation:
         self.n_prompt_tokens = len(prompt)
         self.prompt_seconds = self.seconds = 0.0
         self._session = session
+        if lookup is None:
+            lookup = is_worth_it(session.model.weights_size)
         self._lookup = PromptLookup() if lookup else None
         self._pieces = self._run(prompt)
 

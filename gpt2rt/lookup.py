@@ -12,6 +12,12 @@ N_GRAM = 3  # tokens that must have come before in the same order
 MOST_GUESSES = 5  # tokens
 FIRST_PAUSE = 8  # tokens without guesses after a wrong one; doubled each time in a row
 LONGEST_PAUSE = 256
+LEAST_WEIGHTS = 32 << 20  # bytes; less lies in the processor's caches, and a guess costs what a token costs
+
+
+def is_worth_it(weights_size: int) -> bool:
+    """Whether guessing pays for a model with so many bytes of weights: where a pass waits for memory."""
+    return weights_size >= LEAST_WEIGHTS
 
 
 class PromptLookup:

@@ -60,7 +60,7 @@ def test_repetitive_text_takes_fewer_passes(model):
     session, plain = model.session(), model.session()
     calls = passes(session)
     tokens = model.tokenizer.encode("She said")  # greedy, the small model soon repeats itself
-    generation = Generation(session, tokens, SamplingParams(temperature=0), max_tokens=100)
+    generation = Generation(session, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
     list(generation)
     assert len(generation.tokens) == 100
     assert len(calls) < 50
@@ -68,10 +68,17 @@ def test_repetitive_text_takes_fewer_passes(model):
     assert session.tokens == plain.tokens
 
 
+def test_a_model_that_fits_in_caches_guesses_only_when_told(model):
+    session = model.session()
+    calls = passes(session)
+    list(Generation(session, model.tokenizer.encode("She said"), SamplingParams(temperature=0), max_tokens=50))
+    assert {len(tokens) for tokens in calls[1:]} == {1}
+
+
 def test_a_session_holds_no_guesses_while_the_text_is_read(model):
     session = model.session()
     tokens = model.tokenizer.encode("Once upon a time")
-    generation = Generation(session, tokens, SamplingParams(temperature=0), max_tokens=100)
+    generation = Generation(session, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
     for _ in generation:
         known = tokens + generation.tokens
         assert session.tokens == known[: len(session)]

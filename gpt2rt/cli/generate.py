@@ -20,10 +20,12 @@ MAX_TOKENS = 200
 @click.option("--echo", is_flag=True, help="Print the prompt as well.")
 @click.option("--prompts", metavar="FILE", help="Continue every line of FILE, several at once; - is standard input.")
 @click.option("--batch-size", type=int, metavar="N", help="With --prompts: how many at once. [default: 16]")
-@click.option("--no-lookup", is_flag=True, help="Never guess tokens ahead; the text is the same.")
+@click.option(
+    "--lookup/--no-lookup", default=None, help="Guess tokens ahead; the text is the same.  [default: for large models]"
+)
 @sampling_options(MAX_TOKENS, {})
 @model_options
-def command(model, prompt, echo, prompts, batch_size, no_lookup, max_tokens, stop, seed, threads, no_mmap, **options):
+def command(model, prompt, echo, prompts, batch_size, lookup, max_tokens, stop, seed, threads, no_mmap, **options):
     """Continue a text with the model file MODEL.
 
     PROMPT is the text; - reads it from standard input; without one the model begins a text of its own. The text goes to
@@ -41,8 +43,8 @@ def command(model, prompt, echo, prompts, batch_size, no_lookup, max_tokens, sto
     """
     from gpt2rt.model import open_model
 
-    if prompts is not None and (prompt or echo or no_lookup):
-        raise UsageError("--prompts: it takes no PROMPT, --echo or --no-lookup beside it")
+    if prompts is not None and (prompt or echo or lookup is not None):
+        raise UsageError("--prompts: it takes no PROMPT, --echo or --lookup beside it")
     if prompts is None and batch_size is not None:
         raise UsageError("--batch-size: it is for --prompts")
     if prompt == "-":
@@ -52,7 +54,7 @@ def command(model, prompt, echo, prompts, batch_size, no_lookup, max_tokens, sto
     if prompts is not None:
         continue_lines(opened, prompts, batch_size, {**arguments, **given(options)})
         return
-    generation = opened.generate(prompt, lookup=not no_lookup, **arguments, **given(options))
+    generation = opened.generate(prompt, lookup=lookup, **arguments, **given(options))
     last = ""
     try:
         if echo and prompt:
