@@ -12,6 +12,7 @@ import pytest
 from demo import DEMO, demo_model
 from random_models import random_tensors, write_model
 
+from gpt2rt.__main__ import read_ahead
 from gpt2rt.cli import COMMANDS, run
 from gpt2rt.modelfile import Hyperparameters
 
@@ -19,7 +20,7 @@ from gpt2rt.modelfile import Hyperparameters
 AT_TERMINAL = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from gpt2rt.cli import main
+from gpt2rt.__main__ import main
 main()
 """
 PATIENCE = 60  # seconds without a sign of life
@@ -441,3 +442,11 @@ class Terminal:
             self.process.kill()
             self.process.wait()
         os.close(self.master)
+
+
+# --- reading ahead
+
+
+def test_reading_ahead_of_what_is_no_file_does_nothing(tmp_path):
+    for path in (tmp_path, tmp_path / "missing", os.devnull, DEMO):
+        assert read_ahead(str(path)) is None
