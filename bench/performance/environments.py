@@ -1,0 +1,69 @@
+"""A virtual environment for each peer, made from the package registry once and kept in the cache folder."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import venv
+from collections import namedtuple
+
+Environment = namedtuple("Environment", "requirements pip_options variables")
+Environment.__doc__ = "What pip is given for a peer: requirements, options and environment variables."
+
+# Versions are pinned: a table can be made again. All of a peer's own settings are its defaults, save for llama.cpp,
+# whose wheels are built for old processors: it is compiled here, for this processor.
+ENVIRONMENTS = {
+    "llama.cpp": Environment(
+        ("llama-cpp-python==0.3.36",),
+        ("--no-binary=llama-cpp-python",),
+        {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"},
+    ),
+    "ctranslate2": Environment(("ctranslate2==4.8.5", "numpy", "safetensors", "tokenizers"), (), {}),
+    "openvino": Environment(
+        ("openvino-genai==2026.4.1.0", "optimum-intel[openvino]==2.2.0", "torch==2.13.0", "transformers==5.5.4"),
+        (),
+        {},
+    ),
+    "torch": Environment(("torch==2.13.0", "transformers==5.23.0", "numpy"), (), {}),
+}
+STAMP = "peer.txt"  # what was installed; an environment without it is not finished
+
+
+class PeerError(Exception):
+    """A peer can't be installed, converted for or measured: it is left out, and the message says why."""
+
+
+def run(command, log, **options):
+    """Runs a command with its output appended to the file `log`. Raises PeerError with the last line where it fails."""
+    with open(log, "ab") as output:
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options)
+    if done.returncode:
+        raise PeerError(
+            f"{' '.join(map(str, command[:4]))} ... ended with {done.returncode}: {last_line(log)} (see {log})"
+        )
+
+
+def last_line(log):
+    """The last line of a log that is not empty."""
+    lines = [line.strip() for line in pathlib.Path(log).read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def python_of(peer, cache):
+    """The peer's own Python; its environment is made first where it is not there or not this one.
+
+    Args:
+        peer: a key of ENVIRONMENTS. cache: the folder that keeps environments.
+
+    Raises:
+        PeerError: pip failed.
+    """
+    environment, folder = ENVIRONMENTS[peer], pathlib.Path(cache) / "environments" / peer
+    python, stamp = folder / "bin" / "python", folder / STAMP
+    wanted = "\n".join([sys.version, *environment.requirements, *environment.pip_options, str(environment.variables)])
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        venv.create(folder, with_pip=True, clear=True)
+        command = [python, "-m", "pip", "install", *environment.pip_options, *environment.requirements]
+        run(command, folder / "pip.log", env=os.environ | environment.variables)
+        stamp.write_text(wanted)
+    return python

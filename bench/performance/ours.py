@@ -1,0 +1,251 @@
+"""gpt2rt alone: how its cost grows with the model, the context, the threads and the batch, and where the time goes."""
+
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+from models import random_checkpoint
+
+import gpt2rt
+from gpt2rt.benchmark import START_PROMPT, Run, some_tokens, timed
+from gpt2rt.converter import convert
+from gpt2rt.session import accept_all
+
+SIZES = ("124M", "355M", "774M", "1558M")
+DEPTHS = (0, 128, 256, 512, 768, 1000)
+BATCHES = (1, 2, 4, 8, 16, 32)
+QUOTAS = (1.0, 1.5)  # CPUs
+PROMPT = 512  # tokens
+DECODED = 16  # tokens of one measurement
+GENERATED = 64  # tokens of the run whose memory is measured
+QUOTA_SECONDS = 2.0  # many periods of the scheduler, which are 0.1 s
+LISTS = "One, two, three, four, five. " * 3  # a text that repeats itself
+PLAIN = "User: What did you do on your holidays?\nBot:"
+
+
+def medians(measures, rounds):
+    """{label: median of what its function returns}, each called once a round, and once before that counts."""
+    values = {label: [] for label in measures}
+    for i in range(rounds + 1):
+        for label, measure in measures.items():
+            value = measure()
+            if i:
+                values[label].append(value)
+    return {label: statistics.median(found) for label, found in values.items()}
+
+
+def generate(path, n, *options):
+    """The command that continues a text by n tokens."""
+    return [sys.executable, "-P", "-m", "gpt2rt", "generate", str(path), START_PROMPT, "-n", str(n), *options]
+
+
+def measure(checkpoint, vocabulary, cache, threads, rounds, say):
+    """Measures everything on this page's list with int8 weights.
+
+    Args:
+        checkpoint: of 124M. vocabulary: a folder for the checkpoints that are made, or None. cache: keeps models.
+        threads: of a pass. rounds: how many. say: called with a line of progress.
+
+    Returns:
+        JSON-ready: {name of the table: {label: figure}}, in tokens/s, seconds and bytes.
+    """
+    models = cache / "ours"
+    models.mkdir(exist_ok=True)
+    path = models / "124M-int8.bin"
+    convert(checkpoint, path, force=True)
+    found = {"threads_used": threads}
+    for name, measure_one in {
+        "parts": lambda: parts(path, threads, rounds),
+        "depths": lambda: depths(path, threads, rounds),
+        "threads": lambda: asked_threads(path, rounds),
+        "quotas": lambda: quotas(path),
+        "batches": lambda: batches(path, threads, rounds),
+        "lookup": lambda: lookup(path, rounds),
+        "cold": lambda: cold(path, rounds),
+        "convert": lambda: converting(checkpoint, models, rounds),
+        "sizes": lambda: sizes(vocabulary, models, threads, rounds),
+    }.items():
+        say(name)
+        found[name] = measure_one()
+    return found
+
+
+def parts(path, threads, rounds):
+    """{"tokens at depth": {part: seconds}}"""
+    run = Run(gpt2rt.open_model(path, threads=threads))
+    passes = {
+        f"{n} at {depth}": [run.parts(n, depth) for _ in range(rounds)] for n, depth in ((1, 0), (1, 900), (512, 0))
+    }
+    return {at: {part: statistics.median(one[part] for one in seen) for part in seen[0]} for at, seen in passes.items()}
+
+
+def depths(path, threads, rounds):
+    run = Run(gpt2rt.open_model(path, threads=threads))
+    return medians({depth: lambda depth=depth: run.decode_speed(depth) for depth in DEPTHS}, rounds)
+
+
+def asked_threads(path, rounds):
+    """{threads asked for: [decode, prompt]}, to four times the processors."""
+    runs = {n: Run(gpt2rt.open_model(path, threads=n)) for n in (1, 2, 4, 8) if n <= 4 * os.cpu_count()}
+    decode = medians({n: lambda run=run: run.decode_speed(0) for n, run in runs.items()}, rounds)
+    prompt = medians({n: lambda run=run: run.prompt_speed(PROMPT) for n, run in runs.items()}, rounds)
+    return {n: [decode[n], prompt[n]] for n in runs}
+
+
+LIMITED = """
+import sys, time
+import gpt2rt
+from gpt2rt.benchmark import Run
+run = Run(gpt2rt.open_model(sys.argv[1], threads=int(sys.argv[2]) or None))
+run.decode_speed(0)
+end, seconds = time.perf_counter() + float(sys.argv[3]), []
+while time.perf_counter() < end:
+    seconds.append(1 / run.decode_speed(0))
+print(len(seconds) / sum(seconds), run.model.threads)
+"""
+
+
+def quotas(path):
+    """{CPUs of a control group: [decode with 1 thread, by default, with 8 asked for]}; empty where none can be made."""
+    found = {}
+    for cpus in QUOTAS:
+        with control_group(cpus) as group:
+            if group is None:
+                return {}
+            command = [sys.executable, "-P", "-c", LIMITED, str(path)]
+            enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+            found[cpus] = []
+            for threads in ("1", "0", "8"):
+                done = subprocess.run(
+                    [*enter, *command, threads, str(QUOTA_SECONDS)], capture_output=True, text=True, check=True
+                )
+                found[cpus].append(float(done.stdout.split()[0]))
+    return found
+
+
+@contextlib.contextmanager
+def control_group(cpus):
+    """A new control group (v2 or v1) that may use so many CPUs; None where this user may not make one."""
+    root = Path("/sys/fs/cgroup")
+    is_v2 = (root / "cgroup.controllers").exists()
+    group = (root if is_v2 else root / "cpu") / f"gpt2rt-{os.getpid()}"
+    limits = {"cpu.max": f"{int(cpus * 1e5)} 100000"} if is_v2 else {"cpu.cfs_quota_us": str(int(cpus * 1e5))}
+    try:
+        group.mkdir()
+        for name, limit in limits.items():
+            (group / name).write_text(limit)
+    except OSError:
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def batches(path, threads, rounds):
+    """{sequences: tokens/s of all together}"""
+    model = gpt2rt.open_model(path, threads=threads)
+    sessions = [model.session() for _ in range(max(BATCHES))]
+    tokens = some_tokens(DECODED, model.hyperparameters.n_vocab)
+
+    def together(n):
+        for session in sessions[:n]:
+            session.rewind(len(session))
+        begin = perf_counter()
+        for token in tokens:
+            accept_all(sessions[:n], [(token,)] * n)
+        return n * DECODED / (perf_counter() - begin)
+
+    return medians({n: lambda n=n: together(n) for n in BATCHES}, rounds)
+
+
+def lookup(path, rounds):
+    """{text: tokens/s with prompt lookup by those without}: a text that repeats itself, and one that does not."""
+    model = gpt2rt.open_model(path)
+
+    def speed(prompt, is_on, sampling):
+        begin = perf_counter()
+        generation = model.generate(prompt, max_tokens=200, seed=1, lookup=is_on, **sampling)
+        for _ in generation:
+            pass
+        return 200 / (perf_counter() - begin)
+
+    texts = {"repeats itself, greedy": (LISTS, {"temperature": 0}), "plain, sampled": (PLAIN, {})}
+    measures = {
+        (name, is_on): lambda a=(text, is_on, s): speed(*a)
+        for name, (text, s) in texts.items()
+        for is_on in (True, False)
+    }
+    found = medians(measures, 3 * rounds)
+    return {name: found[name, True] / found[name, False] for name in texts}
+
+
+def cold(path, rounds):
+    """{what: seconds}, each with the file dropped from the page cache before; empty where that is not possible."""
+    if not hasattr(os, "posix_fadvise"):
+        return {}
+
+    def dropped(command):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+        return timed(command)[0]
+
+    return medians(
+        {
+            "cat": lambda: dropped(["cat", str(path)]),
+            "generate": lambda: dropped(generate(path, 1)),
+            "generate, warm": lambda: timed(generate(path, 1))[0],
+            "python": lambda: timed([sys.executable, "-P", "-c", "pass"])[0],
+        },
+        rounds,
+    )
+
+
+def converting(checkpoint, folder, rounds):
+    """{what: seconds}, and the peak of convert's memory in bytes."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        copy, output = Path(scratch) / "copy", Path(scratch) / "124M.bin"
+        command = [sys.executable, "-P", "-m", "gpt2rt", "convert", str(checkpoint), "-o", str(output), "--force"]
+        data = next(Path(checkpoint).glob("*.data-*"))
+
+        def copied():
+            copy.unlink(missing_ok=True)
+            return timed(["sh", "-c", 'cp "$0" "$1" && sha256sum "$1"', str(data), str(copy)])[0]
+
+        found = medians({"cp and sha256sum": copied, "convert": lambda: timed(command)[0]}, min(rounds, 3))
+        return found | {"peak": timed(command)[1]}
+
+
+def sizes(vocabulary, folder, threads, rounds):
+    """{size: {file, decode, prompt, start, memory}}; checkpoints are made, converted and thrown away."""
+    found = {}
+    for size in SIZES:
+        path = folder / f"{size}-int8.bin"
+        if not path.exists():
+            checkpoint = random_checkpoint(size, folder / size, vocabulary, folder / "checkpoints.log")
+            convert(checkpoint, path)
+            shutil.rmtree(checkpoint)
+        run = Run(gpt2rt.open_model(path, threads=threads))
+        speeds = medians(
+            {
+                "decode": lambda run=run: run.decode_speed(0),
+                "prompt": lambda run=run: run.prompt_speed(PROMPT),
+                "read": lambda run=run: 1e9 * run.read_speed(),
+            },
+            min(rounds, 3),
+        )
+        found[size] = speeds | {
+            "file": path.stat().st_size,
+            "start": statistics.median(timed(generate(path, 1))[0] for _ in range(3)),
+            "memory": timed(generate(path, GENERATED))[1],
+        }
+    return found

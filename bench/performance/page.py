@@ -1,0 +1,233 @@
+"""The tables and the plot of docs/performance.md, made of the results; the text around them is written by hand."""
+
+import re
+import statistics
+
+from peers import DEPTH, PROMPT
+
+OURS, PEER = "#1f77b4", "#b0b0b0"
+PANELS = (  # of the plot: figure, title, what it is divided by
+    ("start", "start to first token, ms", 1e-3),
+    ("prompt", f"prompt of {PROMPT}, tokens/s", 1),
+    ("decode", "decode, tokens/s", 1),
+    ("memory", "peak memory, MB", 1e6),
+)
+
+
+def write(found, path):
+    """Puts tables between their markers, `<!-- table: NAME -->` and `<!-- end -->`; saves the plot beside the page."""
+    text = path.read_text(encoding="utf-8")
+    tables = {"targets": targets, "peers": peers, "parts": parts, "growth": growth, "sizes": sizes}
+    for name, table in tables.items():
+        block = "\n".join(f"| {' | '.join(row)} |" for row in with_rule(table(found)))
+        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        text, n = re.subn(
+            pattern, lambda match, block=block: f"{match[1]}\n{block}\n\n{match[2]}", text, flags=re.DOTALL
+        )
+        if n != 1:
+            raise ValueError(f"{path}: {n} places for the table {name!r}, expected one")
+    machine = found["peers"]["machine"]
+    line = f"{machine['cpu']}, {machine['cpus']} cores; {found['peers']['rounds']} rounds, medians"
+    text = re.sub(r"(<!-- machine -->).*?(<!-- end -->)", lambda match: f"{match[1]}{line}{match[2]}", text)
+    path.write_text(text, encoding="utf-8")
+    plot(found["peers"], path.with_suffix(".svg"))
+
+
+def with_rule(rows):
+    head, *rest = rows
+    return [head, ("---",) * len(head), *rest]
+
+
+def label(contender):
+    """How a row is called."""
+    name = f"{contender['runtime']} {contender['kind']}"
+    return f"{name}, {contender['isa']}" if contender["isa"] else name
+
+
+def chosen(found, runtime, kind, threads=None, isa=None):
+    """The medians of a contender."""
+    threads = threads or found["peers"]["threads"]
+    for contender in found["peers"]["contenders"]:
+        if (contender["runtime"], contender["kind"], contender["threads"], contender["isa"]) == (
+            runtime,
+            kind,
+            threads,
+            isa,
+        ):
+            return contender["medians"] | {"size": contender["size"]}
+    return None
+
+
+def peers(found):
+    rows = [
+        (
+            "",
+            "threads",
+            "decode",
+            f"decode at {DEPTH}",
+            f"prompt of {PROMPT}",
+            "first token",
+            "memory",
+            "model",
+            "logits off",
+        )
+    ]
+    for contender in found["peers"]["contenders"]:
+        m = contender["medians"]
+        rows.append(
+            (
+                label(contender),
+                str(contender["threads"]),
+                *(f"{m[what]:,.0f}" for what in ("decode", "deep", "prompt")),
+                f"{1e3 * m['start']:,.0f} ms",
+                f"{m['memory'] / 1e6:,.0f} MB",
+                f"{contender['size'] / 1e6:,.0f} MB",
+                f"{m['off']:.1%}",
+            )
+        )
+    return rows
+
+
+def ratio(found, ours, peer, what):
+    """The median over the rounds of our figure by the peer's; None where the peer is missing."""
+    values = []
+    for runtime, kind in (ours, peer):
+        for contender in found["peers"]["contenders"]:
+            if (contender["runtime"], contender["kind"], contender["isa"]) == (runtime, kind, None):
+                values.append(contender["values"][what])
+                break
+        else:
+            return None
+    return statistics.median(a / b for a, b in zip(*values, strict=True))
+
+
+def targets(found):
+    """What we aim at, and what was measured."""
+    int8, int4, f16, f32 = (("gpt2rt", kind) for kind in ("int8", "int4", "f16", "f32"))
+    q8, q4, ct2, openvino = ("llama.cpp", "Q8_0"), ("llama.cpp", "Q4_0"), ("ctranslate2", "int8"), ("openvino", "int8")
+    mine, small = chosen(found, *int8), chosen(found, *int4)
+    ours = found["ours"]
+    in_read = mine["decode"] * mine["size"] / mine["read"]
+    deeper = 1 - mine["deep"] / mine["decode"]
+    attention = ours["parts"]["512 at 0"]["attention"] / sum(ours["parts"]["512 at 0"].values())
+    cold, made = ours["cold"], ours["convert"]
+    kv_cache = 2 * 12 * 768 * 2 * 1024
+
+    def against(mine_, peer, what, aim, more=True):
+        value = ratio(found, mine_, peer, what)
+        shown = "not measured" if value is None else f"{value:.2f}"
+        return (f"{WHAT[what]}, {mine_[1]} by {peer[0]} {peer[1]}", f"{'>=' if more else '<='} {aim}", shown)
+
+    batch = ours["batches"]
+    asked = ours["threads"]
+    right = max(speeds[0] for speeds in asked.values())
+    rows = [
+        ("what", "aim", "measured"),
+        against(int8, q8, "decode", 1.5),
+        ("decode int8 by a plain read of the file", ">= 88%", f"{in_read:.0%}"),
+        against(int8, q8, "deep", 3),
+        (f"decode int8 at {DEPTH}, slower than with an empty context", "<= 35%", f"{deeper:.0%}"),
+        against(int8, q8, "prompt", 4),
+        against(int8, ct2, "prompt", 2.4),
+        against(int8, openvino, "prompt", 2.4),
+        ("attention's share of a prompt of 512", "< 20%", f"{attention:.0%}"),
+        against(int8, q8, "start", 0.25, more=False),
+        against(int4, int8, "decode", 1.5),
+        against(int4, q4, "decode", 1.5),
+        ("file, int4 by int8", "<= 0.6", f"{small['size'] / mine['size']:.2f}"),
+        against(f16, f32, "decode", 1.7),
+        (
+            "peak memory above file and cache, int8",
+            "<= 40 MB",
+            f"{(mine['memory'] - mine['size'] - kv_cache) / 1e6:.0f} MB",
+        ),
+        ("convert 124M by cp and sha256sum", "<= 2", f"{made['convert'] / made['cp and sha256sum']:.2f}"),
+        ("peak memory of convert", "<= 200 MB", f"{made['peak'] / 1e6:.0f} MB"),
+        ("16 sequences together by one", ">= 4", f"{batch['16'] / batch['1']:.1f}"),
+        (
+            "any number of threads asked for, slower than the best",
+            "<= 10%",
+            f"{1 - min(speeds[0] for n, speeds in asked.items() if int(n) > 1) / right:.0%}",
+        ),
+        ("prompt lookup, plain text", ">= 0.97", f"{ours['lookup']['plain, sampled']:.2f}"),
+    ]
+    if cold:
+        rows.append(("cold file, first token by cat", "<= 1.3", f"{cold['generate'] / cold['cat']:.1f}"))
+    rows += [
+        (f"quota of {cpus} CPUs: default by one thread", ">= 0.9", f"{speeds[1] / speeds[0]:.2f}")
+        for cpus, speeds in ours["quotas"].items()
+    ]
+    return rows
+
+
+WHAT = {
+    "decode": "decode",
+    "deep": f"decode at {DEPTH}",
+    "prompt": f"prompt of {PROMPT}",
+    "start": "start to first token",
+}
+
+
+def parts(found):
+    passes = found["ours"]["parts"]
+    rows = [("milliseconds", *next(iter(passes.values())), "sum")]
+    for at, seconds in passes.items():
+        n, depth = at.split(" at ")
+        what = f"{n} token{'s' * (n != '1')} behind {depth}"
+        rows.append((what, *(f"{1e3 * value:.2f}" for value in seconds.values()), f"{1e3 * sum(seconds.values()):.2f}"))
+    return rows
+
+
+def growth(found):
+    """Context, threads and batch: what grows, and tokens/s."""
+    ours = found["ours"]
+    rows = [("what", "tokens/s"), *((f"decode at {depth}", f"{speed:.0f}") for depth, speed in ours["depths"].items())]
+    for n, (decode, prompt) in ours["threads"].items():
+        rows.append((f"{n} thread{'s' * (n != '1')} asked for", f"{decode:.0f}; prompt of {PROMPT}: {prompt:,.0f}"))
+    rows += [(f"batch of {n}", f"{speed:,.0f}") for n, speed in ours["batches"].items()]
+    rows += [(f"prompt lookup, text {text}", f"{by:.2f} x") for text, by in ours["lookup"].items()]
+    for cpus, (one, default, eight) in ours["quotas"].items():
+        rows.append((f"quota of {cpus} CPUs: 1 thread, default, 8 asked for", f"{one:.0f}, {default:.0f}, {eight:.0f}"))
+    rows += [(f"cold or warm: {what}", f"{1e3 * seconds:.0f} ms") for what, seconds in ours["cold"].items()]
+    made = ours["convert"]
+    rows.append(("convert 124M; cp and sha256sum", f"{made['convert']:.2f} s; {made['cp and sha256sum']:.2f} s"))
+    return rows
+
+
+def sizes(found):
+    rows = [("int8", "file", "decode", "of a plain read", f"prompt of {PROMPT}", "first token", "memory")]
+    for size, m in found["ours"]["sizes"].items():
+        rows.append(
+            (
+                size,
+                f"{m['file'] / 1e6:,.0f} MB",
+                f"{m['decode']:.1f}",
+                f"{m['decode'] * m['file'] / m['read']:.0%}",
+                f"{m['prompt']:,.0f}",
+                f"{1e3 * m['start']:.0f} ms",
+                f"{m['memory'] / 1e6:,.0f} MB",
+            )
+        )
+    return rows
+
+
+def plot(found, path):
+    """Bars of the contenders with the usual number of threads."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "gpt2rt"
+    from matplotlib import pyplot
+
+    shown = [c for c in found["contenders"] if c["threads"] == found["threads"] and not c["isa"]][::-1]
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(13, 3.6), sharey=True, layout="constrained")
+    for axis, (what, title, unit) in zip(axes, PANELS, strict=True):
+        values = [contender["medians"][what] / unit for contender in shown]
+        colors = [OURS if contender["runtime"] == "gpt2rt" else PEER for contender in shown]
+        bars = axis.barh([label(contender) for contender in shown], values, color=colors)
+        axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.margins(x=0.25)
+        axis.set_xticks([])
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
