@@ -32,15 +32,15 @@ TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34)}  # {type: (nam
 
 EPSILON = 1e-5  # of the layer norms: the kernels have no other
 SPLITTERS = (None, "default", "gpt-2")  # names of GPT-2's way of cutting a text before the merges
+HEAD = "output.weight"  # optional: GPT-2's is the token embedding
 GLOBAL_NAMES = {
     **{"wpe": "position_embd.weight", "wte": "token_embd.weight"},
-    **{"ln_f/g": "output_norm.weight", "ln_f/b": "output_norm.bias"},
+    **{"ln_f/g": "output_norm.weight", "ln_f/b": "output_norm.bias", "lm_head": HEAD},
 }
 LAYER_NAMES = {
     **{"ln_1": "attn_norm", "attn/c_attn": "attn_qkv", "attn/c_proj": "attn_output"},
     **{"ln_2": "ffn_norm", "mlp/c_fc": "ffn_up", "mlp/c_proj": "ffn_down"},
 }
-HEAD = "output.weight"  # optional: GPT-2's is the token embedding
 
 
 class _MalformedError(Exception):
@@ -55,6 +55,8 @@ def is_gguf(path):
 
 class GgufFile:
     """A source for `convert`: has what `TensorFlowCheckpoint` has."""
+
+    chat = None
 
     def __init__(self, source):
         """
@@ -87,8 +89,9 @@ class GgufFile:
         licence = self._metadata.get("general.license")
         self.licence = licence if isinstance(licence, str) and licence.isprintable() and len(licence) <= 200 else None
         self.hyperparameters = self._hyperparameters()
+        self.is_tied = not self._has_head()
         self._names = self._match()
-        self.size = sum(4 * math.prod(tensor.shape) for tensor in tensor_table(self.hyperparameters, "f32", 0))
+        self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
     def vocabulary(self):
         """The `Vocabulary` of the file. Raises VocabularyError."""
@@ -98,7 +101,7 @@ class GgufFile:
         """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
         tensor = self._tensors[self._names[name]]
         array = self._dequantize(tensor.data, tensor.tensor_type)
-        is_transposed = array.ndim == 2 and name not in ("wte", "wpe")
+        is_transposed = array.ndim == 2 and name not in ("wte", "wpe", "lm_head")
         return np.ascontiguousarray(array.T if is_transposed else array, np.float32)
 
     def release(self, array):
@@ -140,7 +143,7 @@ class GgufFile:
     def _match(self):
         """Maps our names of the tensors to the file's. Raises CheckpointError unless these are all a GPT-2's."""
         names = {}
-        for tensor in tensor_table(self.hyperparameters, "f32", 0):
+        for tensor in tensor_table(self.hyperparameters, "f32", 0, self.is_tied):
             names[tensor.name] = name = _gguf_name(tensor.name)
             if name not in self._tensors:
                 raise CheckpointError(f"{self.path}: tensor {name!r} is missing, expected one in a GPT-2")
@@ -153,13 +156,14 @@ class GgufFile:
         for name in self._tensors:
             if name not in {HEAD, *names.values()}:
                 raise CheckpointError(f"{self.path}: tensor {name!r} has no place in a GPT-2")
-        if HEAD in self._tensors:
-            head, embedding = self._tensors[HEAD], self._tensors[names["wte"]]
-            if head.tensor_type != embedding.tensor_type or not np.array_equal(head.data, embedding.data):
-                raise CheckpointError(
-                    f"{self.path}: tensor {HEAD!r} is another than {names['wte']!r}, expected the same"
-                )
         return names
+
+    def _has_head(self):
+        """Whether the output head is another matrix than the token embedding."""
+        if not {HEAD, GLOBAL_NAMES["wte"]} <= self._tensors.keys():
+            return False
+        head, embedding = self._tensors[HEAD], self._tensors[GLOBAL_NAMES["wte"]]
+        return head.tensor_type != embedding.tensor_type or not np.array_equal(head.data, embedding.data)
 
 
 def _gguf_name(name):

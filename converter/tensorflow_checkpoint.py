@@ -36,9 +36,12 @@ class TensorFlowCheckpoint:
 
     Attributes:
         path: the prefix. name: what to call the model. origin: a line of text for the model file.
-        licence: text or None. hyperparameters: `Hyperparameters`.
+        licence: text or None. hyperparameters: `Hyperparameters`. is_tied: whether `wte` is the output head.
+        chat: what the source says of chatting with it, as for `convert`; or None.
         size: bytes of its weights in f32. files: the files that hold the weights, in order.
     """
+
+    is_tied, chat = True, None
 
     def __init__(self, source):
         """

@@ -95,7 +95,8 @@ ctypedef struct Network:
     Layer* layers                # (n_layer)
     const float* ln_f_g          # (n_embd)
     const float* ln_f_b          # (n_embd)
-    Matrix wte                   # (n_vocab, n_embd): the embedding and the output head
+    Matrix wte                   # (n_vocab, n_embd): the embedding
+    Matrix head                  # (n_vocab, n_embd): the output head, `wte` again in a GPT-2
 
 
 # What a member of the team writes alone.

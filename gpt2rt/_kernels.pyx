@@ -147,6 +147,8 @@ cdef class Weights:
         self.network.ln_f_g = self.vector(next(at))
         self.network.ln_f_b = self.vector(next(at))
         self.network.wte = self.matrix(next(at), None, c.n_vocab, n)
+        lm_head = next(at, None)
+        self.network.head = self.network.wte if lm_head is None else self.matrix(lm_head, None, c.n_vocab, n)
 
     def __dealloc__(self):
         free(self.network.layers)
@@ -311,10 +313,10 @@ cdef void attend(const Pass* p, int64_t layer, float* scratch, int member, int m
 
 
 cdef void head(const Pass* p, Private* own, int member, int members) noexcept nogil:
-    """The logits of the wanted rows: final layer norm, then times the embedding. Prepared as in `prepare`."""
+    """The logits of the wanted rows: final layer norm, then times the head. Prepared as in `prepare`."""
     cdef const Network* network = p.network
     cdef const Config* c = &network.config
-    cdef const Matrix* m = &network.wte
+    cdef const Matrix* m = &network.head
     cdef bint alone = p.n_logits == 1
     cdef Inputs inputs = own.inputs if alone else p.state.inputs
     cdef int64_t groups = m.n_in // m.group if m.group else 0

@@ -40,6 +40,7 @@ HEADER = struct.Struct("<8sIIQIIIIIIII")  # up to the section table
 SECTION = struct.Struct("<QQII")
 SECTION_TABLE = 64  # offset of the section table in the header
 SECTIONS = ("metadata", "vocabulary", "weights")
+FLAG_HEAD = 1  # the output head is a matrix of its own
 CHECKSUM = struct.Struct("<I")
 CHECKSUM_OFFSET = ALIGNMENT - CHECKSUM.size
 VOCABULARY_HEADER = struct.Struct("<IIII")  # n_merges, n_slots, n_special, token_bytes
@@ -74,7 +75,7 @@ class Hyperparameters(namedtuple("Hyperparameters", "n_vocab n_ctx n_embd n_head
 
     @property
     def n_parameters(self):
-        """Number of trained values; the output head is `wte` again and not counted twice."""
+        """Number of trained values of a GPT-2, whose output head is `wte` and not counted twice."""
         n, per_layer = self.n_embd, 12 * self.n_embd**2 + 13 * self.n_embd
         return (self.n_vocab + self.n_ctx) * n + self.n_layer * per_layer + 2 * n
 
@@ -90,11 +91,14 @@ def matrix_length(n_out, n_in, weight_type, group_size):
     return -(-n_out // TILE) * tile
 
 
-def tensor_table(hyperparameters, weight_type, group_size):
+def tensor_table(hyperparameters, weight_type, group_size, is_tied=True):
     """All tensors of the weights section, in the order in which a forward pass reads them.
 
+    Args:
+        is_tied: whether the output head is `wte`, as GPT-2's is; else `lm_head` follows.
+
     Returns:
-        A list of `Tensor`; shapes are (n_out, n_in) for the matrices of the layers and for `wte`.
+        A list of `Tensor`; shapes are (n_out, n_in) for the matrices of the layers, `wte` and `lm_head`.
     """
     n_vocab, n_ctx, n, _, n_layer = hyperparameters
     table, offset = [], 0
@@ -128,6 +132,8 @@ def tensor_table(hyperparameters, weight_type, group_size):
     add("ln_f/g", (n,))
     add("ln_f/b", (n,))
     add("wte", (n_vocab, n), True)
+    if not is_tied:
+        add("lm_head", (n_vocab, n), True)
     return table
 
 
@@ -156,8 +162,8 @@ class ModelFile:
 
     Attributes:
         path: as it was given. hyperparameters: `Hyperparameters`. weight_type: one of `WEIGHT_TYPES`.
-        group_size: inputs that share a scale, 0 for float types. size: bytes of the file.
-        sections: {name: memoryview}. checksums: {name: CRC32C}.
+        group_size: inputs that share a scale, 0 for float types. is_tied: whether `wte` is the output head.
+        size: bytes of the file. sections: {name: memoryview}. checksums: {name: CRC32C}.
     """
 
     def __init__(self, path, use_mmap=True):
@@ -206,8 +212,9 @@ class ModelFile:
         actual = crc32c(view[:CHECKSUM_OFFSET])
         if stored != actual:
             self._refuse(f"the header is damaged: checksum {actual:08x}, expected {stored:08x} (copy or convert again)")
-        if header_size != ALIGNMENT or flags:
-            self._refuse(f"header size {header_size} and flags {flags:#x}, expected {ALIGNMENT} and 0")
+        if header_size != ALIGNMENT or flags & ~FLAG_HEAD:
+            self._refuse(f"header size {header_size} and flags {flags:#x}, expected {ALIGNMENT} and 0 or 1")
+        self.is_tied = not flags & FLAG_HEAD
         if file_size != self.size:
             hint = "truncated download?" if self.size < file_size else "something was appended?"
             self._refuse(f"{self.size} bytes, its header says {file_size} ({hint})")
@@ -253,7 +260,7 @@ class ModelFile:
             self._refuse(
                 f"section 'vocabulary' has {len(vocabulary)} bytes, its tables need {last.offset + last.length}"
             )
-        self.tensors = tensor_table(self.hyperparameters, self.weight_type, self.group_size)
+        self.tensors = tensor_table(self.hyperparameters, self.weight_type, self.group_size, self.is_tied)
         last = self.tensors[-1]
         if last.offset + last.length != len(self.sections["weights"]):
             self._refuse(
@@ -310,11 +317,12 @@ class Writer:
     so that it can tell of the weights: `metadata` may be changed until then, and grow by METADATA_ROOM bytes.
     """
 
-    def __init__(self, path, hyperparameters, weight_type, group_size, metadata, vocabulary, force=False):
+    def __init__(self, path, hyperparameters, weight_type, group_size, metadata, vocabulary, force=False, is_tied=True):
         """
         Args:
             path: the file to make; UsageError where it exists, unless `force`, or is anything but a file.
             metadata: a JSON-ready dict. vocabulary: the bytes of the vocabulary section (`vocabulary_section`).
+            is_tied: as for `tensor_table`.
         """
         self.path = os.fspath(path)
         if problem := hyperparameters.problem():
@@ -329,7 +337,8 @@ class Writer:
             self._refuse_to_overwrite()
         self.force = force
         self.hyperparameters, self.weight_type, self.group_size = hyperparameters, weight_type, group_size
-        self.tensors = tensor_table(hyperparameters, weight_type, group_size)
+        self.is_tied = is_tied
+        self.tensors = tensor_table(hyperparameters, weight_type, group_size, is_tied)
         self.metadata = metadata
         self._metadata_length = align(len(self._encoded_metadata()) + METADATA_ROOM, ALIGNMENT)
         self._vocabulary = vocabulary
@@ -424,7 +433,7 @@ class Writer:
             *self.hyperparameters,
             WEIGHT_TYPES.index(self.weight_type),
             self.group_size,
-            0,
+            0 if self.is_tied else FLAG_HEAD,
         )
         sections = (
             (ALIGNMENT, len(metadata), crc32c(metadata), 0),

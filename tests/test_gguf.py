@@ -196,12 +196,14 @@ def test_other_model_is_refused_by_name(folder, tmp_path, metadata, message):
         GgufFile(path)
 
 
-def test_other_head_is_refused(folder, tmp_path):
+def test_head_of_its_own_is_kept(folder, tmp_path):
     tensors = gguf_tensors(SMALL)
     tensors["output.weight"] = tensors["token_embd.weight"] + 1
     path = write_gguf(tmp_path / "x.gguf", folder, tensors=tensors)
-    with pytest.raises(CheckpointError, match=r"'output\.weight' is another than 'token_embd\.weight', expected"):
-        GgufFile(path)
+    convert(path, tmp_path / "x.bin", weight_type="f32")
+    assert not ModelFile(tmp_path / "x.bin").is_tied
+    head = GgufFile(path).tensor("lm_head")
+    assert np.array_equal(head, tensors["output.weight"])
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "BF16"])
