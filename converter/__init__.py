@@ -1,8 +1,8 @@
 """Checkpoints into model files.
 
 A source is what `convert` reads: an object with the attributes `path`, `name`, `origin`, `licence`, `hyperparameters`,
-`size` and `files`, and the methods `vocabulary()`, `tensor(name)` and `release(array)`, as `TensorFlowCheckpoint`
-describes them.
+`is_tied`, `chat`, `size` and `files`, and the methods `vocabulary()`, `tensor(name)` and `release(array)`, as
+`TensorFlowCheckpoint` describes them. `_open` alone decides what a source is.
 """
 
 import hashlib
@@ -16,6 +16,9 @@ from collections import namedtuple
 import numpy as np
 
 from gpt2rt.converter.gguf import GgufFile, is_gguf
+from gpt2rt.converter.hub import HUB, hub_source
+from gpt2rt.converter.huggingface import HuggingFaceFolder, is_huggingface
+from gpt2rt.converter.model_source import ModelFileSource, is_model_file
 from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.errors import CheckpointError, UsageError
@@ -23,6 +26,7 @@ from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_
 
 CHAT_FORMATS = ("plain", "dialogpt", "raw")
 CHAT_KEYS = ("format", "user_name", "bot_name", "opening")
+SHOWN = 8  # names of files in a message
 MAX_NAME = 200  # characters of a name, or of a licence's
 BLOCK = 1 << 20  # bytes that are hashed at a time
 
@@ -46,13 +50,15 @@ def convert(
     """Converts a checkpoint to a model file, which is written whole or not at all.
 
     Args:
-        source: a folder with a checkpoint, or a checkpoint's prefix; or a GGUF file.
+        source: a folder as OpenAI releases it, or a checkpoint's prefix; a Hugging Face folder, or `hf:OWNER/NAME` with
+            or without `@REVISION`; a GGUF file; or a model file of f32 or f16.
         output: the file to write; by default it is named for the source and the type, in the current folder.
         weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale, for int8 and int4; None is
             the type's default.
         name: the model's name; by default it is named for the source.
         licence: of the weights, a line of text; by default what the source is known to be under.
-        chat: a dict of any of `format`, `user_name`, `bot_name` and `opening`, to be kept in the file.
+        chat: a dict of any of `format`, `user_name`, `bot_name` and `opening`, to be kept in the file; by default what
+            the source says of it.
         force: whether a file that is there already is replaced.
         progress: called with (done, total), bytes of the source's weights.
 
@@ -84,8 +90,8 @@ def convert(
     }
     if licence is not None or checkpoint.licence:
         metadata["licence"] = checkpoint.licence if licence is None else _checked_line("licence", licence)
-    if chat is not None:
-        metadata["chat"] = _checked_chat(chat)
+    if chat is not None or checkpoint.chat:
+        metadata["chat"] = _checked_chat({**(checkpoint.chat or {}), **(chat or {})})
 
     quantization, done = Quantization(), 0
 
@@ -95,7 +101,8 @@ def convert(
         if progress:
             progress(done, checkpoint.size)
 
-    writer = Writer(output, checkpoint.hyperparameters, weight_type, group_size, metadata, vocabulary.section(), force)
+    shape = checkpoint.hyperparameters, weight_type, group_size
+    writer = Writer(output, *shape, metadata, vocabulary.section(), force, checkpoint.is_tied)
     with writer, _Digest(checkpoint.files) as digest:
         for tensor in writer.tensors:
             writer.write_tensor(_chunks(checkpoint, tensor, weight_type, group_size, quantization, advance))
@@ -108,20 +115,44 @@ def convert(
 
 
 def _open(source):
-    """The source that a path means."""
+    """The source that a path, or a name on the Hugging Face hub, means."""
+    if str(source).startswith(HUB):
+        return hub_source(source)
     try:
-        if os.path.isfile(source) and is_gguf(source):
-            return GgufFile(source)
+        if os.path.isdir(source):
+            return _open_folder(pathlib.Path(source))
+        if os.path.isfile(source):
+            if is_gguf(source):
+                return GgufFile(source)
+            if is_model_file(source):
+                return ModelFileSource(source)
+            if str(source).endswith(".safetensors"):
+                return HuggingFaceFolder(pathlib.Path(source).parent)
     except OSError as error:
         raise CheckpointError(f"{source}: can't be read: {error.strerror or error}") from None
     return TensorFlowCheckpoint(source)
+
+
+def _open_folder(folder):
+    """The source in a folder. Raises OSError."""
+    if is_huggingface(folder):
+        return HuggingFaceFolder(folder)
+    names = sorted(os.listdir(folder))
+    if "checkpoint" in names or any(name.endswith(".index") for name in names):
+        return TensorFlowCheckpoint(folder)
+    found = ", ".join(map(_printable, names[:SHOWN])) or "nothing"
+    raise CheckpointError(
+        f"{folder}: no GPT-2 in it, expected OpenAI's files (checkpoint, model.ckpt.*, hparams.json, encoder.json,"
+        " vocab.bpe) or a Hugging Face folder (config.json, model.safetensors and a tokenizer's files; a GGUF file is"
+        f" named itself); found {found}{' ...' if len(names) > SHOWN else ''}"
+    )
 
 
 def _chunks(source, tensor, weight_type, group_size, quantization, advance):
     """Yields the bytes of a tensor for the file, and lets go of what has been read."""
     array, label = source.tensor(tensor.name), f"{source.path}: tensor {tensor.name!r}"
     if tensor.is_matrix:
-        inputs_first = tensor.name != "wte"
+        inputs_first = tensor.name not in ("wte", "lm_head")
         for chunk, first_row, n_rows in packed_chunks(
             label, array, inputs_first, weight_type, group_size, quantization
         ):

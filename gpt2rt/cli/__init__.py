@@ -10,7 +10,10 @@ import click
 
 from gpt2rt.errors import Gpt2rtError, UsageError
 
-COMMANDS = ("chat", "generate", "download", "convert", "info", "verify", "tokenize", "bench", "perplexity", "doctor")
+COMMANDS = (
+    *("chat", "generate", "download", "convert", "requantize", "export", "info", "verify"),
+    *("tokenize", "bench", "perplexity", "doctor"),
+)
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 

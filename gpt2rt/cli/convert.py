@@ -24,14 +24,15 @@ from gpt2rt.cli.files import read_text
 def command(source, output, weight_type, group_size, name, licence, chat_format, user_name, bot_name, opening, force):
     """Make a model file of a GPT-2 checkpoint.
 
-    SOURCE is a folder as OpenAI releases it, or a checkpoint's prefix as fine-tuning tools save it, or a GGUF file
-    (F32, F16 or Q8_0).
+    SOURCE is a folder as OpenAI releases it, or a checkpoint's prefix as fine-tuning tools save it; a Hugging Face
+    folder, or hf:OWNER/NAME[@REVISION] to fetch one; or a GGUF file (F32, F16 or Q8_0).
 
     \b
     Examples:
       gpt2rt convert models/124M
       gpt2rt convert models/124M --type f32 -o exact.bin
       gpt2rt convert checkpoint/run1/model-1000 --name run1 --chat-format dialogpt
+      gpt2rt convert hf:microsoft/DialoGPT-small
     """
     from gpt2rt.converter import convert
 
@@ -50,16 +51,24 @@ def command(source, output, weight_type, group_size, name, licence, chat_format,
         "chat": chat or None,
         "force": force,
     }
-    if sys.stderr.isatty():
-        with click.progressbar(length=1, label="converting", file=sys.stderr) as bar:
+    show_result(with_progress(convert, source, output, **options))
 
-            def show(done, total):
-                bar.length = total
-                bar.update(done - bar.pos)
 
-            result = convert(source, output, **options, progress=show)
-    else:
-        result = convert(source, output, **options)
+def with_progress(convert, *arguments, **options):
+    """Calls `convert` with a progress bar, at a terminal."""
+    if not sys.stderr.isatty():
+        return convert(*arguments, **options)
+    with click.progressbar(length=1, label="converting", file=sys.stderr) as bar:
+
+        def show(done, total):
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        return convert(*arguments, **options, progress=show)
+
+
+def show_result(result):
+    """Tells of a `Conversion`."""
     click.echo(
         f"{result.path}: {result.size / 1e6:.1f} MB of {result.source_size / 1e6:.1f} MB ({result.ratio:.2f} times"
         f" smaller) in {result.seconds:.1f} s; largest error {result.max_error:.2g}, mean {result.mean_error:.2g}"

@@ -1,0 +1,145 @@
+"""Model files of ours as Hugging Face folders, which transformers and much else can read."""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+
+from gpt2rt.converter.huggingface import CONFIG, EPSILON, INDEX, WEIGHTS, hf_name
+from gpt2rt.converter.model_source import ModelFileSource
+from gpt2rt.converter.vocabulary import END_OF_TEXT, byte_characters
+from gpt2rt.errors import CheckpointError, UsageError
+from gpt2rt.modelfile import MERGE_SLOT, ModelFile, tensor_table
+
+SHARD = 512 << 20  # bytes of tensors in a file, at most, where several fit: they are in memory together
+EMPTY = 0xFFFFFFFF  # the left token of an empty slot
+
+
+def export(path, folder):
+    """Writes a model file of f32 or f16 as a Hugging Face folder, whole or not at all.
+
+    Args:
+        path: the model file. folder: the folder to make; its parent is there.
+
+    Returns:
+        Bytes that were written.
+
+    Raises:
+        UsageError: the folder is there already, or can't be made. CheckpointError: the file is quantized, or the
+        package safetensors is missing. ModelFileError: the file is damaged. OSError: the disk is full.
+    """
+    try:
+        from safetensors.numpy import save_file  # need not be installed
+    except ImportError:
+        raise CheckpointError(
+            'export: the package safetensors is missing, which writes it (pip install "gpt2rt[huggingface]")'
+        ) from None
+    folder = pathlib.Path(folder)
+    if os.path.lexists(folder):
+        raise UsageError(f"{folder}: exists already, expected the name of a folder to make")
+    source = ModelFileSource(path)
+    vocabulary = read_texts(ModelFile(path))
+    part = folder.with_name(f".{folder.name[:200]}.{os.urandom(4).hex()}.part")
+    try:
+        part.mkdir()
+    except OSError as error:
+        raise UsageError(f"{folder.parent}: can't write there: {error.strerror or error}") from None
+    try:
+        _write_texts(source, vocabulary, part)
+        _write_weights(source, part, save_file)
+        size = sum(file.stat().st_size for file in part.iterdir())
+        part.rename(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(part)
+        raise
+    return size
+
+
+def _write_weights(source, folder, save_file):
+    """The tensors, in one file or in shards with an index."""
+    table = tensor_table(source.hyperparameters, "f32", 0, source.is_tied)
+    shards, room = [[]], SHARD
+    for tensor in table:
+        if tensor.length > room and shards[-1]:
+            shards.append([])
+            room = SHARD
+        shards[-1].append(tensor.name)
+        room -= tensor.length
+    index = {}
+    for number, names in enumerate(shards, 1):
+        file = WEIGHTS if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {}
+        for name in names:
+            key = hf_name(name) if name == "lm_head" else f"transformer.{hf_name(name)}"
+            tensors[key] = np.ascontiguousarray(source.tensor(name))
+            index[key] = file
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        shutil.copymode(folder / CONFIG, folder / file)  # safetensors' own is for its owner alone
+    if len(shards) > 1:
+        total = {"total_size": source.size}
+        (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": index}, indent=1), encoding="utf-8")
+
+
+def read_texts(file):
+    """The vocabulary of a `ModelFile` as vocab.json and merges.txt write it.
+
+    Returns:
+        (texts, merges, special): the text of each token (n_vocab,), "left right" in the order of the ranks, and the
+        ids of the special tokens.
+    """
+    tables, characters = file.vocabulary(), byte_characters()
+    offsets = np.frombuffer(tables["token_offsets"], "<u4")
+    special = np.frombuffer(tables["special_tokens"], "<u4").tolist()
+    content, texts = bytes(tables["token_bytes"]), []
+    for token, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
+        piece = content[begin:end]
+        texts.append(piece.decode() if token in special else "".join(characters[byte] for byte in piece))
+    slots = np.frombuffer(tables["merge_slots"], "<u4").reshape(-1, MERGE_SLOT.size // 4)
+    used = slots[slots[:, 0] != EMPTY]
+    merges = [f"{texts[left]} {texts[right]}" for left, right, *_ in used[used[:, 2].argsort()].tolist()]
+    return texts, merges, special
+
+
+def _write_texts(source, vocabulary, folder):
+    """Configuration and tokenizer."""
+    texts, merges, special = vocabulary
+    n_vocab, n_ctx, n_embd, n_head, n_layer = source.hyperparameters
+    end = texts.index(END_OF_TEXT) if END_OF_TEXT in texts else None
+    config = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": n_vocab,
+        "n_positions": n_ctx,
+        "n_ctx": n_ctx,
+        "n_embd": n_embd,
+        "n_head": n_head,
+        "n_layer": n_layer,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": EPSILON,
+        "tie_word_embeddings": source.is_tied,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "torch_dtype": "float32",
+    }
+    if source.chat and source.chat.get("format") == "dialogpt":
+        config["task_specific_params"] = {"conversational": {"max_length": n_ctx}}
+    tokenizer = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_prefix_space": False,
+        "model_max_length": n_ctx,
+        "added_tokens_decoder": {str(token): {"content": texts[token], "special": True} for token in special},
+    }
+    if end is not None:
+        tokenizer |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    for name, content in {
+        CONFIG: json.dumps(config, indent=1),
+        "tokenizer_config.json": json.dumps(tokenizer, indent=1),
+        "vocab.json": json.dumps({text: token for token, text in enumerate(texts)}, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
+    }.items():
+        (folder / name).write_text(content, encoding="utf-8", newline="\n")

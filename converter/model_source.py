@@ -1,0 +1,75 @@
+"""Model files of ours as a source: from f32 or f16 to another type, without the checkpoint."""
+
+import math
+import pathlib
+from collections import namedtuple
+
+import numpy as np
+
+from gpt2rt._tokenizer import Tokenizer
+from gpt2rt.errors import CheckpointError, ModelFileError
+from gpt2rt.modelfile import MAGIC, QUANTIZED, TILE, ModelFile, matrix_length, tensor_table
+
+
+def is_model_file(path):
+    """Whether a file begins as ours do. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+class _Vocabulary(namedtuple("_Vocabulary", "n_vocab content")):
+    def section(self):
+        return self.content
+
+
+class ModelFileSource:
+    """A source for `convert`: has what `TensorFlowCheckpoint` has."""
+
+    def __init__(self, source):
+        """
+        Args:
+            source: path of the file.
+
+        Raises:
+            CheckpointError: its weights are quantized. ModelFileError: it is damaged, anywhere.
+        """
+        self.path = pathlib.Path(source)
+        self._file = file = ModelFile(source)
+        if file.weight_type in QUANTIZED:
+            raise CheckpointError(
+                f"{source}: its weights are {file.weight_type} already, expected f32 or f16: what was rounded once is"
+                " not rounded again (convert the checkpoint instead)"
+            )
+        for name, stored, actual in file.damaged_sections():
+            raise ModelFileError(f"{source}: section {name!r} is damaged: checksum {actual:08x}, expected {stored:08x}")
+        metadata = file.metadata
+        self.name, self.licence, self.chat = str(metadata.get("name")), metadata.get("licence"), metadata.get("chat")
+        self.origin = f"model file {self.path.name}, made of {metadata.get('source')}"
+        self.hyperparameters, self.is_tied, self.files = file.hyperparameters, file.is_tied, [self.path]
+        self._tensors = {tensor.name: tensor for tensor in file.tensors}
+        self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
+
+    def vocabulary(self):
+        """The file's own, `n_vocab` and `section()` of a `Vocabulary`. Raises ModelFileError where it is unsound."""
+        tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)
+        for problem in tokenizer.problems(1):
+            raise ModelFileError(f"{self.path}: vocabulary: {problem}")
+        return _Vocabulary(self.hyperparameters.n_vocab, bytes(self._file.sections["vocabulary"]))
+
+    def tensor(self, name):
+        """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
+        tensor = self._tensors[name]
+        content = self._file.sections["weights"][tensor.offset : tensor.offset + tensor.length]
+        if not tensor.is_matrix:
+            return np.frombuffer(content, "<f4", math.prod(tensor.shape)).reshape(tensor.shape)
+        n_out, n_in = tensor.shape
+        dtype = np.dtype("<f4" if self._file.weight_type == "f32" else "<f2")
+        stride = matrix_length(TILE, n_in, self._file.weight_type, 0)
+        tiles = np.frombuffer(content, dtype).reshape(-1, stride // dtype.itemsize)[:, : n_in * TILE]
+        tiles = tiles.reshape(-1, n_in, TILE)  # (n_out / 16, n_in, 16)
+        if name in ("wte", "lm_head"):
+            return tiles.transpose(0, 2, 1).astype("<f4", order="C").reshape(-1, n_in)[:n_out]
+        return np.ascontiguousarray(tiles.transpose(1, 0, 2).astype("<f4", order="C").reshape(n_in, -1)[:, :n_out])
+
+    def release(self, array):
+        """Its memory goes with the array."""
