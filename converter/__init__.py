@@ -15,11 +15,13 @@ from collections import namedtuple
 
 import numpy as np
 
+from gpt2rt.converter import receipt
+from gpt2rt.converter.calibrate import MAX_TOKENS, Calibration
 from gpt2rt.converter.gguf import GgufFile, is_gguf
 from gpt2rt.converter.hub import HUB, hub_source
 from gpt2rt.converter.huggingface import HuggingFaceFolder, is_huggingface
 from gpt2rt.converter.model_source import ModelFileSource, is_model_file
-from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks
+from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks, packed_codes
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.errors import CheckpointError, UsageError
 from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Writer
@@ -30,9 +32,10 @@ SHOWN = 8  # names of files in a message
 MAX_NAME = 200  # characters of a name, or of a licence's
 BLOCK = 1 << 20  # bytes that are hashed at a time
 
-Conversion = namedtuple("Conversion", "path size source_size ratio seconds max_error mean_error")
+Conversion = namedtuple("Conversion", "path size source_size ratio seconds max_error mean_error quality")
 Conversion.__doc__ = """What was written: path; size and source_size in bytes, of the file and of the source's weights;
-ratio, source_size by size; seconds that it took; the largest and the mean absolute error of the matrices' values."""
+ratio, source_size by size; seconds that it took; the largest and the mean absolute error of the matrices' values;
+quality, the receipt (docs/format.md), None where there is none."""
 
 
 def convert(
@@ -44,6 +47,8 @@ def convert(
     name=None,
     licence=None,
     chat=None,
+    calibration_text=None,
+    receipt_text=None,
     force=False,
     progress=None,
 ):
@@ -59,8 +64,12 @@ def convert(
         licence: of the weights, a line of text; by default what the source is known to be under.
         chat: a dict of any of `format`, `user_name`, `bot_name` and `opening`, to be kept in the file; by default what
             the source says of it.
+        calibration_text: a text like those that the model is for, by which int8 and int4 are rounded with less loss,
+            in minutes. None to round each weight to the nearest value.
+        receipt_text: a text on which the written weights are measured against the source; what is found is kept in
+            the file. None for no such receipt.
         force: whether a file that is there already is replaced.
-        progress: called with (done, total), bytes of the source's weights.
+        progress: called with (done, total), bytes of the source's weights; twice as many with a receipt.
 
     Returns:
         A `Conversion`.
@@ -94,24 +103,37 @@ def convert(
         metadata["chat"] = _checked_chat({**(checkpoint.chat or {}), **(chat or {})})
 
     quantization, done = Quantization(), 0
+    quality, calibration, total = None, None, checkpoint.size
+    if calibration_text is not None:
+        calibration = _calibration(checkpoint, vocabulary, calibration_text, weight_type, group_size)
+    if receipt_text is not None:
+        receipt_tokens, total = receipt.encode(vocabulary, receipt_text), 2 * checkpoint.size
 
     def advance(n_bytes):
         nonlocal done
         done += n_bytes
         if progress:
-            progress(done, checkpoint.size)
+            progress(done, total)
 
     shape = checkpoint.hyperparameters, weight_type, group_size
     writer = Writer(output, *shape, metadata, vocabulary.section(), force, checkpoint.is_tied)
     with writer, _Digest(checkpoint.files) as digest:
         for tensor in writer.tensors:
-            writer.write_tensor(_chunks(checkpoint, tensor, weight_type, group_size, quantization, advance))
+            chunks = _chunks(checkpoint, tensor, weight_type, group_size, quantization, advance, calibration)
+            writer.write_tensor(chunks)
+        if receipt_text is not None:
+            quality = receipt.measure(checkpoint, writer, receipt_tokens, receipt_text, advance)
+            advance(total - done)  # what rounding has left
+        if quality is not None:
+            metadata["quality"] = quality
         metadata["source_sha256"] = digest.result()
         metadata["quantization"] = {"max_error": quantization.max_error, "mean_error": quantization.mean_error}
+        if calibration:
+            metadata["quantization"] |= calibration.origin
     size = output.stat().st_size
     seconds = time.perf_counter() - begin
     errors = quantization.max_error, quantization.mean_error
-    return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors)
+    return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors, quality)
 
 
 def _open(source):
@@ -148,14 +170,26 @@ def _open_folder(folder):
     )
 
 
-def _chunks(source, tensor, weight_type, group_size, quantization, advance):
+def _calibration(source, vocabulary, text, weight_type, group_size):
+    """The `Calibration` by a text."""
+    if weight_type not in QUANTIZED:
+        raise UsageError(f"calibration: expected int8 or int4, {weight_type} has nothing to calibrate")
+    tokens = receipt.tokenizer_of(vocabulary).encode(text[: 64 * MAX_TOKENS], special=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Calibration(source, tokens, weight_type, group_size, digest)
+
+
+def _chunks(source, tensor, weight_type, group_size, quantization, advance, calibration):
     """Yields the bytes of a tensor for the file, and lets go of what has been read."""
     array, label = source.tensor(tensor.name), f"{source.path}: tensor {tensor.name!r}"
     if tensor.is_matrix:
         inputs_first = tensor.name not in ("wte", "lm_head")
-        for chunk, first_row, n_rows in packed_chunks(
-            label, array, inputs_first, weight_type, group_size, quantization
-        ):
+        if calibration:
+            w = array.T if inputs_first else array
+            chunks = packed_codes(w, *calibration.rounded(tensor.name), weight_type, group_size, quantization)
+        else:
+            chunks = packed_chunks(label, array, inputs_first, weight_type, group_size, quantization)
+        for chunk, first_row, n_rows in chunks:
             yield chunk
             if not inputs_first:
                 source.release(array[first_row : first_row + n_rows])

@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-from collections import namedtuple
 
 import numpy as np
 
@@ -17,9 +16,17 @@ def is_model_file(path):
         return file.read(len(MAGIC)) == MAGIC
 
 
-class _Vocabulary(namedtuple("_Vocabulary", "n_vocab content")):
+class _Vocabulary:
+    """What `convert` needs of a `Vocabulary`, of a file's own tables."""
+
+    def __init__(self, file):
+        self._file, self.n_vocab = file, file.hyperparameters.n_vocab
+
+    def tables(self):
+        return self._file.vocabulary()
+
     def section(self):
-        return self.content
+        return bytes(self._file.sections["vocabulary"])
 
 
 class ModelFileSource:
@@ -54,7 +61,7 @@ class ModelFileSource:
         tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)
         for problem in tokenizer.problems(1):
             raise ModelFileError(f"{self.path}: vocabulary: {problem}")
-        return _Vocabulary(self.hyperparameters.n_vocab, bytes(self._file.sections["vocabulary"]))
+        return _Vocabulary(self._file)
 
     def tensor(self, name):
         """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""

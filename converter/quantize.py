@@ -1,6 +1,8 @@
-"""Matrices of f32 into the packed tiles of the model file, a chunk of rows at a time."""
+"""Matrices of f32, or what was rounded of them, into the packed tiles of the model file, a chunk of rows at a time."""
 
 import math
+
+import numpy as np
 
 from gpt2rt.converter._pack import pack_rows
 from gpt2rt.errors import CheckpointError
@@ -60,3 +62,41 @@ def packed_chunks(label, w, inputs_first, weight_type, group_size, quantization)
             raise CheckpointError(f"{label} has a value that is too large for {weight_type} (convert to f32)")
         quantization.add(largest, total, n_rows * n_in)
         yield chunk, first_row, n_rows
+
+
+def packed_codes(w, codes, scales, weight_type, group_size, quantization):
+    """Packs a matrix that was rounded already.
+
+    Args:
+        w: f32 (n_out, n_in), what was rounded. codes: int8 (n_out, n_in). scales: f16 (n_out, groups).
+        weight_type: "int8" or "int4". group_size, quantization: as for `packed_chunks`.
+
+    Yields:
+        (chunk, first_row, n_rows): the bytes of these rows' tiles.
+    """
+    n_out, n_in = codes.shape
+    n_groups = scales.shape[1]
+    width = n_groups * group_size
+    tile_length = matrix_length(TILE, n_in, weight_type, group_size)
+    rows = max(1, CHUNK // tile_length) * TILE
+    for first_row in range(0, n_out, rows):
+        n_rows = min(rows, n_out - first_row)
+        n_tiles = -(-n_rows // TILE)
+        part = slice(first_row, first_row + n_rows)
+        code, scale = np.zeros((n_tiles * TILE, width), np.int8), np.zeros((n_tiles * TILE, n_groups), "<f2")
+        code[:n_rows, :n_in], scale[:n_rows] = codes[part], scales[part]
+        tiles = np.zeros((n_tiles, tile_length), np.uint8)
+        tiles[:, : 2 * n_groups * TILE] = (
+            scale.reshape(n_tiles, TILE, n_groups).swapaxes(1, 2).reshape(n_tiles, -1).view(np.uint8)
+        )
+        if weight_type == "int8":
+            fours = (code.view(np.uint8) ^ 128).reshape(n_tiles, TILE, width // 4, 4)
+        else:
+            eights = (code + 8).view(np.uint8).reshape(n_tiles, TILE, width // 8, 2, 4)
+            fours = eights[:, :, :, 0] | eights[:, :, :, 1] << 4
+        values = fours.swapaxes(1, 2).reshape(n_tiles, -1)
+        tiles[:, tile_length - values.shape[1] :] = values
+        exact = code[:n_rows] * np.repeat(scale[:n_rows].astype(np.float32), group_size, axis=1)
+        off = np.abs(exact[:, :n_in] - w[part])
+        quantization.add(float(off.max()), float(off.sum(dtype=np.float64)), n_rows * n_in)
+        yield memoryview(tiles).cast("B"), first_row, n_rows

@@ -415,6 +415,17 @@ class Writer:
         self._weights_length += length
         self._written += 1
 
+    def written_weights(self):
+        """The weights section as it lies in the file once all tensors are written: a read-only view of a mapping.
+
+        Whoever holds it must let go of it before the writer ends: some systems move no file that is mapped.
+        """
+        with self._errors_named():
+            self._file.flush()
+            with open(self._temporary, "rb") as file:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return memoryview(mapping)[self._weights_offset : self._weights_offset + self._weights_length]
+
     def _finish(self):
         if self._written != len(self.tensors):
             raise ValueError(f"{self._written} tensors were written, expected {len(self.tensors)}")

@@ -6,7 +6,12 @@ import sys
 
 import click
 
-from gpt2rt.cli.files import read_text
+from gpt2rt.cli import complain
+from gpt2rt.cli.files import read_any_text, read_text
+from gpt2rt.errors import UsageError
+
+MOST_GROWTH = 0.01  # of the loss, that needs no warning
+BETTER = {"int4": "int8", "int8": "f16"}  # the type to take instead
 
 
 @click.command("convert", short_help="Make a model file of a checkpoint.")
@@ -20,16 +25,38 @@ from gpt2rt.cli.files import read_text
 @click.option("--user-name", metavar="NAME", help="The user's name in a chat.")
 @click.option("--bot-name", metavar="NAME", help="The model's name in a chat.")
 @click.option("--opening", metavar="FILE", help="Text before a chat's first turn.")
+@click.option("--calibrate", metavar="FILE", help="Round int8 and int4 by this text: less is lost; takes minutes.")
+@click.option("--text", metavar="FILE", help="Measure the quality on this text.  [default: a page of prose]")
+@click.option("--no-receipt", is_flag=True, help="Don't measure the quality.")
 @click.option("--force", is_flag=True, help="Overwrite the file where it exists.")
-def command(source, output, weight_type, group_size, name, licence, chat_format, user_name, bot_name, opening, force):
+def command(
+    source,
+    output,
+    weight_type,
+    group_size,
+    name,
+    licence,
+    chat_format,
+    user_name,
+    bot_name,
+    opening,
+    calibrate,
+    text,
+    no_receipt,
+    force,
+):
     """Make a model file of a GPT-2 checkpoint.
 
     SOURCE is a folder as OpenAI releases it, or a checkpoint's prefix as fine-tuning tools save it; a Hugging Face
     folder, or hf:OWNER/NAME[@REVISION] to fetch one; or a GGUF file (F32, F16 or Q8_0).
 
+    What the smaller weights lose is measured on text, told, and kept in the file (see info). --calibrate rounds them by
+    a text like those that the model is for, so that less is lost; measure on another one.
+
     \b
     Examples:
       gpt2rt convert models/124M
+      gpt2rt convert models/124M --type int4 --calibrate book.txt
       gpt2rt convert models/124M --type f32 -o exact.bin
       gpt2rt convert checkpoint/run1/model-1000 --name run1 --chat-format dialogpt
       gpt2rt convert hf:microsoft/DialoGPT-small
@@ -49,9 +76,22 @@ def command(source, output, weight_type, group_size, name, licence, chat_format,
         "name": name,
         "licence": licence,
         "chat": chat or None,
+        "calibration_text": None if calibrate is None else read_any_text(calibrate),
+        "receipt_text": receipt_text(weight_type, text, no_receipt),
         "force": force,
     }
-    show_result(with_progress(convert, source, output, **options))
+    show_result(with_progress(convert, source, output, **options), options)
+
+
+def receipt_text(weight_type, text, no_receipt):
+    """The text to measure on, None for none. Raises UsageError."""
+    from gpt2rt.converter.receipt import bundled_text
+
+    if no_receipt and text is not None:
+        raise UsageError("--text and --no-receipt: give one of them")
+    if text is not None:
+        return read_any_text(text)
+    return None if no_receipt or weight_type == "f32" else bundled_text()  # f32 is the source itself
 
 
 def with_progress(convert, *arguments, **options):
@@ -67,9 +107,27 @@ def with_progress(convert, *arguments, **options):
         return convert(*arguments, **options, progress=show)
 
 
-def show_result(result):
-    """Tells of a `Conversion`."""
+def show_result(result, options):
+    """Tells of a `Conversion` by these options."""
     click.echo(
         f"{result.path}: {result.size / 1e6:.1f} MB of {result.source_size / 1e6:.1f} MB ({result.ratio:.2f} times"
         f" smaller) in {result.seconds:.1f} s; largest error {result.max_error:.2g}, mean {result.mean_error:.2g}"
     )
+    if options["receipt_text"] is not None:
+        show_quality(result.quality, options["weight_type"])
+
+
+def show_quality(quality: dict | None, weight_type: str) -> None:
+    """Prints the receipt, and warns where the loss grows by more than MOST_GROWTH."""
+    if quality is None:
+        complain("the model's loss on the text is no finite number, so the file has no quality receipt")
+        return
+    growth = quality["loss"] / quality["source_loss"] - 1 if quality["source_loss"] else 0.0
+    click.echo(
+        f"on {quality['n_tokens']} tokens of text: perplexity {quality['perplexity']:.6g}, the source's"
+        f" {quality['source_perplexity']:.6g} (loss {growth:+.3%}); mean KL {quality['mean_kl']:.2g} nats,"
+        f" same top token {quality['same_top']:.1%}"
+    )
+    if growth > MOST_GROWTH:
+        better = BETTER.get(weight_type, "f32")
+        complain(f"{weight_type} raises the loss by {growth:.1%} (--calibrate or --type {better} keeps more)")

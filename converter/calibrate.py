@@ -1,0 +1,143 @@
+"""Error-compensated rounding: a rounding error is taken up by the weights of the same row that are not rounded yet.
+
+By how much each of them is told by the inputs' second moments on a text, measured layer by layer behind those layers
+that are rounded already.
+
+Source: Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers".
+"""
+
+import numpy as np
+
+from gpt2rt.converter import layers
+from gpt2rt.converter.quantize import NOT_FINITE
+from gpt2rt.errors import CheckpointError, UsageError
+
+MAX_TOKENS = 16_384  # of the text
+MIN_TOKENS = 64
+DAMPING = 0.01  # of the moments' mean diagonal, added to it
+EMBEDDING = 1.0  # the same of the token embedding, which is looked up as well as multiplied with
+COLUMNS = 128  # that are rounded before what lies behind them is corrected; a multiple of most groups
+LARGEST = {"int8": 127, "int4": 7}
+STEPS = np.arange(6.0, 10.01, 0.25)  # of int4, from the largest value of a group to zero
+
+
+class Calibration:
+    """Rounds the matrices of a source, in the order of the file.
+
+    Attributes:
+        origin: for the file's metadata, how many tokens of which text were used.
+    """
+
+    def __init__(self, source, tokens, weight_type, group_size, text_sha256):
+        """
+        Args:
+            source: as `convert` reads it. tokens: ids, the first MAX_TOKENS are used. text_sha256: of their text.
+            weight_type: "int8" or "int4". group_size: inputs that share a scale.
+
+        Raises:
+            UsageError: the tokens are too few to tell anything.
+        """
+        if len(tokens) < MIN_TOKENS:
+            raise UsageError(f"calibration: the text has {len(tokens)} tokens, expected at least {MIN_TOKENS}")
+        self._source, self._type, self._group = source, weight_type, group_size
+        tokens = tokens[:MAX_TOKENS]
+        self.origin = {"calibration_tokens": len(tokens), "calibration_sha256": text_sha256}
+        n_window = min(source.hyperparameters.n_ctx, layers.WINDOW)
+        self._states = layers.embedded(source, [tokens[i : i + n_window] for i in range(0, len(tokens), n_window)])
+        self._rounded = {}
+
+    def rounded(self, name):
+        """A matrix by its name in `modelfile.tensor_table`, in whose order they have to be asked for.
+
+        Returns:
+            (codes, scales): int8 (n_out, n_in) and f16 (n_out, groups).
+        """
+        if name not in self._rounded:
+            if name.startswith("h"):
+                layer = int(name[1:].partition("/")[0])
+                self._states = layers.run_layer(self._source, layer, self._states, self._choose)
+            else:
+                inputs = layers.final(self._source, self._states)
+                w = self._source.tensor(name)
+                damping = EMBEDDING if name == "wte" and self._source.is_tied else DAMPING
+                self._rounded[name] = self._round(name, w, inputs, damping)
+        return self._rounded.pop(name)
+
+    def _choose(self, name, w, inputs):
+        codes, scales = self._rounded[name] = self._round(name, np.ascontiguousarray(w.T), inputs, DAMPING)
+        return np.ascontiguousarray(values(codes, scales, self._group).T)
+
+    def _round(self, name, w, inputs, damping):
+        if not np.isfinite(w).all():
+            raise CheckpointError(NOT_FINITE.format(f"{self._source.path}: tensor {name!r}"))
+        moments = sum((x.T @ x).astype(np.float64) for x in inputs)  # (n_in, n_in)
+        try:
+            return compensated(w, moments, damping, self._type, self._group)
+        except np.linalg.LinAlgError:
+            raise CheckpointError(
+                f"{self._source.path}: tensor {name!r} has inputs that can't be calibrated with (broken weights?)"
+            ) from None
+
+
+def values(codes, scales, group):
+    """What codes (n_out, n_in) and scales (n_out, groups) stand for: f32 (n_out, n_in)."""
+    return codes * np.repeat(scales.astype(np.float32), group, axis=1)[:, : codes.shape[1]]
+
+
+def compensated(w, moments, damping, weight_type, group):
+    """Rounds w (n_out, n_in), column after column, by the inputs' moments (n_in, n_in); returns (codes, scales)."""
+    n_out, n_in = w.shape
+    diagonal = moments.diagonal().copy()
+    diagonal[diagonal <= 0] = diagonal.mean() or 1.0  # an input that never is anything but zero
+    moments = moments + np.diag(diagonal - moments.diagonal() + damping * diagonal.mean())
+    # The rows of this triangle say what a column's error means for those behind it.
+    inverse = np.linalg.cholesky(np.linalg.inv(moments)).T.astype(np.float32)
+    w = w.astype(np.float32)  # a copy, which takes up the errors
+    weights = diagonal.astype(np.float32)
+    codes = np.empty((n_out, n_in), np.int8)
+    scales = np.zeros((n_out, -(-n_in // group)), np.float16)
+    block = max(COLUMNS, group)
+    for begin in range(0, n_in, block):
+        end = min(begin + block, n_in)
+        errors = np.empty((n_out, end - begin), np.float32)
+        for i in range(begin, end):
+            if i % group == 0:
+                scales[:, i // group] = best_scales(w[:, i : i + group], weights[i : i + group], weight_type)
+            scale = scales[:, i // group].astype(np.float32)
+            codes[:, i] = code = nearest(w[:, i], scale, weight_type)
+            errors[:, i - begin] = error = (w[:, i] - code * scale) / inverse[i, i]
+            w[:, i + 1 : end] -= np.outer(error, inverse[i, i + 1 : end])
+        w[:, end:] -= errors @ inverse[begin:end, end:]
+    return codes, scales
+
+
+def nearest(w, scale, weight_type):
+    """The codes of values, as floats, by a scale for each row; 0 where that is 0."""
+    largest = LARGEST[weight_type]
+    scaled = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
+    return np.clip(np.rint(scaled), -largest - (weight_type == "int4"), largest)
+
+
+def best_scales(w, weights, weight_type):
+    """A scale of f16 for each row of w (n_out, group): of the least squared error, by the inputs' weights (group,).
+
+    For int4 a scale may be negative: the largest value goes where there is one step more, or is cut off for the
+    others' sake.
+    """
+    sizes = np.abs(w)
+    if weight_type == "int8":
+        return (sizes.max(axis=1) / LARGEST["int8"]).astype(np.float16)
+    largest = np.take_along_axis(w, sizes.argmax(axis=1)[:, None], axis=1)[:, 0]
+    best, least = np.zeros(len(w), np.float16), np.full(len(w), np.inf, np.float32)
+    for scale in [np.abs(largest) / LARGEST["int4"], *(-largest / steps for steps in STEPS)]:
+        trial = scale.astype(np.float16)
+        for _ in range(2):
+            exact = trial.astype(np.float32)[:, None]
+            code = nearest(w, exact, weight_type)
+            cost = ((w - code * exact) ** 2 * weights).sum(axis=1)
+            is_better = cost < least
+            best, least = np.where(is_better, trial, best), np.where(is_better, cost, least)
+            squares = (code * code * weights).sum(axis=1)
+            fitted = (w * code * weights).sum(axis=1)
+            trial = np.divide(fitted, squares, out=np.zeros_like(fitted), where=squares > 0).astype(np.float16)
+    return best

@@ -1,0 +1,79 @@
+"""GPT-2's layers in numpy and f32, one after the other over whole texts, on a source's tensors.
+
+Only one layer's tensors are at hand at a time. The kernels share nothing with this, so that each holds the other
+against something.
+"""
+
+import math
+
+import numpy as np
+
+WINDOW = 1024  # tokens that are read together, at most
+NAMES = ("ln_1/g", "ln_1/b", "attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b")
+NAMES += ("ln_2/g", "ln_2/b", "mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b")
+
+
+def embedded(source, parts):
+    """What the first layer begins with: f32 (T, n_embd) for each part, ids (T,)."""
+    wte, wpe = source.tensor("wte"), source.tensor("wpe")
+    states = [wte[part] + wpe[: len(part)] for part in parts]
+    source.release(wte)
+    source.release(wpe)
+    return states
+
+
+def run_layer(source, layer, states, choose):
+    """Runs all parts through a layer.
+
+    Args:
+        layer: its number. states: f32 (T, n_embd) for each part.
+        choose: called with a matrix' name, the matrix (n_in, n_out), and its inputs, f32 (T, n_in) for each part;
+            returns the one to multiply with.
+
+    Returns:
+        The new states.
+    """
+    t = {name: source.tensor(f"h{layer}/{name}") for name in NAMES}
+
+    def product(name, inputs):
+        w = choose(f"h{layer}/{name}/w", t[f"{name}/w"], inputs)
+        return [x @ w + t[f"{name}/b"] for x in inputs]
+
+    normed = [layernorm(x, t["ln_1/g"], t["ln_1/b"]) for x in states]
+    attended = [_attention(qkv, source.hyperparameters.n_head) for qkv in product("attn/c_attn", normed)]
+    states = [x + out for x, out in zip(states, product("attn/c_proj", attended), strict=True)]
+    normed = [layernorm(x, t["ln_2/g"], t["ln_2/b"]) for x in states]
+    hidden = [_gelu(m) for m in product("mlp/c_fc", normed)]
+    states = [x + out for x, out in zip(states, product("mlp/c_proj", hidden), strict=True)]
+    for array in t.values():
+        source.release(array)
+    return states
+
+
+def final(source, states):
+    """What the output head is multiplied with, of the last layer's states."""
+    g, b = source.tensor("ln_f/g"), source.tensor("ln_f/b")
+    return [layernorm(x, g, b) for x in states]
+
+
+def layernorm(x, g, b):
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x * (g / np.sqrt((x * x).mean(axis=-1, keepdims=True) + np.float32(1e-5))) + b
+
+
+def _attention(qkv, n_head):  # (T, 3E) -> (T, E)
+    q, k, v = np.split(qkv, 3, axis=-1)
+    future = np.triu(np.ones((len(qkv), len(qkv)), bool), 1)
+    att = np.empty_like(q)
+    width = q.shape[1] // n_head
+    for head in range(n_head):
+        own = slice(head * width, (head + 1) * width)
+        scores = q[:, own] @ k[:, own].T * np.float32(1 / math.sqrt(width))  # (T, T)
+        scores[future] = -np.inf
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        att[:, own] = scores @ v[:, own] / scores.sum(axis=-1, keepdims=True)
+    return att
+
+
+def _gelu(m):
+    return m * (0.5 + 0.5 * np.tanh(np.float32(math.sqrt(2 / math.pi)) * (m + np.float32(0.044715) * m * m * m)))
