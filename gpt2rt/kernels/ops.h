@@ -96,10 +96,27 @@ static void FN(quantize)(int8_t *q, float *scale, int32_t *offset, const float *
     }
 }
 
-ALWAYS_INLINE void FN(finish)(float *out, F32 sum, int mode) {
-    if (mode == MATMUL_ADD) sum = FN(add)(FN(load)(out), sum);
-    if (mode == MATMUL_GELU) sum = FN(gelu)(sum);
-    FN(store)(out, sum);
+/* Of `tiles` x `tokens` values, in place. */
+static NEVER_INLINE void FN(gelu_block)(float *out, int64_t out_stride, int tiles, int tokens) {
+    for (int t = 0; t < tokens; t++, out += out_stride)
+        for (int i = 0; i < tiles * TILE; i += TILE) FN(store)(out + i, FN(gelu)(FN(load)(out + i)));
+}
+
+/* The sums of a block to their places. Only the block that quantized prompts are made of has a GELU of its own: in all
+ * of them it would be half of the code, for nothing that can be measured. */
+ALWAYS_INLINE void FN(finish)(F32 (*acc)[6], const int has_gelu, const int tiles, const int tokens, float *out,
+                              int64_t out_stride, int mode) {
+    if (has_gelu && mode == MATMUL_GELU) {
+        UNROLL for (int k = 0; k < tiles; k++)
+            UNROLL for (int t = 0; t < tokens; t++) FN(store)(out + t * out_stride + k * TILE, FN(gelu)(acc[k][t]));
+        return;
+    }
+    UNROLL for (int k = 0; k < tiles; k++)
+        UNROLL for (int t = 0; t < tokens; t++) {
+            float *place = out + t * out_stride + k * TILE;
+            FN(store)(place, mode == MATMUL_ADD ? FN(add)(FN(load)(place), acc[k][t]) : acc[k][t]);
+        }
+    if (mode == MATMUL_GELU) FN(gelu_block)(out, out_stride, tiles, tokens);
 }
 
 /* `tiles` x `tokens` of a product, both known to the compiler, so that the sums stay in registers. */
@@ -127,8 +144,7 @@ ALWAYS_INLINE void FN(block_float)(const int half, const int tiles, const int to
             UNROLL for (int k = 0; k < tiles; k++) acc[k][t] = FN(fma)(weight[k], input, acc[k][t]);
         }
     }
-    UNROLL for (int k = 0; k < tiles; k++)
-        UNROLL for (int t = 0; t < tokens; t++) FN(finish)(out + t * out_stride + k * TILE, acc[k][t], mode);
+    FN(finish)(acc, 0, tiles, tokens, out, out_stride, mode);
 }
 
 /* The dot product of a group is exact in i32; then acc = fma(dot, scale of the weights * scale of the inputs, acc). */
@@ -171,8 +187,7 @@ ALWAYS_INLINE void FN(block_int)(const int type, const int tiles, const int toke
                                     FN(mul)(scale, FN(splat)(input_scale[t * groups + g])), acc[k][t]);
         }
     }
-    UNROLL for (int k = 0; k < tiles; k++)
-        UNROLL for (int t = 0; t < tokens; t++) FN(finish)(out + t * out_stride + k * TILE, acc[k][t], mode);
+    FN(finish)(acc, tokens == TOKENS_INT, tiles, tokens, out, out_stride, mode);
 }
 
 ALWAYS_INLINE void FN(block)(const int type, const int tiles, const int tokens, const Matrix *m, int64_t tile,
@@ -190,6 +205,8 @@ ALWAYS_INLINE void FN(strip)(const int type, const int tiles, const Matrix *m, i
     int64_t token = 0;
 #define BLOCK(n) FN(block)(type, tiles, n, m, tile, in, token, out, out_stride, mode)
     for (; token + tokens <= T; token += tokens) BLOCK(tokens);
+    if (tiles < TILES) /* what is left of the tiles: rare, and each block is some 500 bytes */
+        for (; token < T; token++) BLOCK(1);
     switch (T - token) {
     case 5: if (tokens > 5) BLOCK(5); break;
     case 4: if (tokens > 4) BLOCK(4); break;
