@@ -1,9 +1,9 @@
 """Checkpoints into model files.
 
-A source is what `convert` reads: an object with the attributes `path`, `name`, `origin`, `licence`, `hyperparameters`,
-`is_tied`, `chat`, `size` and `files`, and the methods `vocabulary()`, `tensor(name)` and `release(array)`, as
-`TensorFlowCheckpoint` describes them. `_open` alone decides what a source is.
+What is read is a `Source`; `_open` alone decides of which kind.
 """
+
+from __future__ import annotations
 
 import hashlib
 import importlib.metadata
@@ -12,6 +12,9 @@ import pathlib
 import threading
 import time
 from collections import namedtuple
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,9 +25,10 @@ from gpt2rt.converter.hub import HUB, hub_source
 from gpt2rt.converter.huggingface import HuggingFaceFolder, is_huggingface
 from gpt2rt.converter.model_source import ModelFileSource, is_model_file
 from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks, packed_codes
+from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.errors import CheckpointError, UsageError
-from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Writer
+from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Tensor, Writer
 
 CHAT_FORMATS = ("plain", "dialogpt", "raw")
 CHAT_KEYS = ("format", "user_name", "bot_name", "opening")
@@ -39,27 +43,27 @@ quality, the receipt (docs/format.md), None where there is none."""
 
 
 def convert(
-    source,
-    output=None,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     *,
-    weight_type="int8",
-    group_size=None,
-    name=None,
-    licence=None,
-    chat=None,
-    calibration_text=None,
-    receipt_text=None,
-    force=False,
-    progress=None,
-):
+    weight_type: str = "int8",
+    group_size: int | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    chat: dict[str, str] | None = None,
+    calibration_text: str | None = None,
+    receipt_text: str | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Conversion:
     """Converts a checkpoint to a model file, which is written whole or not at all.
 
     Args:
         source: a folder as OpenAI releases it, or a checkpoint's prefix; a Hugging Face folder, or `hf:OWNER/NAME` with
             or without `@REVISION`; a GGUF file; or a model file of f32 or f16.
         output: the file to write; by default it is named for the source and the type, in the current folder.
-        weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale, for int8 and int4; None is
-            the type's default.
+        weight_type: "f32", "f16", "int8" or "int4".
+        group_size: inputs that share a scale, for int8 and int4; None is the type's default.
         name: the model's name; by default it is named for the source.
         licence: of the weights, a line of text; by default what the source is known to be under.
         chat: a dict of any of `format`, `user_name`, `bot_name` and `opening`, to be kept in the file; by default what
@@ -75,7 +79,8 @@ def convert(
         A `Conversion`.
 
     Raises:
-        UsageError: an argument can't be used. CheckpointError, VocabularyError: the source can't be.
+        UsageError: an argument can't be used.
+        CheckpointError, VocabularyError: the source can't be.
         ModelFileError: the file can't be written.
     """
     begin = time.perf_counter()
@@ -90,7 +95,7 @@ def convert(
     output = pathlib.Path(output if output is not None else f"{checkpoint.name}-{weight_type}.bin")
     if os.path.exists(output) and any(os.path.samefile(output, file) for file in checkpoint.files):
         raise UsageError(f"{output}: is the source itself, expected another file to write")
-    metadata = {
+    metadata: dict[str, Any] = {
         "name": _printable(checkpoint.name)[:MAX_NAME] if name is None else _checked_line("model name", name),
         "source": _printable(checkpoint.origin),
         "source_sha256": "0" * 64,
@@ -109,7 +114,7 @@ def convert(
     if receipt_text is not None:
         receipt_tokens, total = receipt.encode(vocabulary, receipt_text), 2 * checkpoint.size
 
-    def advance(n_bytes):
+    def advance(n_bytes: int) -> None:
         nonlocal done
         done += n_bytes
         if progress:
@@ -136,7 +141,7 @@ def convert(
     return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors, quality)
 
 
-def _open(source):
+def _open(source: str | os.PathLike[str]) -> Source:
     """The source that a path, or a name on the Hugging Face hub, means."""
     if str(source).startswith(HUB):
         return hub_source(source)
@@ -155,7 +160,7 @@ def _open(source):
     return TensorFlowCheckpoint(source)
 
 
-def _open_folder(folder):
+def _open_folder(folder: pathlib.Path) -> Source:
     """The source in a folder. Raises OSError."""
     if is_huggingface(folder):
         return HuggingFaceFolder(folder)
@@ -170,7 +175,9 @@ def _open_folder(folder):
     )
 
 
-def _calibration(source, vocabulary, text, weight_type, group_size):
+def _calibration(
+    source: Source, vocabulary: SourceVocabulary, text: str, weight_type: str, group_size: int
+) -> Calibration:
     """The `Calibration` by a text."""
     if weight_type not in QUANTIZED:
         raise UsageError(f"calibration: expected int8 or int4, {weight_type} has nothing to calibrate")
@@ -179,7 +186,15 @@ def _calibration(source, vocabulary, text, weight_type, group_size):
     return Calibration(source, tokens, weight_type, group_size, digest)
 
 
-def _chunks(source, tensor, weight_type, group_size, quantization, advance, calibration):
+def _chunks(
+    source: Source,
+    tensor: Tensor,
+    weight_type: str,
+    group_size: int,
+    quantization: Quantization,
+    advance: Callable[[int], None],
+    calibration: Calibration | None,
+) -> Iterator[bytes | memoryview]:
     """Yields the bytes of a tensor for the file, and lets go of what has been read."""
     array, label = source.tensor(tensor.name), f"{source.path}: tensor {tensor.name!r}"
     if tensor.is_matrix:
@@ -197,7 +212,7 @@ def _chunks(source, tensor, weight_type, group_size, quantization, advance, cali
     else:
         if not np.isfinite(array).all():
             raise CheckpointError(NOT_FINITE.format(label))
-        yield memoryview(array).cast("B")
+        yield array.data.cast("B")
         yield bytes(tensor.length - array.nbytes)
         advance(array.nbytes)
     source.release(array)
@@ -206,12 +221,13 @@ def _chunks(source, tensor, weight_type, group_size, quantization, advance, cali
 class _Digest:
     """The SHA-256 of files, one after the other, made in a thread of its own while the weights are packed."""
 
-    def __init__(self, files):
-        self._files, self._error, self._is_wanted = files, None, True
+    def __init__(self, files: Sequence[pathlib.Path]):
+        self._files, self._is_wanted = files, True
+        self._error: OSError | None = None
         self._hash = hashlib.sha256()
         self._thread = threading.Thread(target=self._run, name="gpt2rt-sha256")
 
-    def _run(self):
+    def _run(self) -> None:
         buffer = bytearray(BLOCK)
         try:
             for path in self._files:
@@ -221,23 +237,25 @@ class _Digest:
         except OSError as error:
             self._error = error
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def result(self):
+    def result(self) -> str:
         """The digest in hexadecimal, once it is there."""
         self._thread.join()
         if self._error:
             raise CheckpointError(f"{self._error.filename}: can't be read: {self._error.strerror or self._error}")
         return self._hash.hexdigest()
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._is_wanted = False
         self._thread.join()
 
 
-def _checked_group_size(weight_type, group_size):
+def _checked_group_size(weight_type: str, group_size: int | None) -> int:
     """The group size to use, 0 for float types."""
     if weight_type not in WEIGHT_TYPES:
         raise UsageError(f"weight type {weight_type!r}: expected f32, f16, int8 or int4")
@@ -250,14 +268,14 @@ def _checked_group_size(weight_type, group_size):
     return group_size
 
 
-def _checked_line(what, text):
+def _checked_line(what: str, text: str) -> str:
     """A text that is shown on terminals and kept in the file."""
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_NAME or not text.isprintable():
         raise UsageError(f"{what} {text!r:.80}: expected 1 to {MAX_NAME} printable characters")
     return text
 
 
-def _checked_chat(chat):
+def _checked_chat(chat: dict[str, str]) -> dict[str, str]:
     """The chat's settings for the metadata."""
     for key, value in chat.items():
         if key not in CHAT_KEYS:
@@ -273,6 +291,6 @@ def _checked_chat(chat):
     return dict(chat)
 
 
-def _printable(text):
+def _printable(text: str) -> str:
     """The text with ? for what can't be shown: control characters, and bytes of a file's name that are no UTF-8."""
     return "".join(character if character.isprintable() else "?" for character in text)

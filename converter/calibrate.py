@@ -6,10 +6,13 @@ that are rounded already.
 Source: Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers".
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from gpt2rt.converter import layers
 from gpt2rt.converter.quantize import NOT_FINITE
+from gpt2rt.converter.source import Source
 from gpt2rt.errors import CheckpointError, UsageError
 
 MAX_TOKENS = 16_384  # of the text
@@ -28,7 +31,7 @@ class Calibration:
         origin: for the file's metadata, how many tokens of which text were used.
     """
 
-    def __init__(self, source, tokens, weight_type, group_size, text_sha256):
+    def __init__(self, source: Source, tokens: list[int], weight_type: str, group_size: int, text_sha256: str):
         """
         Args:
             source: as `convert` reads it. tokens: ids, the first MAX_TOKENS are used. text_sha256: of their text.
@@ -44,9 +47,9 @@ class Calibration:
         self.origin = {"calibration_tokens": len(tokens), "calibration_sha256": text_sha256}
         n_window = min(source.hyperparameters.n_ctx, layers.WINDOW)
         self._states = layers.embedded(source, [tokens[i : i + n_window] for i in range(0, len(tokens), n_window)])
-        self._rounded = {}
+        self._rounded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def rounded(self, name):
+    def rounded(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A matrix by its name in `modelfile.tensor_table`, in whose order they have to be asked for.
 
         Returns:
@@ -63,14 +66,18 @@ class Calibration:
                 self._rounded[name] = self._round(name, w, inputs, damping)
         return self._rounded.pop(name)
 
-    def _choose(self, name, w, inputs):
+    def _choose(self, name: str, w: np.ndarray, inputs: list[np.ndarray]) -> np.ndarray:
         codes, scales = self._rounded[name] = self._round(name, np.ascontiguousarray(w.T), inputs, DAMPING)
         return np.ascontiguousarray(values(codes, scales, self._group).T)
 
-    def _round(self, name, w, inputs, damping):
+    def _round(
+        self, name: str, w: np.ndarray, inputs: list[np.ndarray], damping: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         if not np.isfinite(w).all():
             raise CheckpointError(NOT_FINITE.format(f"{self._source.path}: tensor {name!r}"))
-        moments = sum((x.T @ x).astype(np.float64) for x in inputs)  # (n_in, n_in)
+        moments = np.zeros((w.shape[1], w.shape[1]))  # (n_in, n_in)
+        for x in inputs:
+            moments += x.T @ x
         try:
             return compensated(w, moments, damping, self._type, self._group)
         except np.linalg.LinAlgError:
@@ -79,12 +86,15 @@ class Calibration:
             ) from None
 
 
-def values(codes, scales, group):
+def values(codes: np.ndarray, scales: np.ndarray, group: int) -> np.ndarray:
     """What codes (n_out, n_in) and scales (n_out, groups) stand for: f32 (n_out, n_in)."""
-    return codes * np.repeat(scales.astype(np.float32), group, axis=1)[:, : codes.shape[1]]
+    found: np.ndarray = codes * np.repeat(scales.astype(np.float32), group, axis=1)[:, : codes.shape[1]]
+    return found
 
 
-def compensated(w, moments, damping, weight_type, group):
+def compensated(
+    w: np.ndarray, moments: np.ndarray, damping: float, weight_type: str, group: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Rounds w (n_out, n_in), column after column, by the inputs' moments (n_in, n_in); returns (codes, scales)."""
     n_out, n_in = w.shape
     diagonal = moments.diagonal().copy()
@@ -111,14 +121,15 @@ def compensated(w, moments, damping, weight_type, group):
     return codes, scales
 
 
-def nearest(w, scale, weight_type):
+def nearest(w: np.ndarray, scale: np.ndarray, weight_type: str) -> np.ndarray:
     """The codes of values, as floats, by a scale for each row; 0 where that is 0."""
     largest = LARGEST[weight_type]
     scaled = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
-    return np.clip(np.rint(scaled), -largest - (weight_type == "int4"), largest)
+    codes: np.ndarray = np.clip(np.rint(scaled), -largest - (weight_type == "int4"), largest)
+    return codes
 
 
-def best_scales(w, weights, weight_type):
+def best_scales(w: np.ndarray, weights: np.ndarray, weight_type: str) -> np.ndarray:
     """A scale of f16 for each row of w (n_out, group): of the least squared error, by the inputs' weights (group,).
 
     For int4 a scale may be negative: the largest value goes where there is one step more, or is cut off for the
@@ -126,7 +137,8 @@ def best_scales(w, weights, weight_type):
     """
     sizes = np.abs(w)
     if weight_type == "int8":
-        return (sizes.max(axis=1) / LARGEST["int8"]).astype(np.float16)
+        plain: np.ndarray = (sizes.max(axis=1) / LARGEST["int8"]).astype(np.float16)
+        return plain
     largest = np.take_along_axis(w, sizes.argmax(axis=1)[:, None], axis=1)[:, 0]
     best, least = np.zeros(len(w), np.float16), np.full(len(w), np.inf, np.float32)
     for scale in [np.abs(largest) / LARGEST["int4"], *(-largest / steps for steps in STEPS)]:

@@ -4,8 +4,12 @@ A sorted table in LevelDB's format (its `doc/table_format.md`), whose values are
 `tensor_bundle.proto`). Whatever the bytes are, reading them raises nothing but CheckpointError.
 """
 
+from __future__ import annotations
+
 import os
 from collections import namedtuple
+from collections.abc import Iterator
+from typing import Any
 
 from gpt2rt._kernels import crc32c
 from gpt2rt.errors import CheckpointError
@@ -42,13 +46,13 @@ class _MalformedError(Exception):
     """What is wrong with the bytes, as the end of a sentence."""
 
 
-def unmasked(checksum):
+def unmasked(checksum: int) -> int:
     """The CRC32C that is stored as `checksum`: LevelDB rotates it and adds a constant."""
     rotated = (checksum - 0xA282EAD8) & 0xFFFFFFFF
     return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
 
 
-def read_index(path):
+def read_index(path: str | os.PathLike[str]) -> Index:
     """Reads and checks an index.
 
     Returns:
@@ -74,7 +78,7 @@ def read_index(path):
         ) from None
 
 
-def _parse(path, content):
+def _parse(path: str | os.PathLike[str], content: bytes) -> Index:
     if len(content) < FOOTER_SIZE:
         raise _MalformedError(f"{len(content)} bytes, expected at least {FOOTER_SIZE}")
     footer = content[-FOOTER_SIZE:]
@@ -85,7 +89,9 @@ def _parse(path, content):
     index, _ = _handle(footer[:-8], position)
     _block(path, content, metaindex)  # only checked: a checkpoint leaves it empty
 
-    n_shards, entries, last = None, {}, None
+    n_shards: int | None = None
+    entries: dict[str, Entry] = {}
+    last: bytes | None = None
     for _, value in _block_entries(_block(path, content, index)):
         for key, message in _block_entries(_block(path, content, _handle(value, 0)[0])):
             if last is not None and key <= last:
@@ -107,14 +113,14 @@ def _parse(path, content):
     return Index(n_shards, entries)
 
 
-def _text(key):
+def _text(key: bytes) -> str:
     try:
         return key.decode()
     except UnicodeDecodeError:
         raise _MalformedError(f"a tensor's name is no UTF-8: {key!r}") from None
 
 
-def _varint(buffer, position):
+def _varint(buffer: bytes, position: int) -> tuple[int, int]:
     """An unsigned number of up to 64 bits, and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):
@@ -130,14 +136,14 @@ def _varint(buffer, position):
     raise _MalformedError("a number has more than 64 bits")
 
 
-def _handle(buffer, position):
+def _handle(buffer: bytes, position: int) -> tuple[tuple[int, int], int]:
     """The (offset, size) of a block, and the position behind them."""
     offset, position = _varint(buffer, position)
     size, position = _varint(buffer, position)
     return (offset, size), position
 
 
-def _block(path, content, handle):
+def _block(path: str | os.PathLike[str], content: bytes, handle: tuple[int, int]) -> bytes:
     """The bytes of a block, checked."""
     offset, size = handle
     end = offset + size
@@ -152,7 +158,7 @@ def _block(path, content, handle):
     return content[offset:end]
 
 
-def _block_entries(block):
+def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yields the (key, value) pairs of a block; each key shares a prefix with the one before it."""
     if len(block) < 4:
         raise _MalformedError(f"a block of {len(block)} bytes, expected at least 4")
@@ -175,9 +181,10 @@ _FIXED_SIZES = {1: 8, 5: 4}  # of wire types
 _VARINT, _BYTES, _FIXED32 = 0, 2, 5
 
 
-def _fields(message, wire_types):
+def _fields(message: bytes, wire_types: dict[int, int]) -> Iterator[tuple[int, Any]]:
     """Yields (number, value) of a protobuf message's fields that `wire_types` names: {number: wire type}."""
     position = 0
+    value: int | bytes
     while position < len(message):
         tag, position = _varint(message, position)
         number, wire_type = tag >> 3, tag & 7
@@ -199,7 +206,7 @@ def _fields(message, wire_types):
             yield number, value
 
 
-def _n_shards(path, message):
+def _n_shards(path: str | os.PathLike[str], message: bytes) -> int:
     """The number of data files, of a BundleHeaderProto: 1 num_shards, 2 endianness, 3 version (2 min_consumer)."""
     n_shards = 0
     for number, value in _fields(message, {1: _VARINT, 2: _VARINT, 3: _BYTES}):
@@ -218,9 +225,10 @@ def _n_shards(path, message):
     return n_shards
 
 
-def _entry(message):
+def _entry(message: bytes) -> Entry:
     """A BundleEntryProto: 1 dtype, 2 shape, 3 shard_id, 4 offset, 5 size, 6 crc32c, 7 slices."""
-    numbers, shape, checksum, is_sliced = {1: 0, 3: 0, 4: 0, 5: 0}, (), 0, False
+    numbers, checksum, is_sliced = {1: 0, 3: 0, 4: 0, 5: 0}, 0, False
+    shape: tuple[int, ...] = ()
     wire_types = {1: _VARINT, 2: _BYTES, 3: _VARINT, 4: _VARINT, 5: _VARINT, 6: _FIXED32, 7: _BYTES}
     for number, value in _fields(message, wire_types):
         if number == 2:
@@ -237,9 +245,9 @@ def _entry(message):
     return Entry(dtype, shape, numbers[3], numbers[4], numbers[5], checksum, is_sliced)
 
 
-def _shape(message):
+def _shape(message: bytes) -> tuple[int, ...]:
     """A TensorShapeProto (2 dim, 3 unknown_rank) of dims (1 size)."""
-    shape = []
+    shape: list[int] = []
     for number, value in _fields(message, {2: _BYTES, 3: _VARINT}):
         if number == 3:
             if value:

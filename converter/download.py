@@ -1,12 +1,17 @@
 """OpenAI's release of GPT-2, fetched into a folder that `convert` takes, and proved."""
 
+from __future__ import annotations
+
 import hashlib
+import os
 import pathlib
 import shutil
 import urllib.parse
 from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from gpt2rt.converter.checkpoint_index import read_index
+from gpt2rt.converter.checkpoint_index import Index, read_index
 from gpt2rt.converter.mirror import BACKOFF, N_TRIES, TIMEOUT, Mirror, Part
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.converter.vocabulary import Vocabulary
@@ -25,27 +30,42 @@ SHA256 = {
     }
 }
 
+Checked = TypeVar("Checked")
+Progress = Callable[[str, int, int], None]
+
 Download = namedtuple("Download", "folder fetched kept size")
 Download.__doc__ = """What was done: folder; fetched and kept, the names of the files that came and of those that were
 there; size, bytes of all of them."""
 
 
-def download(size, folder=None, *, base_url=BASE_URL, progress=None, n_tries=N_TRIES, backoff=BACKOFF, timeout=TIMEOUT):
+def download(
+    size: str,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    base_url: str = BASE_URL,
+    progress: Progress | None = None,
+    n_tries: int = N_TRIES,
+    backoff: float = BACKOFF,
+    timeout: float = TIMEOUT,
+) -> Download:
     """Fetches one of OpenAI's four models and proves it.
 
     Args:
-        size: "124M", "355M", "774M" or "1558M". folder: where its files go; by default models/SIZE.
+        size: "124M", "355M", "774M" or "1558M".
+        folder: where its files go; by default models/SIZE.
         base_url: where SIZE/FILE lies: OpenAI's address or a mirror's.
         progress: called with (file's name, done, total), bytes of all files.
-        n_tries: of a request. backoff: seconds to wait before the third try, doubled with each one after it.
+        n_tries: of a request.
+        backoff: seconds to wait before the third try, doubled with each one after it.
         timeout: seconds to wait for a byte.
 
     Returns:
         A `Download`.
 
     Raises:
-        UsageError: an argument can't be used. DownloadError: a file can't be had, can't be written, or is not what it
-        should be; what has come is kept for the next run unless the message says that it was deleted.
+        UsageError: an argument can't be used.
+        DownloadError: a file can't be had, can't be written, or is not what it should be; what has come is kept for the
+            next run unless the message says that it was deleted.
     """
     if size not in SIZES:
         raise UsageError(f"size {size!r}: expected one of {', '.join(SIZES)}")
@@ -62,7 +82,7 @@ def download(size, folder=None, *, base_url=BASE_URL, progress=None, n_tries=N_T
             ) from None
 
 
-def _is_address(url):
+def _is_address(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
@@ -73,14 +93,15 @@ def _is_address(url):
 class _Release:
     """One model's files, there and here."""
 
-    def __init__(self, size, folder, mirror, progress):
+    def __init__(self, size: str, folder: pathlib.Path, mirror: Mirror, progress: Progress | None):
         self._folder, self._mirror, self._progress = folder, mirror, progress
         self._checksums = SHA256.get(size, {})
-        self._here = {}  # {file: bytes that have come}
+        self._here: dict[str, int] = {}  # {file: bytes that have come}
         self._total = 0  # bytes
-        self._fetched, self._kept = [], []
+        self._fetched: list[str] = []
+        self._kept: list[str] = []
 
-    def download(self):
+    def download(self) -> Download:
         self._folder.mkdir(parents=True, exist_ok=True)
         parts = self._plan()
         for name in FILES:
@@ -95,9 +116,10 @@ class _Release:
         self._prove((DATA,), lambda: _check_tensors(checkpoint))
         return Download(str(self._folder), self._fetched, self._kept, sum(self._here.values()))
 
-    def _plan(self):
+    def _plan(self) -> dict[str, Part]:
         """What is to be fetched, {name: Part}, where there is room for it."""
-        parts, needed = {}, 0
+        parts: dict[str, Part] = {}
+        needed = 0
         for name in FILES:
             size, path = self._mirror.size(name), self._folder / name
             if path.exists():
@@ -121,8 +143,8 @@ class _Release:
             )
         return parts
 
-    def _fetch(self, name, part):
-        def advance(done):
+    def _fetch(self, name: str, part: Part) -> None:
+        def advance(done: int) -> None:
             self._here[name] = done
             if self._progress:
                 self._progress(name, sum(self._here.values()), self._total)
@@ -141,7 +163,7 @@ class _Release:
         part.finish()
         self._fetched.append(name)
 
-    def _prove(self, names, check):
+    def _prove(self, names: Sequence[str], check: Callable[[], Checked]) -> Checked:
         """What check() returns; where it fails, files of this run are deleted, and others only named."""
         try:
             return check()
@@ -154,7 +176,7 @@ class _Release:
             done += [f"{' and '.join(others)}: was there already, move it away"] * bool(others)
             raise DownloadError(f"{error}; {'; '.join(done)}") from None
 
-    def _check_length(self, index):
+    def _check_length(self, index: Index) -> None:
         path = self._folder / DATA
         size = path.stat().st_size
         needed = max((entry.offset + entry.size for entry in index.entries.values()), default=0)
@@ -162,7 +184,7 @@ class _Release:
             raise CheckpointError(f"{path}: {size} bytes, expected {needed} by the index")
 
 
-def _check_tensors(checkpoint):
+def _check_tensors(checkpoint: TensorFlowCheckpoint) -> None:
     """Raises CheckpointError where a tensor does not have the checksum that the index tells."""
     for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0):
         checkpoint.release(checkpoint.tensor(tensor.name))

@@ -1,11 +1,14 @@
 """Model files of ours as Hugging Face folders, which transformers and much else can read."""
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,8 +21,10 @@ from gpt2rt.modelfile import MERGE_SLOT, ModelFile, tensor_table
 SHARD = 512 << 20  # bytes of tensors in a file, at most, where several fit: they are in memory together
 EMPTY = 0xFFFFFFFF  # the left token of an empty slot
 
+Texts = tuple[list[str], list[str], list[int]]
 
-def export(path, folder):
+
+def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
     """Writes a model file of f32 or f16 as a Hugging Face folder, whole or not at all.
 
     Args:
@@ -60,10 +65,11 @@ def export(path, folder):
     return size
 
 
-def _write_weights(source, folder, save_file):
+def _write_weights(source: ModelFileSource, folder: pathlib.Path, save_file: Callable[..., None]) -> None:
     """The tensors, in one file or in shards with an index."""
     table = tensor_table(source.hyperparameters, "f32", 0, source.is_tied)
-    shards, room = [[]], SHARD
+    shards: list[list[str]] = [[]]
+    room = SHARD
     for tensor in table:
         if tensor.length > room and shards[-1]:
             shards.append([])
@@ -85,7 +91,7 @@ def _write_weights(source, folder, save_file):
         (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": index}, indent=1), encoding="utf-8")
 
 
-def read_texts(file):
+def read_texts(file: ModelFile) -> Texts:
     """The vocabulary of a `ModelFile` as vocab.json and merges.txt write it.
 
     Returns:
@@ -95,7 +101,8 @@ def read_texts(file):
     tables, characters = file.vocabulary(), byte_characters()
     offsets = np.frombuffer(tables["token_offsets"], "<u4")
     special = np.frombuffer(tables["special_tokens"], "<u4").tolist()
-    content, texts = bytes(tables["token_bytes"]), []
+    content = bytes(tables["token_bytes"])
+    texts: list[str] = []
     for token, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
         piece = content[begin:end]
         texts.append(piece.decode() if token in special else "".join(characters[byte] for byte in piece))
@@ -105,7 +112,7 @@ def read_texts(file):
     return texts, merges, special
 
 
-def _write_texts(source, vocabulary, folder):
+def _write_texts(source: ModelFileSource, vocabulary: Texts, folder: pathlib.Path) -> None:
     """Configuration and tokenizer."""
     texts, merges, special = vocabulary
     n_vocab, n_ctx, n_embd, n_head, n_layer = source.hyperparameters

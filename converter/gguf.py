@@ -3,17 +3,22 @@
 The gguf package reads them. It trusts what it reads, so the counts and sizes of a file are checked here before.
 """
 
+from __future__ import annotations
+
 import math
 import mmap
 import os
 import pathlib
 import struct
+from typing import Any
 
 import numpy as np
 
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError
 from gpt2rt.modelfile import MAX_N_LAYER, Hyperparameters, align, tensor_table
+
+Path = str | os.PathLike[str]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -47,7 +52,7 @@ class _MalformedError(Exception):
     """What is wrong with the bytes, as the end of a sentence."""
 
 
-def is_gguf(path):
+def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF does. Raises OSError."""
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
@@ -56,9 +61,9 @@ def is_gguf(path):
 class GgufFile:
     """A source for `convert`: has what `TensorFlowCheckpoint` has."""
 
-    chat = None
+    chat: dict[str, str] | None = None
 
-    def __init__(self, source):
+    def __init__(self, source: Path):
         """
         Args:
             source: path of the file.
@@ -93,28 +98,28 @@ class GgufFile:
         self._names = self._match()
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
-    def vocabulary(self):
+    def vocabulary(self) -> Vocabulary:
         """The `Vocabulary` of the file. Raises VocabularyError."""
         return Vocabulary.of(self.path, *(self._metadata[f"tokenizer.ggml.{what}"] for what in ("tokens", "merges")))
 
-    def tensor(self, name):
+    def tensor(self, name: str) -> np.ndarray:
         """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
         tensor = self._tensors[self._names[name]]
         array = self._dequantize(tensor.data, tensor.tensor_type)
         is_transposed = array.ndim == 2 and name not in ("wte", "wpe", "lm_head")
         return np.ascontiguousarray(array.T if is_transposed else array, np.float32)
 
-    def release(self, array):
+    def release(self, array: np.ndarray) -> None:
         """Its memory goes with the array."""
 
-    def _value(self, key, kind):
+    def _value(self, key: str, kind: type) -> Any:
         value = self._metadata.get(key)
         if type(value) is not kind:
             got = f"{key} is {value!r:.80}" if key in self._metadata else f"has no {key}"
             raise CheckpointError(f"{self.path}: {got}, expected a {kind.__name__}")
         return value
 
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> Hyperparameters:
         expected = {"general.architecture": "gpt2", "tokenizer.ggml.model": "gpt2"}
         for key, wanted in expected.items():
             if self._value(key, str) != wanted:
@@ -140,9 +145,9 @@ class GgufFile:
             raise CheckpointError(f"{self.path}: {problem}")
         return hyperparameters
 
-    def _match(self):
+    def _match(self) -> dict[str, str]:
         """Maps our names of the tensors to the file's. Raises CheckpointError unless these are all a GPT-2's."""
-        names = {}
+        names: dict[str, str] = {}
         for tensor in tensor_table(self.hyperparameters, "f32", 0, self.is_tied):
             names[tensor.name] = name = _gguf_name(tensor.name)
             if name not in self._tensors:
@@ -158,7 +163,7 @@ class GgufFile:
                 raise CheckpointError(f"{self.path}: tensor {name!r} has no place in a GPT-2")
         return names
 
-    def _has_head(self):
+    def _has_head(self) -> bool:
         """Whether the output head is another matrix than the token embedding."""
         if not {HEAD, GLOBAL_NAMES["wte"]} <= self._tensors.keys():
             return False
@@ -166,7 +171,7 @@ class GgufFile:
         return head.tensor_type != embedding.tensor_type or not np.array_equal(head.data, embedding.data)
 
 
-def _gguf_name(name):
+def _gguf_name(name: str) -> str:
     """A tensor's name in GGUF: `h0/attn/c_attn/w` is `blk.0.attn_qkv.weight`."""
     if name in GLOBAL_NAMES:
         return GLOBAL_NAMES[name]
@@ -175,7 +180,7 @@ def _gguf_name(name):
     return f"blk.{layer[1:]}.{LAYER_NAMES[module]}.{'bias' if kind == 'b' else 'weight'}"
 
 
-def _check(path):
+def _check(path: Path) -> None:
     """Raises _MalformedError unless all counts, sizes and offsets of a file lie within it and within the limits."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -213,32 +218,33 @@ def _check(path):
 class _Scan:
     """A walk over the head of a file."""
 
-    def __init__(self, content, size):
+    def __init__(self, content: mmap.mmap, size: int):
         self._content, self._size, self.position = content, size, 0
         self._items_left = MAX_ITEMS
 
-    def skip(self, n_bytes):
+    def skip(self, n_bytes: int) -> None:
         self.position += n_bytes
         if self.position > self._size:
             raise _MalformedError(f"its head ends at byte {self.position} or later, the file has {self._size}")
 
-    def number(self, n_bytes):
+    def number(self, n_bytes: int) -> int:
         begin = self.position
         self.skip(n_bytes)
-        return struct.unpack_from("<I" if n_bytes == 4 else "<Q", self._content, begin)[0]
+        number: int = struct.unpack_from("<I" if n_bytes == 4 else "<Q", self._content, begin)[0]
+        return number
 
-    def count(self, what, limit):
+    def count(self, what: str, limit: int) -> int:
         count = self.number(8)
         if count > limit:
             raise _MalformedError(f"{count} {what}, expected at most {limit}")
         return count
 
-    def text(self, what, limit):
+    def text(self, what: str, limit: int) -> bytes:
         length = self.count(f"bytes of {what}", limit)
         self.skip(length)
         return self._content[self.position - length : self.position]
 
-    def skip_value(self, kind):
+    def skip_value(self, kind: int) -> None:
         """Steps over a value of the metadata."""
         if kind == LIST:
             item, n_items = self.number(4), self.count("more items of lists", self._items_left)
@@ -257,7 +263,7 @@ class _Scan:
         else:
             raise _MalformedError(f"a value is of type {kind}")
 
-    def tensor(self):
+    def tensor(self) -> tuple[str, int, int]:
         """The (name, offset, length) of the next tensor."""
         name = self.text("a tensor's name", MAX_KEY).decode(errors="replace")
         rank = self.number(4)

@@ -3,17 +3,21 @@
 The safetensors package checks the files; their tensors are then read where they lie, without copying.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import mmap
+import os
 import pathlib
 import re
 import struct
+from typing import Any
 
 import numpy as np
 
 from gpt2rt.converter.vocabulary import Vocabulary
-from gpt2rt.errors import CheckpointError, VocabularyError
+from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
 from gpt2rt.modelfile import Hyperparameters, tensor_table
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -36,8 +40,11 @@ SIZES = {"vocab_size": "n_vocab", "n_positions": "n_ctx", "n_embd": "n_embd", "n
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # attention masks, which older versions saved as well
 HEAD = "lm_head.weight"
 
+Entry = tuple[mmap.mmap, str, tuple[int, ...], int]
+Texts = tuple[dict[str, int], list[str], list[tuple[str, Any]]]
 
-def is_huggingface(folder):
+
+def is_huggingface(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder holds a model as transformers saves it."""
     return (pathlib.Path(folder) / CONFIG).is_file()
 
@@ -45,7 +52,7 @@ def is_huggingface(folder):
 class HuggingFaceFolder:
     """A source for `convert`: has what `TensorFlowCheckpoint` has, and `chat` where the model was made to chat."""
 
-    def __init__(self, source, name=None, origin=None):
+    def __init__(self, source: str | os.PathLike[str], name: str | None = None, origin: str | None = None):
         """
         Args:
             source: path of the folder. name, origin: of the model, where the folder's own name does not tell.
@@ -60,14 +67,14 @@ class HuggingFaceFolder:
         self.hyperparameters = self._hyperparameters(config)
         self.chat = {"format": "dialogpt"} if _is_conversational(config) else None
         self.licence = _licence(self.path / "README.md")
-        self._tensors = {}  # {name without "transformer.": (map of the file, dtype, shape, offset)}
+        self._tensors: dict[str, Entry] = {}  # {name without "transformer.": (map of the file, dtype, shape, offset)}
         self.files = self._weight_files()
         for file in self.files:
             self._open(file)
         self._names, self.is_tied = self._match()
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
-    def vocabulary(self):
+    def vocabulary(self) -> Vocabulary:
         """The `Vocabulary` of tokenizer.json, or of vocab.json and merges.txt. Raises VocabularyError."""
         path = self.path / "tokenizer.json"
         if path.is_file():
@@ -76,7 +83,7 @@ class HuggingFaceFolder:
             path = self.path / "vocab.json"
             ids, merges, added = _read_vocabulary(self.path)
         n_vocab = self.hyperparameters.n_vocab
-        texts = [None] * n_vocab
+        texts: list[str | None] = [None] * n_vocab
         for text, token in [*ids.items(), *added]:
             if type(token) is not int or not 0 <= token < n_vocab:
                 raise VocabularyError(f"{path}: token {text!r:.80} has id {token!r:.80}, expected 0 to {n_vocab - 1}")
@@ -84,10 +91,10 @@ class HuggingFaceFolder:
                 raise VocabularyError(f"{path}: id {token} is of both {texts[token]!r:.80} and {text!r:.80}")
             texts[token] = text
         # A vocabulary that was made larger than its tokens, as for training on whole blocks.
-        texts = [f"<|unused {token}|>" if text is None else text for token, text in enumerate(texts)]
-        return Vocabulary.of(path, texts, merges)
+        names = [f"<|unused {token}|>" if text is None else text for token, text in enumerate(texts)]
+        return Vocabulary.of(path, names, merges)
 
-    def tensor(self, name):
+    def tensor(self, name: str) -> np.ndarray:
         """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
         content, dtype, shape, offset = self._tensors[self._names[name]]
         array = np.frombuffer(content, TYPES[dtype], math.prod(shape), offset).reshape(shape)
@@ -95,7 +102,7 @@ class HuggingFaceFolder:
             return (array.astype("<u4") << 16).view("<f4")
         return array if dtype == "F32" and array.flags.aligned else array.astype("<f4")
 
-    def release(self, array):
+    def release(self, array: np.ndarray) -> None:
         """Lets go of the pages behind a part of a tensor that lies in a file."""
         for content, *_ in self._tensors.values():
             begin = array.ctypes.data - np.frombuffer(content, np.uint8).ctypes.data
@@ -106,7 +113,7 @@ class HuggingFaceFolder:
                     content.madvise(mmap.MADV_DONTNEED, first, end - first)
                 return
 
-    def _hyperparameters(self, config):
+    def _hyperparameters(self, config: dict[str, Any]) -> Hyperparameters:
         path = self.path / CONFIG
         for key, expected in EXPECTED.items():
             if key in config and config[key] not in expected:
@@ -128,7 +135,7 @@ class HuggingFaceFolder:
             raise CheckpointError(f"{path}: n_inner is {config['n_inner']!r:.80}, expected 4 times n_embd")
         return hyperparameters
 
-    def _weight_files(self):
+    def _weight_files(self) -> list[pathlib.Path]:
         """The files of the weights, in the order of their names."""
         if (self.path / WEIGHTS).is_file():
             return [self.path / WEIGHTS]
@@ -150,7 +157,7 @@ class HuggingFaceFolder:
             )
         raise CheckpointError(f"{self.path}: has {CONFIG} but no {WEIGHTS} (incomplete download?)")
 
-    def _open(self, path):
+    def _open(self, path: pathlib.Path) -> None:
         """Notes the tensors of a file, which safetensors has found sound."""
         try:
             from safetensors import SafetensorError, safe_open  # need not be installed
@@ -182,10 +189,10 @@ class HuggingFaceFolder:
             offset = 8 + length + entry["data_offsets"][0]
             self._tensors[short] = content, entry["dtype"], tuple(entry["shape"]), offset
 
-    def _match(self):
+    def _match(self) -> tuple[dict[str, str], bool]:
         """({our name: the file's}, whether the head is the embedding). Raises CheckpointError where they differ."""
         is_tied = HEAD not in self._tensors or self._is_same(HEAD, "wte.weight")
-        names = {}
+        names: dict[str, str] = {}
         for tensor in tensor_table(self.hyperparameters, "f32", 0, is_tied):
             names[tensor.name] = name = hf_name(tensor.name)
             if name not in self._tensors:
@@ -202,7 +209,7 @@ class HuggingFaceFolder:
                 raise CheckpointError(f"{self.path}: tensor {name!r:.80} has no place in a GPT-2")
         return names, is_tied
 
-    def _is_same(self, one, other):
+    def _is_same(self, one: str, other: str) -> bool:
         """Whether two tensors are alike to the bit."""
         if other not in self._tensors or self._tensors[one][1:3] != self._tensors[other][1:3]:
             return False
@@ -210,10 +217,10 @@ class HuggingFaceFolder:
         for name in (one, other):
             content, dtype, shape, offset = self._tensors[name]
             bits.append(np.frombuffer(content, TYPES[dtype].replace("f", "u"), math.prod(shape), offset))
-        return np.array_equal(*bits)
+        return np.array_equal(bits[0], bits[1])
 
 
-def hf_name(name):
+def hf_name(name: str) -> str:
     """A tensor's name in transformers, without "transformer.": `h0/attn/c_attn/w` is `h.0.attn.c_attn.weight`."""
     if name in ("wte", "wpe", "lm_head"):
         return f"{name}.weight"
@@ -221,7 +228,7 @@ def hf_name(name):
     return ".".join([*module, "bias" if kind == "b" else "weight"])
 
 
-def _read_json(path, error_class=CheckpointError):
+def _read_json(path: pathlib.Path, error_class: type[Gpt2rtError] = CheckpointError) -> dict[str, Any]:
     """The object in a JSON file."""
     try:
         if path.stat().st_size > MAX_JSON:
@@ -236,13 +243,13 @@ def _read_json(path, error_class=CheckpointError):
     return content
 
 
-def _is_conversational(config):
+def _is_conversational(config: dict[str, Any]) -> bool:
     """Whether the model was made to chat with turns parted by <|endoftext|>: DialoGPT and its fine-tunes say so."""
     tasks = config.get("task_specific_params")
     return isinstance(tasks, dict) and "conversational" in tasks
 
 
-def _licence(card):
+def _licence(card: pathlib.Path) -> str | None:
     """The `license:` line in a model card's head, None where there is none."""
     try:
         with card.open(encoding="utf-8", errors="replace") as file:
@@ -253,7 +260,7 @@ def _licence(card):
     return found[1].strip() if found else None
 
 
-def _read_tokenizer(path):
+def _read_tokenizer(path: pathlib.Path) -> Texts:
     """({text: id}, merges as vocab.bpe has them, [(text, id)] of added tokens) of tokenizer.json."""
     content = _read_json(path, VocabularyError)
     model, splitter = content.get("model"), content.get("pre_tokenizer")
@@ -276,7 +283,7 @@ def _read_tokenizer(path):
     return model["vocab"], merges, [(str(token.get("content")), token.get("id")) for token in added]
 
 
-def _read_vocabulary(folder):
+def _read_vocabulary(folder: pathlib.Path) -> Texts:
     """The same of vocab.json, merges.txt, added_tokens.json and tokenizer_config.json."""
     ids = _read_json(folder / "vocab.json", VocabularyError)
     try:
@@ -290,7 +297,7 @@ def _read_vocabulary(folder):
         del merges[0]
     while merges and not merges[-1]:
         del merges[-1]
-    added = []
+    added: list[tuple[str, Any]] = []
     if (folder / "added_tokens.json").is_file():
         added += _read_json(folder / "added_tokens.json", VocabularyError).items()
     if (folder / "tokenizer_config.json").is_file():

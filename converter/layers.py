@@ -4,16 +4,25 @@ Only one layer's tensors are at hand at a time. The kernels share nothing with t
 against something.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from gpt2rt.converter.source import Source
+
 WINDOW = 1024  # tokens that are read together, at most
-NAMES = ("ln_1/g", "ln_1/b", "attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b")
-NAMES += ("ln_2/g", "ln_2/b", "mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b")
+NAMES = (
+    *("ln_1/g", "ln_1/b", "attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b"),
+    *("ln_2/g", "ln_2/b", "mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b"),
+)
+
+Choice = Callable[[str, np.ndarray, list[np.ndarray]], np.ndarray]
 
 
-def embedded(source, parts):
+def embedded(source: Source, parts: list[list[int]]) -> list[np.ndarray]:
     """What the first layer begins with: f32 (T, n_embd) for each part, ids (T,)."""
     wte, wpe = source.tensor("wte"), source.tensor("wpe")
     states = [wte[part] + wpe[: len(part)] for part in parts]
@@ -22,7 +31,7 @@ def embedded(source, parts):
     return states
 
 
-def run_layer(source, layer, states, choose):
+def run_layer(source: Source, layer: int, states: list[np.ndarray], choose: Choice) -> list[np.ndarray]:
     """Runs all parts through a layer.
 
     Args:
@@ -35,7 +44,7 @@ def run_layer(source, layer, states, choose):
     """
     t = {name: source.tensor(f"h{layer}/{name}") for name in NAMES}
 
-    def product(name, inputs):
+    def product(name: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
         w = choose(f"h{layer}/{name}/w", t[f"{name}/w"], inputs)
         return [x @ w + t[f"{name}/b"] for x in inputs]
 
@@ -50,18 +59,20 @@ def run_layer(source, layer, states, choose):
     return states
 
 
-def final(source, states):
+def final(source: Source, states: list[np.ndarray]) -> list[np.ndarray]:
     """What the output head is multiplied with, of the last layer's states."""
     g, b = source.tensor("ln_f/g"), source.tensor("ln_f/b")
     return [layernorm(x, g, b) for x in states]
 
 
-def layernorm(x, g, b):
+def layernorm(x: np.ndarray, g: np.ndarray, b: np.ndarray) -> np.ndarray:
     x = x - x.mean(axis=-1, keepdims=True)
-    return x * (g / np.sqrt((x * x).mean(axis=-1, keepdims=True) + np.float32(1e-5))) + b
+    x *= g / np.sqrt((x * x).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+    x += b
+    return x
 
 
-def _attention(qkv, n_head):  # (T, 3E) -> (T, E)
+def _attention(qkv: np.ndarray, n_head: int) -> np.ndarray:  # (T, 3E) -> (T, E)
     q, k, v = np.split(qkv, 3, axis=-1)
     future = np.triu(np.ones((len(qkv), len(qkv)), bool), 1)
     att = np.empty_like(q)
@@ -75,5 +86,8 @@ def _attention(qkv, n_head):  # (T, 3E) -> (T, E)
     return att
 
 
-def _gelu(m):
-    return m * (0.5 + 0.5 * np.tanh(np.float32(math.sqrt(2 / math.pi)) * (m + np.float32(0.044715) * m * m * m)))
+def _gelu(m: np.ndarray) -> np.ndarray:
+    found: np.ndarray = m * (
+        0.5 + 0.5 * np.tanh(np.float32(math.sqrt(2 / math.pi)) * (m + np.float32(0.044715) * m * m * m))
+    )
+    return found

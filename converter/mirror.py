@@ -4,12 +4,24 @@ Requests carries them, with urllib3's `Retry` for the waits. What has come of a 
 FILE.part.etag what the server called that version, so that two versions are never joined.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib.metadata
 import os
+import pathlib
 import re
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
 from gpt2rt.errors import DownloadError
+
+if TYPE_CHECKING:
+    import requests
+    import urllib3
+
+Result = TypeVar("Result")
 
 N_TRIES = 8  # of a request, one after the other
 BACKOFF = 1.0  # seconds; doubled with each try after the second, and up to as much again by chance
@@ -26,7 +38,7 @@ NO_HEAD = (405, 501)  # answers of a server that does not tell sizes beforehand
 class _PassingError(Exception):
     """Something that may go better the next time; answer is the server's, where it gave one."""
 
-    def __init__(self, problem, answer=None):
+    def __init__(self, problem: str, answer: urllib3.BaseHTTPResponse | None = None):
         super().__init__(problem)
         self.answer = answer
 
@@ -39,22 +51,23 @@ class Part:
         version of the file, text or None. reached: bytes that this run has come to at the most.
     """
 
-    def __init__(self, path, expected):
+    def __init__(self, path: pathlib.Path, expected: int | None):
         self.expected, self._whole = expected, path
         self.path = path.with_name(f"{path.name}.part")
         self._version_path = path.with_name(f"{path.name}.part.etag")
-        self.version, self.reached = None, 0
+        self.version: str | None = None
+        self.reached = 0
         with contextlib.suppress(FileNotFoundError):
             version = self._version_path.read_text("latin-1")
             if self.path.exists() and len(version) <= MAX_VERSION and version.isprintable():
                 self.version = version
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Bytes that are there and can be gone on from: none where their version is not known."""
         return self.path.stat().st_size if self.version else 0
 
-    def open(self, begin, version):
+    def open(self, begin: int, version: str | None) -> BinaryIO:
         """The file, to be written from byte `begin` on."""
         if not begin:
             self.clear()  # before the new version is named: old bytes never get its name
@@ -63,13 +76,13 @@ class Part:
                 self.version = version
         return open(self.path, "ab")
 
-    def clear(self):
+    def clear(self) -> None:
         """Forgets everything."""
         self.version = None
         for path in (self.path, self._version_path):
             path.unlink(missing_ok=True)
 
-    def finish(self):
+    def finish(self) -> None:
         """Gives the file its name, once it is safe on the disk."""
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
@@ -80,7 +93,7 @@ class Part:
 class Mirror:
     """A server's folder of files: asks again, a bounded number of times, whatever may go better the next time."""
 
-    def __init__(self, folder_url, n_tries, backoff, timeout):
+    def __init__(self, folder_url: str, n_tries: int, backoff: float, timeout: float):
         try:
             import requests  # need not be installed
             import urllib3
@@ -101,19 +114,21 @@ class Mirror:
         self._session.headers["Accept-Encoding"] = "identity"  # lengths and ranges are those of the file
         self._session.max_redirects = MAX_REDIRECTS
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._session.close()
 
-    def url(self, name):
+    def url(self, name: str) -> str:
         return f"{self._folder_url}/{name}"
 
-    def size(self, name):
+    def size(self, name: str) -> int | None:
         """Bytes of a file, None where the server doesn't tell."""
 
-        def ask():
+        def ask() -> int | None:
             with self._answer("HEAD", name) as answer:
                 if answer.status_code in NO_HEAD:
                     return None
@@ -123,19 +138,19 @@ class Mirror:
 
         return self._tried(name, ask)
 
-    def fetch(self, name, part, advance):
+    def fetch(self, name: str, part: Part, advance: Callable[[int], None]) -> None:
         """Fetches what a part lacks. Args: advance, called with the bytes of the file that are there."""
 
-        def ask():
+        def ask() -> None:
             begin = part.size
-            ranges = {"Range": f"bytes={begin}-", "If-Range": part.version} if begin else {}
+            ranges = {"Range": f"bytes={begin}-", "If-Range": part.version} if begin and part.version else {}
             with self._answer("GET", name, ranges) as answer:
                 if self._goes_on(name, answer, part, begin):
                     self._receive(name, answer, part, begin if answer.status_code == 206 else 0, advance)
 
         self._tried(name, ask, part)
 
-    def _goes_on(self, name, answer, part, begin):
+    def _goes_on(self, name: str, answer: requests.Response, part: Part, begin: int) -> bool:
         """Whether the answer brings what comes next, or the file from the start; not where the part is whole."""
         version, (first, total) = _version(answer.headers), _content_range(answer.headers)
         if answer.status_code == 200:
@@ -149,7 +164,9 @@ class Mirror:
             raise _PassingError("the server's file has changed, or it sends another range than it was asked for")
         return True
 
-    def _receive(self, name, answer, part, begin, advance):
+    def _receive(
+        self, name: str, answer: requests.Response, part: Part, begin: int, advance: Callable[[int], None]
+    ) -> None:
         """Appends the answer's body to the part."""
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise DownloadError(
@@ -171,7 +188,7 @@ class Mirror:
             raise _PassingError(f"{done} bytes came, expected {expected}")
 
     @contextlib.contextmanager
-    def _answer(self, method, name, headers=None):
+    def _answer(self, method: str, name: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
         """The server's answer, its body not yet read. What may pass is a _PassingError, also inside."""
         try:
             with self._session.request(
@@ -185,10 +202,10 @@ class Mirror:
         except self._errors as error:
             raise _PassingError(self._reason(error)) from None
 
-    def _refusal(self, name, answer):
+    def _refusal(self, name: str, answer: requests.Response) -> DownloadError:
         return DownloadError(f"{self.url(name)}: {_status(answer)}, expected the file (is the address right?)")
 
-    def _reason(self, error):
+    def _reason(self, error: BaseException | None) -> str:
         """Why a request failed, in words."""
         if isinstance(error, self._timeouts):
             return f"no answer for {self._timeout} s"
@@ -198,7 +215,7 @@ class Mirror:
             error = error.__cause__ or error.__context__
         return "the connection was cut"
 
-    def _tried(self, name, ask, part=None):
+    def _tried(self, name: str, ask: Callable[[], Result], part: Part | None = None) -> Result:
         """What ask() returns, after as many tries as it takes and as there are."""
         retries = self._retries
         while True:
@@ -217,7 +234,7 @@ class Mirror:
                     ) from None
                 retries.sleep(error.answer if self._wants_a_wait(retries, error.answer) else None)
 
-    def _wants_a_wait(self, retries, answer):
+    def _wants_a_wait(self, retries: urllib3.Retry, answer: urllib3.BaseHTTPResponse | None) -> bool:
         """Whether the server says when to come again, and that is soon."""
         if answer is None:
             return False
@@ -227,22 +244,22 @@ class Mirror:
             return False
 
 
-def _status(answer):
+def _status(answer: requests.Response) -> str:
     return f"the server answers {answer.status_code} {answer.reason:.80}"
 
 
-def _number(text):
+def _number(text: str | None) -> int | None:
     """The number of a header, None where there is none."""
     return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else None
 
 
-def _version(headers):
+def _version(headers: Mapping[str, str]) -> str | None:
     """What tells this version of a file from others in If-Range: a strong ETag, else its date, else None."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
-def _content_range(headers):
+def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
     """The first byte and the whole length of Content-Range, None for what it doesn't tell."""
     match = re.fullmatch(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)", headers.get("Content-Range", ""))
     return (_number(match[1]), _number(match[2])) if match else (None, None)

@@ -1,6 +1,9 @@
 """Model files of ours as a source: from f32 or f16 to another type, without the checkpoint."""
 
+from __future__ import annotations
+
 import math
+import os
 import pathlib
 
 import numpy as np
@@ -10,7 +13,7 @@ from gpt2rt.errors import CheckpointError, ModelFileError
 from gpt2rt.modelfile import MAGIC, QUANTIZED, TILE, ModelFile, matrix_length, tensor_table
 
 
-def is_model_file(path):
+def is_model_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as ours do. Raises OSError."""
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
@@ -19,20 +22,20 @@ def is_model_file(path):
 class _Vocabulary:
     """What `convert` needs of a `Vocabulary`, of a file's own tables."""
 
-    def __init__(self, file):
+    def __init__(self, file: ModelFile):
         self._file, self.n_vocab = file, file.hyperparameters.n_vocab
 
-    def tables(self):
+    def tables(self) -> dict[str, memoryview]:
         return self._file.vocabulary()
 
-    def section(self):
+    def section(self) -> bytes:
         return bytes(self._file.sections["vocabulary"])
 
 
 class ModelFileSource:
     """A source for `convert`: has what `TensorFlowCheckpoint` has."""
 
-    def __init__(self, source):
+    def __init__(self, source: str | os.PathLike[str]):
         """
         Args:
             source: path of the file.
@@ -56,14 +59,14 @@ class ModelFileSource:
         self._tensors = {tensor.name: tensor for tensor in file.tensors}
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
-    def vocabulary(self):
+    def vocabulary(self) -> _Vocabulary:
         """The file's own, `n_vocab` and `section()` of a `Vocabulary`. Raises ModelFileError where it is unsound."""
         tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)
         for problem in tokenizer.problems(1):
             raise ModelFileError(f"{self.path}: vocabulary: {problem}")
         return _Vocabulary(self._file)
 
-    def tensor(self, name):
+    def tensor(self, name: str) -> np.ndarray:
         """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
         tensor = self._tensors[name]
         content = self._file.sections["weights"][tensor.offset : tensor.offset + tensor.length]
@@ -78,5 +81,5 @@ class ModelFileSource:
             return tiles.transpose(0, 2, 1).astype("<f4", order="C").reshape(-1, n_in)[:n_out]
         return np.ascontiguousarray(tiles.transpose(1, 0, 2).astype("<f4", order="C").reshape(n_in, -1)[:, :n_out])
 
-    def release(self, array):
+    def release(self, array: np.ndarray) -> None:
         """Its memory goes with the array."""

@@ -1,6 +1,9 @@
 """Matrices of f32, or what was rounded of them, into the packed tiles of the model file, a chunk of rows at a time."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,21 +22,28 @@ class Quantization:
         max_error: the largest. mean_error: their mean. Both are 0 for f32.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.max_error = 0.0
         self._sum, self._n_values = 0.0, 0
 
     @property
-    def mean_error(self):
+    def mean_error(self) -> float:
         return self._sum / self._n_values if self._n_values else 0.0
 
-    def add(self, largest, total, n_values):
+    def add(self, largest: float, total: float, n_values: int) -> None:
         self.max_error = max(self.max_error, largest)
         self._sum += total
         self._n_values += n_values
 
 
-def packed_chunks(label, w, inputs_first, weight_type, group_size, quantization):
+def packed_chunks(
+    label: str,
+    w: np.ndarray,
+    inputs_first: bool,
+    weight_type: str,
+    group_size: int,
+    quantization: Quantization,
+) -> Iterator[tuple[memoryview, int, int]]:
     """Packs a matrix.
 
     Args:
@@ -64,7 +74,9 @@ def packed_chunks(label, w, inputs_first, weight_type, group_size, quantization)
         yield chunk, first_row, n_rows
 
 
-def packed_codes(w, codes, scales, weight_type, group_size, quantization):
+def packed_codes(
+    w: np.ndarray, codes: np.ndarray, scales: np.ndarray, weight_type: str, group_size: int, quantization: Quantization
+) -> Iterator[tuple[memoryview, int, int]]:
     """Packs a matrix that was rounded already.
 
     Args:
@@ -99,4 +111,4 @@ def packed_codes(w, codes, scales, weight_type, group_size, quantization):
         exact = code[:n_rows] * np.repeat(scale[:n_rows].astype(np.float32), group_size, axis=1)
         off = np.abs(exact[:, :n_in] - w[part])
         quantization.add(float(off.max()), float(off.sum(dtype=np.float64)), n_rows * n_in)
-        yield memoryview(tiles).cast("B"), first_row, n_rows
+        yield memoryview(tiles.tobytes()), first_row, n_rows

@@ -4,17 +4,21 @@ The source's logits are made in numpy, a layer at a time, of the tensors as they
 written. The written weights run through the kernels, out of the file.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
 from gpt2rt._kernels import RunState, ThreadTeam, Weights
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter import layers
+from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.errors import UsageError
-from gpt2rt.modelfile import WEIGHT_TYPES
+from gpt2rt.modelfile import WEIGHT_TYPES, Writer
 from gpt2rt.perplexity import Tally, windows
 from gpt2rt.threads import default_threads
 
@@ -23,7 +27,7 @@ ROWS = 64  # of logits at a time
 VOCABULARY_ROWS = 4096  # of the head at a time
 
 
-def bundled_text():
+def bundled_text() -> str:
     """The text that comes with the package.
 
     Beginnings of L. Carroll, Alice's Adventures in Wonderland (1865), and of the introduction to C. Darwin, On the
@@ -32,12 +36,12 @@ def bundled_text():
     return pathlib.Path(__file__).with_name("prose.txt").read_text("utf-8")
 
 
-def tokenizer_of(vocabulary):
+def tokenizer_of(vocabulary: SourceVocabulary) -> Tokenizer:
     """The tokenizer of a `Vocabulary`."""
     return Tokenizer(vocabulary.tables(), vocabulary.n_vocab)
 
 
-def encode(vocabulary, text):
+def encode(vocabulary: SourceVocabulary, text: str) -> list[int]:
     """The tokens that are measured: an end-of-text token where there is one, then the text's, MAX_TOKENS at most.
 
     Raises:
@@ -51,7 +55,9 @@ def encode(vocabulary, text):
     return tokens
 
 
-def measure(source, writer, tokens, text, advance):
+def measure(
+    source: Source, writer: Writer, tokens: list[int], text: str, advance: Callable[[int], None]
+) -> dict[str, float | str] | None:
     """Compares the weights that a writer has written with their source.
 
     Args:
@@ -104,7 +110,7 @@ def measure(source, writer, tokens, text, advance):
     return {"n_tokens": len(tokens) - 1, "text_sha256": hashlib.sha256(text.encode()).hexdigest(), **rounded}
 
 
-def _products(source, head, x):
+def _products(source: Source, head: np.ndarray, x: np.ndarray) -> np.ndarray:
     """x (T, n_embd) times the head: (T, n_vocab); no more of the head is kept in memory than it needs."""
     found = np.empty((len(x), len(head)), np.float32)
     for row in range(0, len(head), VOCABULARY_ROWS):

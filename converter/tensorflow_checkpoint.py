@@ -6,12 +6,15 @@ other types than f32) is left to TensorFlow where it is installed.
 Letters: a prefix is the path that a checkpoint's files have in common, `models/124M/model.ckpt`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
 import mmap
 import os
 import pathlib
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -19,7 +22,7 @@ from gpt2rt._kernels import crc32c
 from gpt2rt.converter.checkpoint_index import MAGIC, UnsupportedCheckpointError, read_index
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError
-from gpt2rt.modelfile import Hyperparameters, tensor_table
+from gpt2rt.modelfile import Hyperparameters, Tensor, tensor_table
 
 HPARAMS = "hparams.json"
 MAX_TEXT = 1 << 20  # bytes of hparams.json and of the file `checkpoint`
@@ -41,9 +44,10 @@ class TensorFlowCheckpoint:
         size: bytes of its weights in f32. files: the files that hold the weights, in order.
     """
 
-    is_tied, chat = True, None
+    is_tied = True
+    chat: dict[str, str] | None = None
 
-    def __init__(self, source):
+    def __init__(self, source: str | os.PathLike[str]):
         """
         Args:
             source: a folder with a checkpoint, or a prefix, or the path of an index.
@@ -56,16 +60,17 @@ class TensorFlowCheckpoint:
         except OSError as error:
             raise CheckpointError(f"{error.filename or source}: can't be read: {error.strerror or error}") from None
 
-    def _open(self, source):
+    def _open(self, source: str | os.PathLike[str]) -> None:
         self.path = _find_prefix(pathlib.Path(source))
         folder, folder_name = self.path.parent, self.path.parent.resolve().name
         self.name = self.path.name if self.path.name != RELEASED_NAME else folder_name or "model"
         self.origin = f"TensorFlow checkpoint {folder_name}/{self.path.name}"
         self.hyperparameters = _read_hparams(folder / HPARAMS)
-        self.licence = None
+        self.licence: str | None = None
+        self._reader: _BundleReader | _TensorFlowReader
         try:
-            self._reader = _BundleReader(self.path)
-            self.licence = self._reader.licence
+            self._reader = bundle = _BundleReader(self.path)
+            self.licence = bundle.licence
             self._names = _match(self.path, self._reader, self.hyperparameters)
             self._reader.check(self._names.values())
         except UnsupportedCheckpointError as reason:
@@ -75,11 +80,11 @@ class TensorFlowCheckpoint:
         self.files = self._reader.files
         self.size = sum(4 * math.prod(self._reader.shapes[name]) for name in self._names.values())
 
-    def vocabulary(self):
+    def vocabulary(self) -> Vocabulary:
         """The `Vocabulary` that lies beside it. Raises VocabularyError."""
         return Vocabulary.read(self.path.with_name("encoder.json"), self.path.with_name("vocab.bpe"))
 
-    def tensor(self, name):
+    def tensor(self, name: str) -> np.ndarray:
         """Reads a tensor and checks its checksum.
 
         Args:
@@ -95,12 +100,12 @@ class TensorFlowCheckpoint:
         array = self._reader.tensor(self._names[name])
         return array[0] if array.ndim == 3 else array
 
-    def release(self, array):
+    def release(self, array: np.ndarray) -> None:
         """Lets go of the memory behind a contiguous part of a tensor; it is read again should it be used again."""
         self._reader.release(array)
 
 
-def _find_prefix(source):
+def _find_prefix(source: pathlib.Path) -> pathlib.Path:
     """The prefix that `source` means."""
     if source.is_dir():
         return _prefix_in(source)
@@ -114,7 +119,7 @@ def _find_prefix(source):
     )
 
 
-def _prefix_in(folder):
+def _prefix_in(folder: pathlib.Path) -> pathlib.Path:
     """The prefix that the folder's file `checkpoint` names; without that file, the only one there is."""
     state = folder / "checkpoint"
     if not state.is_file():
@@ -143,7 +148,7 @@ def _prefix_in(folder):
     )
 
 
-def _unquoted(text):
+def _unquoted(text: str) -> str:
     """The value of a protobuf text string: backslash escapes, octal for bytes beyond ASCII."""
     try:
         escaped = text[1:-1].encode("latin-1", "backslashreplace")
@@ -152,11 +157,11 @@ def _unquoted(text):
         return text[1:-1]
 
 
-def _index_of(prefix):
+def _index_of(prefix: pathlib.Path) -> pathlib.Path:
     return prefix.with_name(f"{prefix.name}.index")
 
 
-def _version_1_files(prefix):
+def _version_1_files(prefix: pathlib.Path) -> list[pathlib.Path]:
     """The files of a checkpoint of version 1: one, or several that are numbered; no other file ends like these."""
     files = [prefix] if prefix.is_file() else _numbered(prefix, "-")
     for path in files:
@@ -167,14 +172,14 @@ def _version_1_files(prefix):
     return files
 
 
-def _numbered(prefix, mark):
+def _numbered(prefix: pathlib.Path, mark: str) -> list[pathlib.Path]:
     """The files PREFIX, mark, 00000-of-00002 and so on, in order."""
     digits = "[0-9]" * 5
     start = f"{prefix.name}{mark}"
     return sorted(path for path in prefix.parent.glob(f"*{mark}{digits}-of-{digits}") if path.name[:-14] == start)
 
 
-def _read_text(path):
+def _read_text(path: pathlib.Path) -> str:
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_TEXT + 1)
@@ -191,7 +196,7 @@ def _read_text(path):
         raise CheckpointError(f"{path}: no text in UTF-8 (damaged?)") from None
 
 
-def _read_hparams(path):
+def _read_hparams(path: pathlib.Path) -> Hyperparameters:
     """The hyperparameters; keys beyond the five are training's business."""
     try:
         content = json.loads(_read_text(path))
@@ -210,14 +215,16 @@ def _read_hparams(path):
     return hyperparameters
 
 
-def _stored_shape(tensor):
+def _stored_shape(tensor: Tensor) -> tuple[int, ...]:
     """The shape in a checkpoint: a layer's matrix is the kernel of a convolution of width 1, (1, n_in, n_out)."""
     if tensor.is_matrix and tensor.name != "wte":
         return (1, *reversed(tensor.shape))
-    return tensor.shape
+    return tuple(tensor.shape)
 
 
-def _match(path, reader, hyperparameters):
+def _match(
+    path: pathlib.Path, reader: _BundleReader | _TensorFlowReader, hyperparameters: Hyperparameters
+) -> dict[str, str]:
     """Maps our names of the tensors to the checkpoint's. Raises CheckpointError unless these are all a GPT-2's."""
     scope = _scope(path, reader.shapes)
     table = tensor_table(hyperparameters, "f32", 0)
@@ -244,7 +251,7 @@ def _match(path, reader, hyperparameters):
     return names
 
 
-def _scope(path, names):
+def _scope(path: pathlib.Path, names: Collection[str]) -> str:
     """What stands before `wte`: `model/`, or whatever else it is where there is only one."""
     if "model/wte" in names:
         return "model/"
@@ -259,7 +266,7 @@ def _scope(path, names):
     return scopes[0]
 
 
-def _is_slot(name, variables):
+def _is_slot(name: str, variables: Collection[str]) -> bool:
     """Whether an optimizer keeps this beside a variable: `model/wte/Adam_1`, also with a scope before it."""
     parts = name.split("/")
     return any(
@@ -274,7 +281,7 @@ class _BundleReader:
         shapes: {name: shape} of all tensors. files: as in `TensorFlowCheckpoint`, after `check`. licence: text or None.
     """
 
-    def __init__(self, prefix):
+    def __init__(self, prefix: pathlib.Path):
         self._prefix, index = prefix, _index_of(prefix)
         if not index.is_file():
             raise UnsupportedCheckpointError(f"{prefix}: a checkpoint of version 1")
@@ -282,9 +289,10 @@ class _BundleReader:
         self.licence = RELEASED.get(hashlib.sha256(index.read_bytes()).hexdigest())
         self.shapes = {name: entry.shape for name, entry in self._entries.items()}
 
-    def check(self, names):
+    def check(self, names: Iterable[str]) -> None:
         """Maps the data files and checks that these tensors are f32 and lie in them."""
-        self._maps, sizes = {}, {}
+        self._maps: dict[int, mmap.mmap | bytes] = {}
+        sizes: dict[int, int] = {}
         for name in names:
             entry = self._entries[name]
             if entry.is_sliced or entry.dtype != "float32":
@@ -309,10 +317,10 @@ class _BundleReader:
             for shard, content in self._maps.items()
         }
 
-    def _shard(self, number):
+    def _shard(self, number: int) -> pathlib.Path:
         return self._prefix.with_name(f"{self._prefix.name}.data-{number:05}-of-{self._n_shards:05}")
 
-    def tensor(self, name):
+    def tensor(self, name: str) -> np.ndarray:
         entry = self._entries[name]
         content = self._maps[entry.shard]
         checksum = 0
@@ -330,7 +338,7 @@ class _BundleReader:
         array = np.frombuffer(content, "<f4", entry.size // 4, entry.offset).reshape(entry.shape)
         return np.require(array, requirements="A")  # a string saved beside it may have shifted it
 
-    def release(self, array):
+    def release(self, array: np.ndarray) -> None:
         address = array.__array_interface__["data"][0]
         for shard, content in self._maps.items():
             begin = address - self._addresses[shard]
@@ -338,7 +346,7 @@ class _BundleReader:
                 _drop(content, begin, begin + array.nbytes)
 
 
-def _map(path):
+def _map(path: pathlib.Path) -> tuple[mmap.mmap | bytes, int]:
     """A read-only mapping of a file, and its size; no mapping where that is 0."""
     try:
         with open(path, "rb") as file:
@@ -350,18 +358,18 @@ def _map(path):
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
 
 
-def _drop(content, begin, end):
+def _drop(content: mmap.mmap | bytes, begin: int, end: int) -> None:
     """Takes the whole pages of a stretch of a mapping out of our memory; they stay in the system's cache."""
     begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
     end = end // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > begin and hasattr(mmap, "MADV_DONTNEED"):
+    if end > begin and isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 class _TensorFlowReader:
     """Any checkpoint, read by TensorFlow. Has what `_BundleReader` has."""
 
-    def __init__(self, prefix, reason):
+    def __init__(self, prefix: pathlib.Path, reason: UnsupportedCheckpointError):
         """Args: reason, why it has to be TensorFlow: an UnsupportedCheckpointError."""
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notices at start would go through a progress bar
         try:
@@ -378,7 +386,7 @@ class _TensorFlowReader:
         self.shapes = {name: tuple(shape) for name, shape in self._reader.get_variable_to_shape_map().items()}
         self.files = _version_1_files(prefix) or _numbered(prefix, ".data-")
 
-    def check(self, names):
+    def check(self, names: Iterable[str]) -> None:
         """Checks that these tensors are of a type whose values f32 can hold, or nearly."""
         dtypes = self._reader.get_variable_to_dtype_map()
         for name in names:
@@ -387,7 +395,7 @@ class _TensorFlowReader:
                     f"{self._prefix}: tensor {name!r} is of {dtypes[name].name}, expected one of {', '.join(FLOATS)}"
                 )
 
-    def tensor(self, name):
+    def tensor(self, name: str) -> np.ndarray:
         try:
             array = self._reader.get_tensor(name)
         except self._errors as error:
@@ -395,9 +403,9 @@ class _TensorFlowReader:
         with np.errstate(over="ignore"):  # an infinity is refused later, by name
             return np.ascontiguousarray(array, np.float32)
 
-    def release(self, array):
+    def release(self, array: np.ndarray) -> None:
         """Its memory goes with the array."""
 
 
-def _first_line(error):
+def _first_line(error: BaseException) -> str:
     return str(getattr(error, "message", error)).partition("\n")[0][:300]

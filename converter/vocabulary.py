@@ -4,26 +4,34 @@ OpenAI's release calls them encoder.json and vocab.bpe, Hugging Face vocab.json 
 Tokens are written in 256 visible characters, one for each byte.
 """
 
+from __future__ import annotations
+
 import json
+import os
 import struct
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import Any, Self
 
 from gpt2rt._tokenizer import build_merge_slots
 from gpt2rt.errors import VocabularyError
 from gpt2rt.modelfile import MAX_N_VOCAB, MAX_TOKEN_BYTES, slots_for, vocabulary_section
 
+Path = str | os.PathLike[str]
+Merge = tuple[int, int, int]  # left, right, merged
+
 END_OF_TEXT = "<|endoftext|>"
 VERSION_LINE = "#version"  # only the first line: "# v" may be a merge
 
 
-def byte_characters():
+def byte_characters() -> list[str]:
     """The character that stands for each byte, (256,): itself where Latin-1 shows it, else the next from U+0100 on."""
     visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("ÿ") + 1)} - {0xAD}  # a soft hyphen is not seen
     hidden = iter(range(0x100, 0x200))
     return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
 
 
-def _read(path):
+def _read(path: Path) -> str:
     """The text of a file, its line ends untouched."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -34,14 +42,14 @@ def _read(path):
         raise VocabularyError(f"{path}: byte {error.start} is no UTF-8 (damaged download?)") from None
 
 
-def _read_ids(path):
+def _read_ids(path: Path) -> dict[str, int]:
     """{text: id} of encoder.json, in the order of the ids, which are 0, 1, 2, ..."""
 
-    def unique(pairs):
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) < len(pairs):
-            seen = set()
-            text = next(text for text, _ in pairs if text in seen or seen.add(text))
+            seen: set[str] = set()
+            text = next(text for text, _ in pairs if text in seen or seen.add(text))  # type: ignore[func-returns-value]
             raise VocabularyError(f"{path}: token {text!r} is there twice")
         return members
 
@@ -53,7 +61,7 @@ def _read_ids(path):
         raise VocabularyError(f"{path}: holds a {type(ids).__name__}, expected an object of tokens and their ids")
     if not 0 < len(ids) <= MAX_N_VOCAB:
         raise VocabularyError(f"{path}: {len(ids)} tokens, expected 1 to {MAX_N_VOCAB}")
-    texts = [None] * len(ids)
+    texts: list[Any] = [None] * len(ids)
     for text, token in ids.items():
         if type(token) is not int or not 0 <= token < len(ids):
             raise VocabularyError(
@@ -65,14 +73,14 @@ def _read_ids(path):
     return {text: token for token, text in enumerate(texts)}
 
 
-def _check_bytes(path, ids):
+def _check_bytes(path: Path, ids: dict[str, int]) -> None:
     """Raises VocabularyError unless each byte has a token."""
     for byte, character in enumerate(byte_characters()):
         if character not in ids:
             raise VocabularyError(f"{path}: byte {byte} has no token, expected one named {character!r}")
 
 
-def _read_merges(path, ids):
+def _read_merges(path: Path, ids: dict[str, int]) -> list[Merge]:
     """[(left, right, merged)] of vocab.bpe, ids of tokens, in the order of the ranks."""
     lines = _read(path).removesuffix("\n").split("\n")  # other line ends than these may be part of a token
     first = 1 if lines[0].startswith(VERSION_LINE) else 0
@@ -81,26 +89,26 @@ def _read_merges(path, ids):
     return _ranked(path, "line", [line.removesuffix("\r") for line in lines[first:]], first + 1, ids)
 
 
-def _ranked(path, what, lines, first, ids):
+def _ranked(path: Path, what: str, lines: Iterable[str], first: int, ids: dict[str, int]) -> list[Merge]:
     """[(left, right, merged)] of merges as they are written; what and first: how errors count them."""
-    ranks, merges = {}, []
+    ranks: dict[tuple[str, ...], int] = {}
+    merges: list[Merge] = []
     for number, line in enumerate(lines, first):
         pair = tuple(line.split(" "))
         if len(pair) != 2 or not all(pair):
             raise VocabularyError(
                 f"{path}: {what} {number} is {line!r:.200}, expected two tokens with a space between them"
             )
-        merge = tuple(ids.get(text) for text in (*pair, "".join(pair)))
-        if None in merge:
-            unknown = (*pair, "".join(pair))[merge.index(None)]
+        texts = (*pair, "".join(pair))
+        if unknown := [text for text in texts if text not in ids]:
             raise VocabularyError(
-                f"{path}: {what} {number} merges {pair[0]!r} and {pair[1]!r}, but {unknown!r} is no token"
+                f"{path}: {what} {number} merges {pair[0]!r} and {pair[1]!r}, but {unknown[0]!r} is no token"
                 " (files of two vocabularies?)"
             )
         if pair in ranks:
             raise VocabularyError(f"{path}: {what} {number} is the same merge as {what} {ranks[pair]}")
         ranks[pair] = number
-        merges.append(merge)
+        merges.append((ids[texts[0]], ids[texts[1]], ids[texts[2]]))
     if len(merges) > len(ids):
         raise VocabularyError(f"{path}: {len(merges)} merges, expected at most {len(ids)}, as many as there are tokens")
     return merges
@@ -115,14 +123,14 @@ class Vocabulary:
         merges: [(left, right, merged)], tokens, in the order of the ranks.
     """
 
-    def __init__(self, tokens, byte_tokens, special_tokens, merges):
+    def __init__(self, tokens: list[bytes], byte_tokens: list[int], special_tokens: list[int], merges: list[Merge]):
         self.tokens = tokens
         self.byte_tokens = byte_tokens
         self.special_tokens = special_tokens
         self.merges = merges
 
     @classmethod
-    def read(cls, encoder, merges):
+    def read(cls, encoder: Path, merges: Path) -> Self:
         """Reads and checks the two files.
 
         Args:
@@ -136,7 +144,7 @@ class Vocabulary:
         return cls._checked(encoder, ids, _read_merges(merges, ids))
 
     @classmethod
-    def of(cls, path, texts, merges):
+    def of(cls, path: Path, texts: Iterable[str], merges: Iterable[str]) -> Self:
         """Checks a vocabulary that is part of another file.
 
         Args:
@@ -146,7 +154,7 @@ class Vocabulary:
         Raises:
             VocabularyError: it is malformed.
         """
-        ids = {}
+        ids: dict[str, int] = {}
         for token, text in enumerate(texts):
             if ids.setdefault(text, token) != token:
                 raise VocabularyError(f"{path}: tokens {ids[text]} and {token} are both {text!r:.200}")
@@ -154,7 +162,7 @@ class Vocabulary:
         return cls._checked(path, ids, _ranked(path, "merge", merges, 0, ids))
 
     @classmethod
-    def _checked(cls, encoder, ids, pairs):
+    def _checked(cls, encoder: Path, ids: dict[str, int], pairs: list[Merge]) -> Self:
         """A vocabulary of {text: id} and [(left, right, merged)]; `encoder` is where errors say that the tokens are."""
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
         made = {merged for _, _, merged in pairs}.union(ids[character] for character in byte_of)
@@ -183,14 +191,14 @@ class Vocabulary:
         return cls(tokens, [ids[character] for character in byte_of], special_tokens, pairs)
 
     @property
-    def n_vocab(self):
+    def n_vocab(self) -> int:
         """Number of tokens."""
         return len(self.tokens)
 
-    def tables(self):
+    def tables(self) -> dict[str, bytes]:
         """The tables of docs/format.md: {name: bytes}."""
 
-        def words(values):
+        def words(values: Sequence[int]) -> bytes:
             return struct.pack(f"<{len(values)}I", *values)
 
         return {
@@ -201,6 +209,6 @@ class Vocabulary:
             "token_bytes": b"".join(self.tokens),
         }
 
-    def section(self):
+    def section(self) -> bytes:
         """The bytes of the vocabulary section."""
         return vocabulary_section(self.n_vocab, len(self.merges), self.tables())

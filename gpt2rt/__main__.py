@@ -8,7 +8,7 @@ import sys
 READING = ("chat", "generate")  # commands that read the whole of the first file that is named
 
 
-def read_ahead(path):
+def read_ahead(path: str) -> None:
     """Brings a file into the page cache, without copying it; where that can't be done, nothing is lost."""
     try:
         source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -18,7 +18,7 @@ def read_ahead(path):
         pass
 
 
-def main():
+def main() -> None:
     """Starts to read the model file, then loads the command line, which takes about as long from a disk."""
     if sys.platform == "linux" and sys.argv[1:2] and sys.argv[1] in READING:
         for argument in sys.argv[2:]:

@@ -24,7 +24,8 @@ class BatchGeneration:
     The text of prompt i is that of a `Generation` of it alone with the seed `seed + i`.
 
     Attributes:
-        seed: of the first prompt. continuations: a `Continuation` for each prompt, with its tokens and finish_reason.
+        seed: of the first prompt.
+        continuations: a `Continuation` for each prompt, with its tokens and finish_reason.
     """
 
     def __init__(
@@ -40,28 +41,30 @@ class BatchGeneration:
     ):
         """
         Args:
-            prompts: ids of each. batch_size: how many sequences run at a time; a further one begins when one ends.
-            The others are those of `Generation`.
+            prompts: ids of each.
+            batch_size: how many sequences run at a time; a further one begins when one ends. The others are those of
+                `Generation`.
 
         Raises:
-            ContextFullError: a prompt has more tokens than the model has positions. UsageError: an argument.
+            ContextFullError: a prompt has more tokens than the model has positions.
+            UsageError: an argument.
         """
         if not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise UsageError(f"batch_size: got {batch_size!r}, expected 1 to {MAX_BATCH_SIZE}")
         self.seed = draw_seed() if seed is None else seed
         stop = [stop] if isinstance(stop, str) else list(stop)
-        prompts = [prompt_for(model, prompt) for prompt in prompts]
+        read = [prompt_for(model, prompt) for prompt in prompts]
         n_ctx = model.hyperparameters.n_ctx
-        for i, prompt in enumerate(prompts):
+        for i, prompt in enumerate(read):
             if len(prompt) > n_ctx:
                 raise ContextFullError(f"prompt {i + 1}: {len(prompt)} tokens, the model has {n_ctx} positions")
         self.continuations = [
             Continuation(
                 model.tokenizer, Sampler(sampling, self.seed + i), max_tokens=max_tokens, stop=stop, history=()
             )
-            for i in range(len(prompts))
+            for i in range(len(read))
         ]
-        self._pieces = self._run(model, prompts, batch_size)
+        self._pieces = self._run(model, read, batch_size)
 
     def _run(self, model: Model, prompts: list[list[int]], batch_size: int) -> Iterator[tuple[int, str]]:
         running: dict[int, Session] = {}

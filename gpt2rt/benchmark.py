@@ -8,11 +8,16 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 
 from gpt2rt._kernels import profile, read_weights
 from gpt2rt.model import Model, open_model
 from gpt2rt.threads import most_threads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DECODED = 16  # tokens of one measurement of decoding
 START_PROMPT = "Hello, how are you"
@@ -35,7 +40,7 @@ class Figure:
         """Adds one value."""
         self.values.append(self._measure())
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Everything, with median, mean, least and greatest value."""
         return {
             "name": self.name,
@@ -92,7 +97,7 @@ class Run:
 
     def decode_speed(self, depth: int) -> float:
         """Tokens/s of token after token, behind `depth` of them."""
-        n = min(DECODED, self.n_ctx - depth)
+        n: int = min(DECODED, self.n_ctx - depth)
         if len(self._session) < depth:
             self._session.accept(some_tokens(depth - len(self._session), self.n_vocab))
         self._session.rewind(len(self._session) - depth)
@@ -155,7 +160,7 @@ def benchmark(
     prompts: Sequence[int],
     rounds: int,
     progress: Callable[[int, int], None] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Measures in rounds, each figure once a round, so that all see the same weather.
 
     Args:
@@ -180,16 +185,16 @@ def benchmark(
         n_ctx = run.n_ctx
         figures.append(Figure("read", "GB/s", run.read_speed, threads=n))
         figures += [
-            Figure("decode", "tokens/s", lambda r=run, d=depth: r.decode_speed(d), threads=n, depth=depth)
+            Figure("decode", "tokens/s", partial(run.decode_speed, depth), threads=n, depth=depth)
             for depth in depths
             if depth < n_ctx
         ]
         figures += [
-            Figure("prompt", "tokens/s", lambda r=run, k=length: r.prompt_speed(k), threads=n, n_tokens=length)
+            Figure("prompt", "tokens/s", partial(run.prompt_speed, length), threads=n, n_tokens=length)
             for length in prompts
             if length <= n_ctx
         ]
-        figures.append(Figure("start", "s", lambda n=n: start_seconds(n), threads=n))
+        figures.append(Figure("start", "s", partial(start_seconds, n), threads=n))
     for figure in figures:  # warms caches and starts threads
         figure.measure()
         figure.values.clear()

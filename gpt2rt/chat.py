@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import codecs
 from collections import namedtuple
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from gpt2rt._sampler import Sampler
 from gpt2rt.chat_format import ChatFormat, chat_format
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.generate import Generation, StopStrings, draw_seed
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gpt2rt.model import Model
 
 MAX_TOKENS = 120  # of an answer, unless the caller says otherwise
 MAX_DRAFTS = 5  # of an answer: blank ones and repeated ones are drawn again
@@ -36,7 +42,8 @@ class Answer:
         text: the whole answer, once it has ended; "" where the model had none, then there is no new turn.
         finish_reason: None while it runs, then as `Generation`'s, "interrupted", or "blank".
         forgotten: how many old turns had to leave the context to make room.
-        n_prompt_tokens, prompt_seconds: what had to be read. n_tokens, seconds: what was drawn, all drafts together.
+        n_prompt_tokens, prompt_seconds: what had to be read.
+        n_tokens, seconds: what was drawn, all drafts together.
     """
 
     def __init__(
@@ -53,8 +60,9 @@ class Answer:
         self._replaced = replaced
         self._pieces = self._run(tokens)
 
-    def _run(self, tokens: list[int]) -> Iterator[str]:
-        conversation, generation = self._conversation, None
+    def _run(self, tokens: list[int]) -> Generator[str]:
+        conversation = self._conversation
+        generation: Generation | None = None
         sampling = conversation.sampling
         if self._replaced:
             conversation.turns.pop()
@@ -84,7 +92,7 @@ class Answer:
                 self._count(generation)
             if text[shown:]:
                 yield text[shown:]
-            self.finish_reason = generation.finish_reason if text else "blank"
+            self.finish_reason = generation.finish_reason if generation and text else "blank"
         except (KeyboardInterrupt, GeneratorExit):
             self.finish_reason = "interrupted"
             raise
@@ -150,14 +158,19 @@ class Conversation:
     """Turns with a model. The model has read only what is new when it answers; all else is in its session's cache.
 
     Attributes:
-        model. format: its `ChatFormat`. session: what the model has read. turns: list of `Turn`, all of them.
+        model: a `Model`.
+        format: its `ChatFormat`.
+        session: what the model has read.
+        turns: list of `Turn`, all of them.
         n_forgotten: how many of the first turns are no longer in the context.
-        sampler: what draws the answers. max_tokens: of an answer. stop: further strings that end an answer.
+        sampler: what draws the answers.
+        max_tokens: of an answer.
+        stop: further strings that end an answer.
     """
 
     def __init__(
         self,
-        model,
+        model: Model,
         *,
         format: str | None = None,
         user_name: str | None = None,
@@ -170,14 +183,17 @@ class Conversation:
     ):
         """
         Args:
-            model: a `Model`. format: "plain", "dialogpt" or "raw"; it, the names and the opening (text before the first
-                turn) come from the model's file where they are None.
-            seed: of all random draws, drawn where it is None. max_tokens: of an answer, None for 120.
+            model: a `Model`.
+            format: "plain", "dialogpt" or "raw"; it, the names and the opening (text before the first turn) come from
+                the model's file where they are None.
+            seed: of all random draws, drawn where it is None.
+            max_tokens: of an answer, None for 120.
             stop: strings that end an answer, besides those of the format.
             sampling: as for `SamplingParams`, over `CHAT_DEFAULTS`.
 
         Raises:
-            UsageError: an argument can't be used. ModelFileError: what the file says of chat can't.
+            UsageError: an argument can't be used.
+            ModelFileError: what the file says of chat can't.
         """
         params = SamplingParams(**{**CHAT_DEFAULTS, **sampling})
         self.model = model
@@ -189,7 +205,8 @@ class Conversation:
         self._answer: Answer | None = None
         self.format = self.made_format(format, user_name, bot_name, opening)
         self.sampler = Sampler(params, draw_seed() if seed is None else seed, self.format.exempt)
-        self.set("max_tokens", min(MAX_TOKENS, self.session.n_ctx) if max_tokens is None else max_tokens)
+        self.max_tokens = min(MAX_TOKENS, self.session.n_ctx) if max_tokens is None else max_tokens
+        self.check_max_tokens(self.max_tokens)
 
     # --- settings
 
@@ -207,7 +224,7 @@ class Conversation:
         """All that `set` can change, by name."""
         return {**self.sampling.as_dict(), "max_tokens": self.max_tokens, "seed": self.seed}
 
-    def set(self, name: str, value: float) -> None:
+    def set(self, name: str, value: Any) -> None:
         """Changes a sampling option, max_tokens, or the seed, which starts the draws anew. Raises UsageError."""
         self._finish()
         if name in SAMPLING_OPTIONS:
@@ -225,7 +242,13 @@ class Conversation:
         if type(value) is not int or not 1 <= value <= self.session.n_ctx:
             raise UsageError(f"max_tokens: got {value!r:.80}, expected a whole number from 1 to {self.session.n_ctx}")
 
-    def made_format(self, name=None, user_name=None, bot_name=None, opening=None) -> ChatFormat:
+    def made_format(
+        self,
+        name: str | None = None,
+        user_name: str | None = None,
+        bot_name: str | None = None,
+        opening: str | None = None,
+    ) -> ChatFormat:
         """A format for the model; what is None comes from its file. Raises UsageError, ModelFileError."""
         made = chat_format(self.model, name, user_name, bot_name, opening)
         if len(made.opening_tokens) > self.session.n_ctx // 2:
@@ -247,7 +270,8 @@ class Conversation:
             The answer, to be iterated; the turn is made when it ends.
 
         Raises:
-            UsageError: the message is empty. ContextFullError: it is longer than the context. Nothing has changed then.
+            UsageError: the message is empty.
+            ContextFullError: it is longer than the context. Nothing has changed then.
         """
         self._finish()
         message = self.format.clean(message)
@@ -290,14 +314,14 @@ class Conversation:
             self._answer.close()
             self._answer = None
 
-    def _begin(self, message, tokens, n_forgotten, replaced) -> Answer:
+    def _begin(self, message: str, tokens: list[int], n_forgotten: int, replaced: Turn | None) -> Answer:
         forgotten = max(0, n_forgotten - self.n_forgotten)
         self.n_forgotten = n_forgotten
         self._answer = Answer(self, message, tokens, forgotten, replaced)
         return self._answer
 
     def _turn_tokens(self, turn: Turn) -> list[int]:
-        return self.format.prompt(turn.user) + turn.tokens + self.format.closing_tokens
+        return [*self.format.prompt(turn.user), *turn.tokens, *self.format.closing_tokens]
 
     def _prompt(self, message: str, turns: list[Turn]) -> tuple[list[int], int]:
         """All that the model is to have read before it answers, and how many of the first turns that leaves out.
@@ -331,7 +355,8 @@ class Conversation:
             content = content[: min(complete)[1]]  # the one that StopStrings found
         if is_interrupted:
             content = content[: codecs.utf_8_decode(content, "replace", False)[1]]
-        kept, length = [], 0
+        kept: list[int] = []
+        length = 0
         for token in drawn:
             piece = len(tokenizer.token_bytes(token))
             if length + piece > len(content):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.errors import ModelFileError, UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpt2rt.model import Model
+
 MAX_NAME = 40  # characters
 MAX_OPENING = 1 << 16  # characters
 
@@ -89,22 +93,22 @@ class PlainFormat(ChatFormat):
 
     name = "plain"
 
-    def __init__(self, tokenizer, user_name, bot_name, opening):
+    def __init__(self, tokenizer: Tokenizer, user_name: str, bot_name: str, opening: str):
         super().__init__(tokenizer, user_name, bot_name, opening)
         self.stop = ("\n", f"{user_name}:")
 
-    def _opening(self):
+    def _opening(self) -> list[int]:
         ended = self.opening if self.opening.endswith("\n") or not self.opening else self.opening + "\n"
         return self._tokenizer.encode(ended)
 
-    def _closing(self):
+    def _closing(self) -> list[int]:
         return self._tokenizer.encode("\n")
 
-    def prompt(self, text):
+    def prompt(self, text: str) -> list[int]:
         # No space behind the colon: it belongs to the answer's first token.
         return self._tokenizer.encode(f"{self.user_name}: {text}\n{self.bot_name}:")
 
-    def answer(self, text):
+    def answer(self, text: str) -> list[int]:
         return self._tokenizer.encode(f" {text}")
 
 
@@ -114,21 +118,21 @@ class DialogptFormat(ChatFormat):
     name = "dialogpt"
     turns_kept = 5  # more confuse DialoGPT, which was trained on short exchanges
 
-    def _end(self):
+    def _end(self) -> list[int]:
         if self._tokenizer.end_of_text is None:
             raise UsageError("chat format 'dialogpt': the vocabulary has no <|endoftext|> (use plain)")
         return [self._tokenizer.end_of_text]
 
-    def _opening(self):
+    def _opening(self) -> list[int]:
         return [token for line in self.opening.splitlines() for token in self._tokenizer.encode(line) + self._end()]
 
-    def _closing(self):
+    def _closing(self) -> list[int]:
         return self._end()
 
-    def prompt(self, text):
+    def prompt(self, text: str) -> list[int]:
         return self._tokenizer.encode(text) + self._end()
 
-    def answer(self, text):
+    def answer(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
 
 
@@ -138,17 +142,17 @@ class RawFormat(ChatFormat):
     name = "raw"
     is_talk = False
 
-    def clean(self, text):
+    def clean(self, text: str) -> str:
         return text
 
-    def prompt(self, text):
+    def prompt(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
 
-    def answer(self, text):
+    def answer(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
 
 
-FORMATS = {kind.name: kind for kind in (PlainFormat, DialogptFormat, RawFormat)}
+FORMATS: dict[str, type[ChatFormat]] = {kind.name: kind for kind in (PlainFormat, DialogptFormat, RawFormat)}
 
 
 def clean(text: str) -> str:
@@ -156,7 +160,7 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def default_opening(model, user_name: str, bot_name: str) -> str:
+def default_opening(model: Model, user_name: str, bot_name: str) -> str:
     """The scene and as many of the example turns as leave half of the context free."""
     lines = DEFAULT_OPENING.format(user=user_name, bot=bot_name).splitlines(keepends=True)
     while len(model.tokenizer.encode("".join(lines))) > model.hyperparameters.n_ctx // 2:
@@ -165,7 +169,7 @@ def default_opening(model, user_name: str, bot_name: str) -> str:
 
 
 def chat_format(
-    model,
+    model: Model,
     name: str | None = None,
     user_name: str | None = None,
     bot_name: str | None = None,

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from typing import Any
 
 import gpt2rt
 from gpt2rt._kernels import available_isas
@@ -31,7 +32,7 @@ def logits_digest(model: Model, piece: int = N_TOKENS) -> str:
     return digest.hexdigest()
 
 
-def examine() -> dict:
+def examine() -> dict[str, Any]:
     """Everything that `gpt2rt doctor` tells.
 
     Returns:

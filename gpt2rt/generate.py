@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from time import perf_counter
 
 from gpt2rt._sampler import Sampler
@@ -76,7 +76,8 @@ class Continuation:
     """The text of one sequence as it is drawn, logits for logits: sampling, whole characters, stop strings.
 
     Attributes:
-        tokens: the ids drawn so far. sampler: what draws them.
+        tokens: the ids drawn so far.
+        sampler: what draws them.
         finish_reason: None while it runs, then "stop" (a stop string), "end_of_text" (the model's own end), "length"
             (max_tokens) or "context" (no position is left).
     """
@@ -138,7 +139,8 @@ class Generation:
     """Continues a session: an iterator of pieces of text, each of whole characters.
 
     Attributes:
-        n_prompt_tokens: ids accepted before the first one was drawn. prompt_seconds: how long that took.
+        n_prompt_tokens: ids accepted before the first one was drawn.
+        prompt_seconds: how long that took.
         seconds: from then to the newest token.
     """
 
@@ -214,7 +216,7 @@ class Generation:
         """The seed of the random draws."""
         return self.sampler.seed
 
-    def _run(self, prompt: list[int]) -> Iterator[str]:
+    def _run(self, prompt: list[int]) -> Generator[str]:
         session, continuation = self._session, self._continuation
         start = perf_counter()
         session.accept(prompt)
@@ -242,7 +244,7 @@ class Generation:
                 piece += continuation.step(session.logits_back(len(draft) - hits))
             known += draft[:hits]
             session.rewind(len(draft) - hits)
-            if draft:
+            if self._lookup and draft:
                 self._lookup.learn(hits)
 
     def __iter__(self) -> Generation:

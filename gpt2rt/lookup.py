@@ -23,7 +23,7 @@ def is_worth_it(weights_size: int) -> bool:
 class PromptLookup:
     """The places of all n-grams of a growing sequence, and how well guessing went."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._follows: dict[tuple[int, ...], int] = {}  # where the newest n-gram of these tokens ended
         self._indexed = N_GRAM
         self._pause = FIRST_PAUSE

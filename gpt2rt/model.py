@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from gpt2rt._kernels import ThreadTeam, Weights
 from gpt2rt._tokenizer import Tokenizer
@@ -15,18 +16,26 @@ from gpt2rt.threads import default_threads, most_threads
 
 MAX_THREADS = 256
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpt2rt.batch import BatchGeneration
+    from gpt2rt.modelfile import Metadata, Path
+
 
 class Model:
     """A model that is ready to run. Immutable: any number of sessions and threads share it.
 
     Attributes:
-        path: the file. hyperparameters: n_vocab, n_ctx, n_embd, n_head, n_layer. weight_type: "f32", "f16", "int8" or
-        "int4". group_size: inputs that share a scale, 0 for float types. tokenizer: its `Tokenizer`.
+        path: the file.
+        hyperparameters: n_vocab, n_ctx, n_embd, n_head, n_layer.
+        weight_type: "f32", "f16", "int8" or "int4".
+        group_size: inputs that share a scale, 0 for float types.
+        tokenizer: its `Tokenizer`.
     """
 
     hyperparameters: Hyperparameters
 
-    def __init__(self, path, *, threads: int | None = None, use_mmap: bool = True, isa: str | None = None):
+    def __init__(self, path: Path, *, threads: int | None = None, use_mmap: bool = True, isa: str | None = None):
         """See `open_model`."""
         if threads is None:
             threads = default_threads()
@@ -60,7 +69,7 @@ class Model:
         return self._weights.isa
 
     @property
-    def metadata(self) -> dict:
+    def metadata(self) -> Metadata:
         """What the file says of itself (docs/format.md). Raises ModelFileError where that is damaged."""
         return self._file.metadata
 
@@ -76,8 +85,15 @@ class Model:
         return Session(self)
 
     def generate(
-        self, prompt: str, *, max_tokens: int | None = None, stop=(), seed: int | None = None, lookup=None, **sampling
-    ):
+        self,
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        stop: Iterable[str] = (),
+        seed: int | None = None,
+        lookup: bool | None = None,
+        **sampling: float,
+    ) -> Generation:
         """Continues a text: an iterator of pieces of text, each of whole characters.
 
         Args:
@@ -90,18 +106,27 @@ class Model:
             sampling: as for `SamplingParams`.
 
         Raises:
-            ContextFullError: the prompt has more tokens than the model has positions. UsageError: an argument.
+            ContextFullError: the prompt has more tokens than the model has positions.
+            UsageError: an argument.
         """
         tokens, params = self.tokenizer.encode(prompt), SamplingParams(**sampling)
         return Generation(self.session(), tokens, params, max_tokens=max_tokens, stop=stop, seed=seed, lookup=lookup)
 
     def generate_batch(
-        self, prompts, *, max_tokens: int | None = None, stop=(), seed: int | None = None, batch_size=16, **sampling
-    ):
+        self,
+        prompts: Iterable[str],
+        *,
+        max_tokens: int | None = None,
+        stop: Iterable[str] = (),
+        seed: int | None = None,
+        batch_size: int = 16,
+        **sampling: float,
+    ) -> BatchGeneration:
         """Continues several texts at once, several times faster than one after the other: a `BatchGeneration`.
 
         Args:
-            prompts: texts. batch_size: how many run at a time. The others are those of `generate`.
+            prompts: texts.
+            batch_size: how many run at a time. The others are those of `generate`.
 
         Returns:
             An iterator of (index of the prompt, piece of text). The text of prompt i is that of `generate` with
@@ -119,15 +144,15 @@ class Model:
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         millions = self.hyperparameters.n_parameters / 1e6
         return f"<gpt2rt.Model {os.path.basename(self.path)}: {millions:.1f} M parameters, {self.weight_type}>"
 
 
-def open_model(path, *, threads: int | None = None, use_mmap: bool = True, isa: str | None = None) -> Model:
+def open_model(path: Path, *, threads: int | None = None, use_mmap: bool = True, isa: str | None = None) -> Model:
     """Opens a model file, in a time that does not depend on its size.
 
     Args:
@@ -138,6 +163,7 @@ def open_model(path, *, threads: int | None = None, use_mmap: bool = True, isa: 
         isa: the instruction set to use; None for GPT2RT_ISA of the environment, else the best one here.
 
     Raises:
-        ModelFileError: the file is none of ours, damaged or cut short. UsageError: threads or isa can't be used.
+        ModelFileError: the file is none of ours, damaged or cut short.
+        UsageError: threads or isa can't be used.
     """
     return Model(path, threads=threads, use_mmap=use_mmap, isa=isa)

@@ -4,6 +4,8 @@
 module, and nothing else knows an offset.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import mmap
@@ -12,9 +14,19 @@ import stat
 import struct
 import sys
 from collections import namedtuple
+from collections.abc import Iterable, Iterator
 
 from gpt2rt._kernels import crc32c
 from gpt2rt.errors import ModelFileError, UsageError
+
+TYPE_CHECKING = False  # typing's own would cost the import of typing
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Any, NoReturn, Self
+
+    Path = str | os.PathLike[str]
+    Metadata = dict[str, Any]
 
 MAGIC = b"\x89GPT2RT\n"
 VERSION = 1
@@ -53,7 +65,7 @@ Table = namedtuple("Table", "name offset length")
 Table.__doc__ = "A table of the vocabulary section: name, byte offset in the section, length in bytes."
 
 
-def align(n, to):
+def align(n: int, to: int) -> int:
     """The least multiple of `to` that is not below `n`."""
     return -(-n // to) * to
 
@@ -63,7 +75,7 @@ class Hyperparameters(namedtuple("Hyperparameters", "n_vocab n_ctx n_embd n_head
 
     __slots__ = ()
 
-    def problem(self):
+    def problem(self) -> str | None:
         """What is wrong with these numbers, as the end of a sentence, or None."""
         limits = (MAX_N_VOCAB, MAX_N_CTX, MAX_N_EMBD, MAX_N_HEAD, MAX_N_LAYER)
         for name, value, limit in zip(self._fields, self, limits, strict=True):
@@ -74,13 +86,15 @@ class Hyperparameters(namedtuple("Hyperparameters", "n_vocab n_ctx n_embd n_head
         return None
 
     @property
-    def n_parameters(self):
+    def n_parameters(self) -> int:
         """Number of trained values of a GPT-2, whose output head is `wte` and not counted twice."""
-        n, per_layer = self.n_embd, 12 * self.n_embd**2 + 13 * self.n_embd
-        return (self.n_vocab + self.n_ctx) * n + self.n_layer * per_layer + 2 * n
+        n: int = self.n_embd
+        per_layer = 12 * n**2 + 13 * n
+        n_parameters: int = (self.n_vocab + self.n_ctx) * n + self.n_layer * per_layer + 2 * n
+        return n_parameters
 
 
-def matrix_length(n_out, n_in, weight_type, group_size):
+def matrix_length(n_out: int, n_in: int, weight_type: str, group_size: int) -> int:
     """Bytes of a matrix of n_out rows (outputs) and n_in columns (inputs), in tiles of 16 rows."""
     if weight_type in QUANTIZED:
         groups = -(-n_in // group_size)
@@ -91,7 +105,9 @@ def matrix_length(n_out, n_in, weight_type, group_size):
     return -(-n_out // TILE) * tile
 
 
-def tensor_table(hyperparameters, weight_type, group_size, is_tied=True):
+def tensor_table(
+    hyperparameters: Hyperparameters, weight_type: str, group_size: int, is_tied: bool = True
+) -> list[Tensor]:
     """All tensors of the weights section, in the order in which a forward pass reads them.
 
     Args:
@@ -101,12 +117,13 @@ def tensor_table(hyperparameters, weight_type, group_size, is_tied=True):
         A list of `Tensor`; shapes are (n_out, n_in) for the matrices of the layers, `wte` and `lm_head`.
     """
     n_vocab, n_ctx, n, _, n_layer = hyperparameters
-    table, offset = [], 0
+    table: list[Tensor] = []
+    offset = 0
 
-    def add(name, shape, is_matrix=False):
+    def add(name: str, shape: tuple[int, ...], is_matrix: bool = False) -> None:
         nonlocal offset
         if is_matrix:
-            length = matrix_length(*shape, weight_type, group_size)
+            length = matrix_length(shape[0], shape[1], weight_type, group_size)
         elif len(shape) == 1:
             length = align(4 * shape[0], TENSOR_ALIGNMENT)
         else:
@@ -137,7 +154,7 @@ def tensor_table(hyperparameters, weight_type, group_size, is_tied=True):
     return table
 
 
-def vocabulary_tables(n_vocab, n_merges, n_slots, n_special, token_bytes):
+def vocabulary_tables(n_vocab: int, n_merges: int, n_slots: int, n_special: int, token_bytes: int) -> list[Table]:
     """The tables of the vocabulary section, behind its 64-byte header, in order."""
     tables, offset = [], TENSOR_ALIGNMENT
     for name, length in (
@@ -152,7 +169,7 @@ def vocabulary_tables(n_vocab, n_merges, n_slots, n_special, token_bytes):
     return tables
 
 
-def slots_for(n_merges):
+def slots_for(n_merges: int) -> int:
     """Slots of the merge table: a power of two, at most half full."""
     return 1 << max(4, (2 * n_merges - 1).bit_length()) if n_merges else 16
 
@@ -166,7 +183,7 @@ class ModelFile:
         size: bytes of the file. sections: {name: memoryview}. checksums: {name: CRC32C}.
     """
 
-    def __init__(self, path, use_mmap=True):
+    def __init__(self, path: Path, use_mmap: bool = True):
         """Opens and validates in time that does not depend on the weights. Raises ModelFileError."""
         self.path = os.fspath(path)
         try:
@@ -180,7 +197,7 @@ class ModelFile:
                         self._refuse(f"not a gpt2rt model file (it is {size} bytes long and starts with {head!r})")
                     self._refuse(f"{size} bytes, expected a header of {ALIGNMENT} (cut short? copy or convert again)")
                 if use_mmap:
-                    self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self._buffer: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                     if hasattr(mmap, "MADV_WILLNEED"):
                         self._buffer.madvise(mmap.MADV_WILLNEED)
                 else:
@@ -195,10 +212,10 @@ class ModelFile:
         self.size = len(self._view)
         self.validate()
 
-    def _refuse(self, what):
+    def _refuse(self, what: str) -> NoReturn:
         raise ModelFileError(f"{self.path}: {what}")
 
-    def validate(self):
+    def validate(self) -> None:
         """Checks everything that `docs/format.md` lists under "What a reader checks", in that order."""
         view = self._view
         magic, version, header_size, file_size, *numbers = HEADER.unpack_from(view)
@@ -261,15 +278,15 @@ class ModelFile:
                 f"section 'vocabulary' has {len(vocabulary)} bytes, its tables need {last.offset + last.length}"
             )
         self.tensors = tensor_table(self.hyperparameters, self.weight_type, self.group_size, self.is_tied)
-        last = self.tensors[-1]
-        if last.offset + last.length != len(self.sections["weights"]):
+        end = self.tensors[-1].offset + self.tensors[-1].length
+        if end != len(self.sections["weights"]):
             self._refuse(
-                f"section 'weights' has {len(self.sections['weights'])} bytes, expected {last.offset + last.length}"
+                f"section 'weights' has {len(self.sections['weights'])} bytes, expected {end}"
                 f" for {self.weight_type} and {self.hyperparameters}"
             )
 
     @property
-    def metadata(self):
+    def metadata(self) -> Metadata:
         """The metadata, a dict. Raises ModelFileError where it is no JSON object."""
         import json  # not needed on the way to the first token
 
@@ -281,20 +298,20 @@ class ModelFile:
             self._refuse(f"section 'metadata' holds a {type(metadata).__name__}, expected a JSON object")
         return metadata
 
-    def vocabulary(self):
+    def vocabulary(self) -> dict[str, memoryview]:
         """Read-only views of the vocabulary's tables: {name: memoryview of bytes}."""
         section = self.sections["vocabulary"]
         tables = vocabulary_tables(self.hyperparameters.n_vocab, *self._vocabulary_counts)
         return {table.name: section[table.offset : table.offset + table.length] for table in tables}
 
-    def damaged_sections(self):
+    def damaged_sections(self) -> Iterator[tuple[str, int, int]]:
         """Reads the whole file; yields (section, stored CRC32C, actual CRC32C) of each one that differs."""
         for name in SECTIONS:
             actual = crc32c(self.sections[name])
             if actual != self.checksums[name]:
                 yield name, self.checksums[name], actual
 
-    def nonzero_padding(self):
+    def nonzero_padding(self) -> int | None:
         """The offset of the first byte between the sections that is not zero, or None."""
         end = SECTION_TABLE + len(SECTIONS) * SECTION.size
         gaps = [(HEADER.size, SECTION_TABLE), (end, CHECKSUM_OFFSET)]
@@ -317,7 +334,17 @@ class Writer:
     so that it can tell of the weights: `metadata` may be changed until then, and grow by METADATA_ROOM bytes.
     """
 
-    def __init__(self, path, hyperparameters, weight_type, group_size, metadata, vocabulary, force=False, is_tied=True):
+    def __init__(
+        self,
+        path: Path,
+        hyperparameters: Hyperparameters,
+        weight_type: str,
+        group_size: int,
+        metadata: Metadata,
+        vocabulary: bytes,
+        force: bool = False,
+        is_tied: bool = True,
+    ):
         """
         Args:
             path: the file to make; UsageError where it exists, unless `force`, or is anything but a file.
@@ -343,12 +370,11 @@ class Writer:
         self._metadata_length = align(len(self._encoded_metadata()) + METADATA_ROOM, ALIGNMENT)
         self._vocabulary = vocabulary
         self._written = 0
-        self._file = None
 
-    def _refuse_to_overwrite(self):
+    def _refuse_to_overwrite(self) -> NoReturn:
         raise UsageError(f"{self.path}: exists already (--force overwrites it)")
 
-    def _encoded_metadata(self):
+    def _encoded_metadata(self) -> bytes:
         import json
 
         try:
@@ -359,7 +385,7 @@ class Writer:
             raise UsageError(f"{self.path}: metadata of {len(encoded)} bytes, expected less than {MAX_METADATA}")
         return encoded
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         folder, name = os.path.split(self.path)
         # Not in a folder for temporary files: only within a file system can a file be moved in one step.
         self._temporary = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.part")
@@ -378,7 +404,7 @@ class Writer:
         return self
 
     @contextlib.contextmanager
-    def _errors_named(self):
+    def _errors_named(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -389,7 +415,7 @@ class Writer:
             )
             raise ModelFileError(f"{self.path}: can't be written: {error.strerror or error} ({hint})") from None
 
-    def _begin(self):
+    def _begin(self) -> None:
         vocabulary_offset = ALIGNMENT + self._metadata_length
         self._file.write(bytes(vocabulary_offset))  # header and metadata come last
         self._file.write(self._vocabulary)
@@ -397,7 +423,7 @@ class Writer:
         self._weights_offset, self._weights_checksum, self._weights_length = align(end, ALIGNMENT), 0, 0
         self._file.write(bytes(self._weights_offset - end))
 
-    def write_tensor(self, chunks):
+    def write_tensor(self, chunks: Iterable[bytes | memoryview]) -> None:
         """Writes the next tensor of `tensors`.
 
         Args:
@@ -415,7 +441,7 @@ class Writer:
         self._weights_length += length
         self._written += 1
 
-    def written_weights(self):
+    def written_weights(self) -> memoryview:
         """The weights section as it lies in the file once all tensors are written: a read-only view of a mapping.
 
         Whoever holds it must let go of it before the writer ends: some systems move no file that is mapped.
@@ -426,7 +452,7 @@ class Writer:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return memoryview(mapping)[self._weights_offset : self._weights_offset + self._weights_length]
 
-    def _finish(self):
+    def _finish(self) -> None:
         if self._written != len(self.tensors):
             raise ValueError(f"{self._written} tensors were written, expected {len(self.tensors)}")
         encoded = self._encoded_metadata()
@@ -463,7 +489,7 @@ class Writer:
             self._file.close()
             self._move()
 
-    def _move(self):
+    def _move(self) -> None:
         """Gives the file its name; without `force` a file that has come to be there meanwhile stays."""
         if self.force:
             os.replace(self._temporary, self.path)
@@ -481,13 +507,15 @@ class Writer:
                 self._refuse_to_overwrite()
             os.replace(self._temporary, self.path)
 
-    def _abandon(self):
+    def _abandon(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
             os.unlink(self._temporary)
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if kind is None:
             try:
                 self._finish()
@@ -498,7 +526,7 @@ class Writer:
             self._abandon()
 
 
-def vocabulary_section(n_vocab, n_merges, tables):
+def vocabulary_section(n_vocab: int, n_merges: int, tables: Mapping[str, bytes]) -> bytes:
     """The bytes of a vocabulary section.
 
     Args:

@@ -16,6 +16,8 @@ MOST_ROWS = 256  # tokens of one call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from gpt2rt.model import Model
     from gpt2rt.session import Session
 
@@ -28,11 +30,11 @@ class Tally:
             divergence of the model from it, nats. n_same: tokens where both have the same most likely one.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.losses, self.reference_losses, self.divergences = array("d"), array("d"), array("d")
         self.n_same = 0
 
-    def add(self, target: int, logits, reference=None) -> tuple[bool, bool]:
+    def add(self, target: int, logits: np.ndarray, reference: np.ndarray | None = None) -> tuple[bool, bool]:
         """Scores one token.
 
         Args:
@@ -53,13 +55,17 @@ class Tally:
         self.n_same += best == reference_best
         return best == target, reference_best == target
 
-    def figures(self) -> dict:
+    def figures(self) -> dict[str, Any]:
         """The figures of all tokens: `n_tokens`, `loss` and its standard error, `perplexity`; and with a reference
         `against`: its loss and perplexity, `loss_difference` with its standard error, `mean_kl`, `largest_kl`,
         `same_top` (a share). Losses and divergences are nats a token; tokens are taken as independent.
         """
         losses = np.frombuffer(self.losses)
-        figures = {"n_tokens": len(losses), **_mean("loss", losses), "perplexity": _perplexity(losses.mean())}
+        figures: dict[str, Any] = {
+            "n_tokens": len(losses),
+            **_mean("loss", losses),
+            "perplexity": _perplexity(losses.mean()),
+        }
         if self.divergences:
             references = np.frombuffer(self.reference_losses)
             figures["against"] = {
@@ -73,14 +79,14 @@ class Tally:
         return figures
 
 
-def _normalized(logits):
+def _normalized(logits: np.ndarray) -> tuple[int, np.ndarray, float]:
     """(the most likely token, exp(logits - the largest), log of the sum of exp(logits)); the sum is made in f64."""
     best = int(logits.argmax())
     weights = np.exp(logits - logits[best])
     return best, weights, float(logits[best]) + math.log(weights.sum(dtype=np.float64))
 
 
-def _mean(name: str, values) -> dict[str, float]:
+def _mean(name: str, values: np.ndarray) -> dict[str, float]:
     """The mean under its name, and its standard error (0 for a single value)."""
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return {name: float(values.mean()), f"{name}_error": float(error)}
@@ -133,7 +139,7 @@ def _sessions(model: Model, against: Model | None) -> tuple[list[Session], int]:
     models = [model] if against is None else [model, against]
     if len({m.hyperparameters.n_vocab for m in models}) > 1:
         counts = " and ".join(str(m.hyperparameters.n_vocab) for m in models)
-        raise UsageError(f"{against.path}: vocabularies of {counts} tokens, expected that of {model.path}")
+        raise UsageError(f"{models[1].path}: vocabularies of {counts} tokens, expected that of {model.path}")
     return [m.session() for m in models], min(m.hyperparameters.n_ctx for m in models)
 
 
@@ -153,7 +159,7 @@ def perplexity(
     stride: int | None = None,
     special: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Measures the loss of a model on texts with a sliding window.
 
     Each text stands behind an end-of-text token where the model has one, and each of its tokens is scored once, behind
@@ -208,7 +214,7 @@ def perplexity(
     return result
 
 
-def _text_figures(name: str, tally: Tally, n_bytes: int) -> dict:
+def _text_figures(name: str, tally: Tally, n_bytes: int) -> dict[str, Any]:
     figures = tally.figures()
     bits = sum(tally.losses) / math.log(2)
     return {"name": name, "n_bytes": n_bytes, "bits_per_byte": bits / n_bytes if n_bytes else None, **figures}
@@ -221,7 +227,7 @@ def lambada(
     name: str = "lambada",
     against: Model | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Measures how well a model foretells the last word of passages (LAMBADA, Paperno et al. 2016).
 
     The last word is what follows the last space, that space included, as in GPT-2's evaluation; it is foretold where

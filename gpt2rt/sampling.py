@@ -57,7 +57,7 @@ class SamplingParams:
                 raise UsageError(f"{name}: got {value!r}, expected {noun} from {least} to {greatest}")
             object.__setattr__(self, name, kind(value))
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"SamplingParams is immutable; replace({name}=...) makes a changed copy")
 
     def as_dict(self) -> dict[str, float]:
@@ -68,11 +68,11 @@ class SamplingParams:
         """A copy with some options changed."""
         return SamplingParams(**{**self.as_dict(), **options})
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, SamplingParams) and self.as_dict() == other.as_dict()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(tuple(self.as_dict().values()))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"SamplingParams({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"

@@ -7,6 +7,12 @@ from collections.abc import Iterable, Sequence
 from gpt2rt._kernels import RunState, accept_together
 from gpt2rt.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpt2rt.model import Model
+
 
 class Session:
     """The tokens so far and their KV cache, over a model that any number of sessions share.
@@ -15,7 +21,7 @@ class Session:
     forking, threads or the processor. A session is used by one thread at a time.
     """
 
-    def __init__(self, model, *, _state=None, _tokens=()):
+    def __init__(self, model: Model, *, _state: RunState | None = None, _tokens: Iterable[int] = ()):
         self.model = model
         self._state = _state or RunState(model._weights, model._team)
         self._tokens = list(_tokens)
@@ -32,7 +38,8 @@ class Session:
     @property
     def n_ctx(self) -> int:
         """The most tokens that a session can hold: the model has no more positions."""
-        return self.model.hyperparameters.n_ctx
+        n_ctx: int = self.model.hyperparameters.n_ctx
+        return n_ctx
 
     def accept(self, tokens: Iterable[int], *, n_logits: int = 1) -> None:
         """Reads tokens, behind those that were accepted before; `logits` are then those behind the last one.
@@ -82,7 +89,7 @@ class Session:
         return self._state.logits(n)
 
     @property
-    def logits(self):
+    def logits(self) -> np.ndarray:
         """The logits behind the last token: a numpy array of f32 (n_vocab,), a copy. Raises as `logits_view`."""
         import numpy as np  # only who asks for arrays needs it
 
@@ -93,7 +100,9 @@ def accept_all(sessions: Sequence[Session], tokens: Sequence[Iterable[int]], *, 
     """Reads tokens in several sessions of one model at once, faster than one after the other; the logits are the same.
 
     Args:
-        sessions: distinct ones. tokens: ids for each. n_logits: as for `Session.accept`.
+        sessions: distinct ones.
+        tokens: ids for each.
+        n_logits: as for `Session.accept`.
 
     Raises:
         ContextFullError, VocabularyError: as `Session.accept`; nothing was accepted by any.

@@ -9,6 +9,12 @@ from gpt2rt.chat import Conversation, Turn
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.sampling import SamplingParams
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gpt2rt.chat_format import ChatFormat
+
 VERSION = 1
 MARK = b'{\n "gpt2rt_transcript"'  # how a file of ours begins
 MAX_SIZE = 1 << 24  # bytes
@@ -75,7 +81,7 @@ def _refusal(path: str, what: str, error: Exception) -> UsageError:
     return UsageError(f"{path!r:.200}: {what}: {getattr(error, 'strerror', None) or error}")
 
 
-def _read(path: str) -> dict:
+def _read(path: str) -> dict[str, Any]:
     import json
 
     try:
@@ -86,7 +92,7 @@ def _read(path: str) -> dict:
     if len(content) > MAX_SIZE:
         raise UsageError(f"{path}: more than {MAX_SIZE} bytes, expected a transcript")
     try:
-        document = json.loads(content)
+        document: dict[str, Any] = json.loads(content)
     except (ValueError, RecursionError):
         raise UsageError(f"{path}: not a transcript (it is no JSON)") from None
     version = document.get("gpt2rt_transcript") if isinstance(document, dict) else None
@@ -97,7 +103,9 @@ def _read(path: str) -> dict:
     return document
 
 
-def _checked(conversation: Conversation, document: dict, path: str):
+def _checked(
+    conversation: Conversation, document: dict[str, Any], path: str
+) -> tuple[ChatFormat, Sampler, int, list[Turn]]:
     """The format, the sampler, max_tokens and the turns of a document, all of them found good."""
     missing = [name for name in (*SETTINGS, "turns") if name not in document]
     if missing:
@@ -120,7 +128,7 @@ def _checked(conversation: Conversation, document: dict, path: str):
     return chat, sampler, document["max_tokens"], checked
 
 
-def _checked_turn(conversation: Conversation, chat, turn, where: str) -> Turn:
+def _checked_turn(conversation: Conversation, chat: ChatFormat, turn: Any, where: str) -> Turn:
     tokenizer = conversation.model.tokenizer
     if not isinstance(turn, dict):
         raise UsageError(f"{where}: expected an object")

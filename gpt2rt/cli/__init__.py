@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from io import TextIOWrapper
 
 import click
 
@@ -20,16 +21,17 @@ EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 class LazyGroup(click.Group):
     """Commands by the names of their modules, in the order of `COMMANDS`."""
 
-    def list_commands(self, ctx):
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx, name):
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"gpt2rt.cli.{name}").command
+        command: click.Command = importlib.import_module(f"gpt2rt.cli.{name}").command
+        return command
 
 
-def print_version(ctx, option, wanted):
+def print_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from importlib.metadata import version
 
@@ -37,11 +39,17 @@ def print_version(ctx, option, wanted):
         ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Show the version."
 )
-def group():
+@click.pass_context
+def group(ctx: click.Context, /) -> None:
     """GPT-2 on ordinary CPUs.
 
     \b
@@ -52,6 +60,9 @@ def group():
       gpt2rt chat 124M-int8.bin              talk with it
       gpt2rt generate 124M-int8.bin "Once upon a time"
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(EXIT_USAGE)
 
 
 def prepare_streams() -> None:
@@ -59,12 +70,12 @@ def prepare_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (for the whole run)
-    if sys.platform == "win32":
-        for stream in (sys.stdin, sys.stdout, sys.stderr):
-            if not stream.isatty():
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            if sys.platform == "win32" and not stream.isatty():
                 stream.reconfigure(encoding="utf-8")
-    sys.stdin.reconfigure(errors="replace")
-    sys.stdout.reconfigure(errors="replace")
+            if stream is not sys.stderr:
+                stream.reconfigure(errors="replace")
 
 
 def complain(message: str) -> None:
@@ -78,9 +89,6 @@ def run(args: list[str] | None = None) -> int:
         status = group.main(args, prog_name="gpt2rt", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return EXIT_USAGE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "gpt2rt"
         complain(f"{error.format_message().rstrip('.')}; {command} -h explains")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import click
 
 from gpt2rt.cli.terminal import print_table
 from gpt2rt.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-def numbers(least: int):
+
+def numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None], list[int] | None]:
     """A callback for an option of whole numbers that commas part."""
 
-    def parse(_ctx, option, value):
+    def parse(_ctx: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
         if value is None:
             return None
         try:
@@ -44,7 +49,15 @@ def numbers(least: int):
 @click.option("--rounds", type=click.IntRange(1, 1000), metavar="N", default=5, show_default=True, help="Measurements.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every value.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
-def command(model, threads, depths, prompts, rounds, as_json, as_markdown):
+def command(
+    model: str,
+    threads: list[int] | None,
+    depths: list[int],
+    prompts: list[int],
+    rounds: int,
+    as_json: bool,
+    as_markdown: bool,
+) -> None:
     """Measure how fast the model file MODEL runs on this machine.
 
     Every figure is measured once a round, one after the other; the table has medians. "of limit" compares the bytes of
@@ -60,7 +73,7 @@ def command(model, threads, depths, prompts, rounds, as_json, as_markdown):
 
     if as_json and as_markdown:
         raise UsageError("--json and --markdown: give one of them")
-    arguments = {
+    arguments: dict[str, Any] = {
         "threads": threads or sorted({1, default_threads()}),
         "depths": depths,
         "prompts": prompts,
@@ -79,7 +92,7 @@ def command(model, threads, depths, prompts, rounds, as_json, as_markdown):
         show(result, as_markdown)
 
 
-def show(result: dict, as_markdown: bool) -> None:
+def show(result: dict[str, Any], as_markdown: bool) -> None:
     """Prints the table."""
     machine, model = result["machine"], result["model"]
     click.echo(
@@ -91,7 +104,7 @@ def show(result: dict, as_markdown: bool) -> None:
         click.echo(f"peak memory of generate: {result['peak_memory_mb']:.0f} MB")
     click.echo()
     limits = {figure["threads"]: figure["median"] for figure in result["figures"] if figure["name"] == "read"}
-    rows = [("what", "threads", "median", "mean", "least", "greatest", "unit", "of limit")]
+    rows: list[tuple[str, ...]] = [("what", "threads", "median", "mean", "least", "greatest", "unit", "of limit")]
     for figure in result["figures"]:
         what = figure["name"]
         if figure["depth"] is not None:

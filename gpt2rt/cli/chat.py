@@ -15,6 +15,10 @@ from gpt2rt.cli.terminal import line_editing, printable, speed, write
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.sampling import CHAT_DEFAULTS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpt2rt.chat import Answer, Conversation
+
 HELP = """\
 /help              this list
 /reset             forget all turns
@@ -39,7 +43,21 @@ HELP = """\
 @sampling_options(120, CHAT_DEFAULTS)
 @model_options
 @click.pass_context
-def command(ctx, model, chat_format, user_name, bot_name, opening, max_tokens, stop, seed, threads, no_mmap, **options):
+def command(
+    ctx: click.Context,
+    /,
+    model: str | None,
+    chat_format: str | None,
+    user_name: str | None,
+    bot_name: str | None,
+    opening: str | None,
+    max_tokens: int | None,
+    stop: tuple[str, ...],
+    seed: int | None,
+    threads: int | None,
+    no_mmap: bool,
+    **options: float | None,
+) -> None:
     """Talk with the model file MODEL, or with the small bundled model.
 
     Standard input may be a pipe: every line is a message, and only the answers are printed.
@@ -72,7 +90,7 @@ def command(ctx, model, chat_format, user_name, bot_name, opening, max_tokens, s
     ctx.exit(talk.run())
 
 
-def greet(conversation, is_interactive: bool, is_bundled: bool, is_drawn: bool) -> None:
+def greet(conversation: Conversation, is_interactive: bool, is_bundled: bool, is_drawn: bool) -> None:
     """Says what this is and how to leave; where nobody sits at a terminal, only what is worth a log."""
     model = conversation.model
     if is_interactive:
@@ -95,10 +113,10 @@ def greet(conversation, is_interactive: bool, is_bundled: bool, is_drawn: bool) 
 class Talk:
     """Messages and commands from a terminal or a pipe, until one says to leave."""
 
-    def __init__(self, conversation, is_interactive: bool):
+    def __init__(self, conversation: Conversation, is_interactive: bool):
         self.conversation = conversation
         self.is_interactive = is_interactive
-        self.answer = None  # the last one, for /stats
+        self.answer: Answer | None = None  # the last one, for /stats
         self.status = 0
         self.commands = {
             "help": self.help,
@@ -155,7 +173,7 @@ class Talk:
             raise UsageError(f"command /{printable(name):.40}: there is none of that name (/help lists them)")
         self.commands[name](argument.strip())
 
-    def show(self, answer) -> None:
+    def show(self, answer: Answer) -> None:
         """Prints an answer while it is drawn. Ctrl-C stops it and keeps what there is."""
         self.answer = answer
         if answer.forgotten:
@@ -188,18 +206,18 @@ class Talk:
 
     # --- commands
 
-    def help(self, _) -> None:
+    def help(self, _: str) -> None:
         self.note(HELP)
 
-    def reset(self, _) -> None:
+    def reset(self, _: str) -> None:
         self.conversation.reset()
         self.note("(all turns are forgotten)")
 
-    def undo(self, _) -> None:
+    def undo(self, _: str) -> None:
         turn = self.conversation.undo()
         self.note(f"(taken back: {printable(turn.user):.60})")
 
-    def retry(self, _) -> None:
+    def retry(self, _: str) -> None:
         self.show(self.conversation.retry())
 
     def save(self, path: str) -> None:
@@ -231,7 +249,7 @@ class Talk:
         self.conversation.set(name, value)
         self.note(f"({name} is now {self.conversation.settings()[name]})")
 
-    def stats(self, _) -> None:
+    def stats(self, _: str) -> None:
         conversation, answer = self.conversation, self.answer
         self.note(
             f"context   {len(conversation.session)} of {conversation.session.n_ctx} tokens,"

@@ -13,6 +13,13 @@ from gpt2rt.errors import UsageError
 MOST_GROWTH = 0.01  # of the loss, that needs no warning
 BETTER = {"int4": "int8", "int8": "f16"}  # the type to take instead
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from gpt2rt.converter import Conversion
+
 
 @click.command("convert", short_help="Make a model file of a checkpoint.")
 @click.argument("source")
@@ -30,21 +37,21 @@ BETTER = {"int4": "int8", "int8": "f16"}  # the type to take instead
 @click.option("--no-receipt", is_flag=True, help="Don't measure the quality.")
 @click.option("--force", is_flag=True, help="Overwrite the file where it exists.")
 def command(
-    source,
-    output,
-    weight_type,
-    group_size,
-    name,
-    licence,
-    chat_format,
-    user_name,
-    bot_name,
-    opening,
-    calibrate,
-    text,
-    no_receipt,
-    force,
-):
+    source: str,
+    output: str | None,
+    weight_type: str,
+    group_size: int | None,
+    name: str | None,
+    licence: str | None,
+    chat_format: str | None,
+    user_name: str | None,
+    bot_name: str | None,
+    opening: str | None,
+    calibrate: str | None,
+    text: str | None,
+    no_receipt: bool,
+    force: bool,
+) -> None:
     """Make a model file of a GPT-2 checkpoint.
 
     SOURCE is a folder as OpenAI releases it, or a checkpoint's prefix as fine-tuning tools save it; a Hugging Face
@@ -70,7 +77,7 @@ def command(
         "opening": None if opening is None else read_text(opening),
     }
     chat = {key: value for key, value in chat.items() if value is not None}
-    options = {
+    options: dict[str, Any] = {
         "weight_type": weight_type,
         "group_size": group_size,
         "name": name,
@@ -83,7 +90,7 @@ def command(
     show_result(with_progress(convert, source, output, **options), options)
 
 
-def receipt_text(weight_type, text, no_receipt):
+def receipt_text(weight_type: str, text: str | None, no_receipt: bool) -> str | None:
     """The text to measure on, None for none. Raises UsageError."""
     from gpt2rt.converter.receipt import bundled_text
 
@@ -94,20 +101,20 @@ def receipt_text(weight_type, text, no_receipt):
     return None if no_receipt or weight_type == "f32" else bundled_text()  # f32 is the source itself
 
 
-def with_progress(convert, *arguments, **options):
+def with_progress(convert: Callable[..., Conversion], *arguments: Any, **options: Any) -> Conversion:
     """Calls `convert` with a progress bar, at a terminal."""
     if not sys.stderr.isatty():
         return convert(*arguments, **options)
     with click.progressbar(length=1, label="converting", file=sys.stderr) as bar:
 
-        def show(done, total):
+        def show(done: int, total: int) -> None:
             bar.length = total
             bar.update(done - bar.pos)
 
         return convert(*arguments, **options, progress=show)
 
 
-def show_result(result, options):
+def show_result(result: Conversion, options: dict[str, Any]) -> None:
     """Tells of a `Conversion` by these options."""
     click.echo(
         f"{result.path}: {result.size / 1e6:.1f} MB of {result.source_size / 1e6:.1f} MB ({result.ratio:.2f} times"
@@ -117,7 +124,7 @@ def show_result(result, options):
         show_quality(result.quality, options["weight_type"])
 
 
-def show_quality(quality: dict | None, weight_type: str) -> None:
+def show_quality(quality: dict[str, Any] | None, weight_type: str) -> None:
     """Prints the receipt, and warns where the loss grows by more than MOST_GROWTH."""
     if quality is None:
         complain("the model's loss on the text is no finite number, so the file has no quality receipt")

@@ -6,11 +6,15 @@ import click
 
 from gpt2rt.cli import EXIT_ERROR, complain
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 @click.command("doctor", short_help="Tell what this machine is, and whether it computes right.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def command(ctx, as_json):
+def command(ctx: click.Context, /, as_json: bool) -> None:
     """Tell processor, instruction set and threads, and why they were chosen, and check the arithmetic.
 
     The bundled model's logits for 300 fixed tokens have the same bits on every machine: each instruction set that can
@@ -56,7 +60,7 @@ def command(ctx, as_json):
         ctx.exit(EXIT_ERROR)
 
 
-def isa_line(found: dict) -> str:
+def isa_line(found: dict[str, Any]) -> str:
     """The instruction set and why."""
     available = ", ".join(found["available_isas"])
     if found["isa"] is None:
@@ -65,7 +69,7 @@ def isa_line(found: dict) -> str:
     return f"{found['isa']}, {why} of {available}"
 
 
-def threads_line(found: dict) -> str:
+def threads_line(found: dict[str, Any]) -> str:
     """The default number of threads and why."""
     limits = ", ".join(f"{name} {limit:g}" for name, limit in found["thread_limits"].items())
     return f"{found['threads']}, the least of: {limits}"

@@ -17,7 +17,9 @@ from gpt2rt.cli import EXIT_INTERRUPTED, complain
               help="Convert it at once: int8 (where no TYPE is given), int4, f16, f32.")  # fmt: skip
 @click.option("--base-url", metavar="URL", help="A mirror: where SIZE/FILE lies.")
 @click.pass_context
-def command(ctx, size, folder, weight_type, base_url):
+def command(
+    ctx: click.Context, /, size: str, folder: str | None, weight_type: str | None, base_url: str | None
+) -> None:
     """Fetch OpenAI's model SIZE: 124M, 355M, 774M or 1558M (0.5, 1.4, 3.1 or 6.2 GB).
 
     A download that was stopped goes on where it was. At the end every tensor is proved by its checksum.
@@ -40,7 +42,7 @@ def command(ctx, size, folder, weight_type, base_url):
         if sys.stderr.isatty():
             with click.progressbar(length=1, label="downloading", file=sys.stderr) as bar:
 
-                def show(name, done, total):
+                def show(name: str, done: int, total: int) -> None:
                     bar.length, bar.label = total, name
                     bar.update(done - bar.pos)
 

@@ -9,7 +9,7 @@ import click
 @click.argument("model")
 @click.option("--to", "form", type=click.Choice(["safetensors"]), default="safetensors", show_default=True, help="As.")
 @click.argument("folder")
-def command(model, form, folder):
+def command(model: str, form: str, folder: str) -> None:
     """Write MODEL, a model file of f32 or f16, to the new folder FOLDER as transformers saves a GPT-2.
 
     \b

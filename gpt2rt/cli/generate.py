@@ -13,6 +13,13 @@ from gpt2rt.errors import UsageError
 
 MAX_TOKENS = 200
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gpt2rt.generate import Generation
+    from gpt2rt.model import Model
+
 
 @click.command("generate", short_help="Continue a text.")
 @click.argument("model")
@@ -25,7 +32,20 @@ MAX_TOKENS = 200
 )
 @sampling_options(MAX_TOKENS, {})
 @model_options
-def command(model, prompt, echo, prompts, batch_size, lookup, max_tokens, stop, seed, threads, no_mmap, **options):
+def command(
+    model: str,
+    prompt: str,
+    echo: bool,
+    prompts: str | None,
+    batch_size: int | None,
+    lookup: bool | None,
+    max_tokens: int | None,
+    stop: tuple[str, ...],
+    seed: int | None,
+    threads: int | None,
+    no_mmap: bool,
+    **options: float | None,
+) -> None:
     """Continue a text with the model file MODEL.
 
     PROMPT is the text; - reads it from standard input; without one the model begins a text of its own. The text goes to
@@ -50,11 +70,16 @@ def command(model, prompt, echo, prompts, batch_size, lookup, max_tokens, stop, 
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
     opened = open_model(model, threads=threads, use_mmap=not no_mmap)
-    arguments = {"max_tokens": MAX_TOKENS if max_tokens is None else max_tokens, "stop": stop, "seed": seed}
+    arguments: dict[str, Any] = {
+        "max_tokens": MAX_TOKENS if max_tokens is None else max_tokens,
+        "stop": stop,
+        "seed": seed,
+        **given(options),
+    }
     if prompts is not None:
-        continue_lines(opened, prompts, batch_size, {**arguments, **given(options)})
+        continue_lines(opened, prompts, batch_size, arguments)
         return
-    generation = opened.generate(prompt, lookup=lookup, **arguments, **given(options))
+    generation = opened.generate(prompt, lookup=lookup, **arguments)
     last = ""
     try:
         if echo and prompt:
@@ -69,7 +94,7 @@ def command(model, prompt, echo, prompts, batch_size, lookup, max_tokens, stop, 
         click.echo(report(generation), err=True)
 
 
-def continue_lines(model, path: str, batch_size: int | None, arguments: dict) -> None:
+def continue_lines(model: Model, path: str, batch_size: int | None, arguments: dict[str, Any]) -> None:
     """Continues each line of a file and prints what came of it as soon as all before it are done."""
     import json
     from time import perf_counter
@@ -81,7 +106,7 @@ def continue_lines(model, path: str, batch_size: int | None, arguments: dict) ->
     generation = model.generate_batch(lines, **arguments)
     texts, printed = [""] * len(lines), 0
 
-    def print_ended():
+    def print_ended() -> None:
         nonlocal printed
         while printed < len(lines) and (reason := generation.continuations[printed].finish_reason):
             result = {"prompt": lines[printed], "text": texts[printed], "finish_reason": reason}
@@ -97,7 +122,7 @@ def continue_lines(model, path: str, batch_size: int | None, arguments: dict) ->
     click.echo(f"seed {generation.seed}; {len(lines)} texts, {n_tokens} tokens, {drawn}", err=True)
 
 
-def report(generation) -> str:
+def report(generation: Generation) -> str:
     """The seed and the speed, in one line."""
     read = speed(generation.n_prompt_tokens, generation.prompt_seconds)
     drawn = speed(generation.n_tokens, generation.seconds)

@@ -6,11 +6,15 @@ import click
 
 from gpt2rt.cli.terminal import printable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpt2rt.modelfile import ModelFile
+
 
 @click.command("info", short_help="Show what a model file holds.")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model, as_json):
+def command(model: str, as_json: bool) -> None:
     """Show what the model file MODEL says of itself. The weights are not read (see verify).
 
     \b
@@ -59,10 +63,11 @@ def command(model, as_json):
         click.echo(f"{printable(str(name)):{width}}{printable(str(value))}")
 
 
-def cache_size(file) -> int:
+def cache_size(file: ModelFile) -> int:
     """Bytes of a session's keys and values when its context is full."""
     h = file.hyperparameters
-    return 2 * h.n_layer * h.n_ctx * h.n_embd * (4 if file.weight_type == "f32" else 2)
+    size: int = 2 * h.n_layer * h.n_ctx * h.n_embd * (4 if file.weight_type == "f32" else 2)
+    return size
 
 
 def megabytes(n: int) -> str:
@@ -70,7 +75,7 @@ def megabytes(n: int) -> str:
     return f"{n / 1e6:.1f} MB"
 
 
-def one_line(value) -> str:
+def one_line(value: object) -> str:
     """A value of the metadata, shortened to a line."""
     text = " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."

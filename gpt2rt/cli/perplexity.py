@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -10,6 +11,10 @@ from gpt2rt.cli.files import read_any_text
 from gpt2rt.cli.sampling_options import model_options
 from gpt2rt.cli.terminal import print_table, printable
 from gpt2rt.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @click.command("perplexity", short_help="Measure how well a model predicts text.")
@@ -22,7 +27,18 @@ from gpt2rt.errors import UsageError
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
 @model_options
-def command(model, text, stride, special, against, task, as_json, as_markdown, threads, no_mmap):
+def command(
+    model: str,
+    text: tuple[str, ...],
+    stride: int | None,
+    special: bool,
+    against: str | None,
+    task: str | None,
+    as_json: bool,
+    as_markdown: bool,
+    threads: int | None,
+    no_mmap: bool,
+) -> None:
     """Measure how well the model file MODEL predicts each file TEXT (UTF-8; .xz is unpacked; - is standard input).
 
     A window as long as the model's context slides over the text and moves on by the stride. Each token is scored once:
@@ -53,7 +69,7 @@ def command(model, text, stride, special, against, task, as_json, as_markdown, t
     opened = open_model(model, threads=threads, use_mmap=not no_mmap)
     other = None if against is None else open_model(against, threads=threads, use_mmap=not no_mmap)
 
-    def measure(progress=None):
+    def measure(progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
         if task:
             return lambada(opened, texts[0][1], name=texts[0][0], against=other, progress=progress)
         return perplexity(opened, texts, against=other, stride=stride, special=special, progress=progress)
@@ -61,7 +77,7 @@ def command(model, text, stride, special, against, task, as_json, as_markdown, t
     if sys.stderr.isatty():
         with click.progressbar(length=1, label="measuring", file=sys.stderr) as bar:
 
-            def show(done, total):
+            def show(done: int, total: int) -> None:
                 bar.length = total
                 bar.update(done - bar.pos)
 
@@ -80,7 +96,7 @@ def command(model, text, stride, special, against, task, as_json, as_markdown, t
         print_table(perplexity_rows(result), as_markdown)
 
 
-def perplexity_rows(result: dict) -> list[tuple[str, ...]]:
+def perplexity_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """A row for each text, one for all of them where there are several."""
     head = ["text", "tokens", "loss", "+-", "perplexity", "bits a byte"]
     if "against" in result["texts"][0]:
@@ -98,11 +114,11 @@ def perplexity_rows(result: dict) -> list[tuple[str, ...]]:
     return rows
 
 
-def lambada_rows(result: dict, model: str, against: str | None) -> list[tuple[str, ...]]:
+def lambada_rows(result: dict[str, Any], model: str, against: str | None) -> list[tuple[str, ...]]:
     """A row for each model."""
-    rows = [("model", "passages", "accuracy", "perplexity")]
+    rows: list[tuple[str, ...]] = [("model", "passages", "accuracy", "perplexity")]
     for path, found in ((model, result), (against, result.get("against"))):
-        if found:
+        if path is not None and found:
             accuracy, word = f"{found['accuracy']:.2%}", f"{found['perplexity']:.3f}"
             rows.append((printable(path), str(result["n_passages"]), accuracy, word))
     return rows

@@ -14,7 +14,16 @@ import click
 @click.option("--text", metavar="FILE", help="Measure the quality on this text.  [default: a page of prose]")
 @click.option("--no-receipt", is_flag=True, help="Don't measure the quality.")
 @click.option("--force", is_flag=True, help="Overwrite the file where it exists.")
-def command(model, weight_type, output, group_size, calibrate, text, no_receipt, force):
+def command(
+    model: str,
+    weight_type: str,
+    output: str | None,
+    group_size: int | None,
+    calibrate: str | None,
+    text: str | None,
+    no_receipt: bool,
+    force: bool,
+) -> None:
     """Make a model file of another type of MODEL, a model file of f32 or f16, without its checkpoint.
 
     Of f32 the result has the same weights as one converted from the checkpoint. Name, licence, vocabulary and what the

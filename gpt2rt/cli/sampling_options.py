@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import click
 
 from gpt2rt.sampling import SAMPLING_OPTIONS
 
+Command = Callable[..., None]
 
-def model_options(command):
+
+def model_options(command: Command) -> Command:
     """--threads and --no-mmap."""
     command = click.option("--no-mmap", is_flag=True, help="Read the file into memory instead of mapping it.")(command)
     return click.option(
@@ -15,14 +19,14 @@ def model_options(command):
     )(command)
 
 
-def sampling_options(max_tokens: int, changed_defaults: dict[str, float]):
+def sampling_options(max_tokens: int, changed_defaults: Mapping[str, float]) -> Callable[[Command], Command]:
     """The options of `SamplingParams`, --seed, --stop and --max-tokens.
 
     Args:
         max_tokens: what the help names as the default. changed_defaults: likewise, of sampling.
     """
 
-    def decorate(command):
+    def decorate(command: Command) -> Command:
         decorators = [
             click.option(
                 "-n", "--max-tokens", type=int, metavar="N", help=f"At most N tokens. [default: {max_tokens}]"
@@ -47,6 +51,6 @@ def sampling_options(max_tokens: int, changed_defaults: dict[str, float]):
     return decorate
 
 
-def given(options: dict) -> dict[str, float]:
+def given(options: Mapping[str, float | None]) -> dict[str, float]:
     """The sampling options that were given."""
-    return {name: options[name] for name in SAMPLING_OPTIONS if options[name] is not None}
+    return {name: value for name in SAMPLING_OPTIONS if (value := options[name]) is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator, Sequence
 
 HISTORY_LENGTH = 1000  # lines
 
@@ -28,11 +29,10 @@ def speed(n_tokens: int, seconds: float) -> str:
     return f"{n_tokens / seconds:.1f} tokens/s" if seconds > 0 else "no time taken"
 
 
-def print_table(rows: list[tuple[str, ...]], as_markdown: bool) -> None:
+def print_table(rows: Sequence[tuple[str, ...]], as_markdown: bool) -> None:
     """Prints rows, the first of which is the head."""
     if as_markdown:
-        rows.insert(1, ("---",) * len(rows[0]))
-        for row in rows:
+        for row in (rows[0], ("---",) * len(rows[0]), *rows[1:]):
             write(f"| {' | '.join(row)} |\n")
         return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -47,7 +47,7 @@ def history_path() -> str:
 
 
 @contextlib.contextmanager
-def line_editing():
+def line_editing() -> Iterator[None]:
     """Gives `input` line editing and the history of earlier chats, where the system has that.
 
     A history that can't be read or written is none; a chat does not fail for it.

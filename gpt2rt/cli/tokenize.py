@@ -13,7 +13,7 @@ import click
 @click.option("--pieces", is_flag=True, help="Each token on its own line, with its text.")
 @click.option("--special", is_flag=True, help="Let the texts of special tokens, as <|endoftext|>, become those tokens.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model, text, pieces, special, as_json):
+def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -> None:
     """Show the token ids of TEXT (- reads standard input) in the vocabulary of the model file MODEL.
 
     \b

@@ -10,7 +10,7 @@ from gpt2rt.cli import EXIT_ERROR, complain
 @click.command("verify", short_help="Check a model file for damage.")
 @click.argument("model")
 @click.pass_context
-def command(ctx, model):
+def command(ctx: click.Context, /, model: str) -> None:
     """Check every byte of the model file MODEL against its checksums, and its vocabulary for sense.
 
     \b
