@@ -6,6 +6,7 @@ import pathlib
 import struct
 
 import numpy as np
+import pytest
 
 from gpt2rt._kernels import crc32c
 from gpt2rt.modelfile import Hyperparameters
@@ -149,7 +150,7 @@ def save_with_tensorflow(folder, tensors, *, name="model.ckpt", global_step=None
         tensors: {name: array}. extras: called with the graph's variables {name: variable}, may add others and returns a
         list of operations to run before saving. dtype: to save the tensors in. saver: arguments of `Saver`.
     """
-    import tensorflow as tf  # takes seconds
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")  # takes seconds
 
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:

@@ -21,7 +21,7 @@ SHAPES = [
 
 def tensorflow_logits(t, n_head, tokens):
     """All logits, (T, n_vocab), of ids (T,), in f32; t {name: array} as in the checkpoint, without `model/`."""
-    import tensorflow as tf  # takes seconds
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")  # takes seconds
 
     t = {name: tf.constant(array) for name, array in t.items()}
     n_tokens = len(tokens)
@@ -100,7 +100,7 @@ def random_model(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundled_model(tmp_path_factory):
     """The same of the bundled model's checkpoint, whose tensors TensorFlow reads, and of text that it knows."""
-    import tensorflow as tf
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
 
     folder = shared("talk")
     path = tmp_path_factory.mktemp("bundled") / "model.bin"

@@ -5,8 +5,7 @@ import re
 import struct
 
 import pytest
-from tokenizers.pre_tokenizers import ByteLevel
-from vocabularies import END_OF_TEXT, tokenizer_of, write_vocabulary
+from vocabularies import END_OF_TEXT, tokenizer_of, tokenizers, write_vocabulary
 
 from gpt2rt import modelfile
 from gpt2rt._tokenizer import Tokenizer, build_merge_slots
@@ -49,6 +48,7 @@ def append(paths, line):
 
 def test_byte_characters_are_those_of_tokenizers():
     characters = byte_characters()
+    ByteLevel = tokenizers.pre_tokenizers.ByteLevel  # noqa: N806 (a class)
     assert sorted(characters) == sorted(ByteLevel.alphabet())
     for byte in range(128):
         shown = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(chr(byte))

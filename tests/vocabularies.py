@@ -3,12 +3,14 @@
 import json
 import pathlib
 
-import tiktoken
-from tiktoken_ext.openai_public import r50k_pat_str
-from tokenizers import ByteLevelBPETokenizer
+import pytest
 
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary, byte_characters
+
+tiktoken = pytest.importorskip("tiktoken", reason="tiktoken is not installed")
+openai_public = pytest.importorskip("tiktoken_ext.openai_public", reason="tiktoken is not installed")
+tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -49,7 +51,7 @@ def write_vocabulary(folder, merges, special=(END_OF_TEXT,), first=0):
 
 def train_vocabulary(folder):
     """Trains byte-level BPE on `SENTENCES`, to 600 tokens; returns the two paths."""
-    tokenizer = ByteLevelBPETokenizer()
+    tokenizer = tokenizers.ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(SENTENCES, vocab_size=600, min_frequency=1, special_tokens=[END_OF_TEXT])
     encoder, bpe = (pathlib.Path(path) for path in tokenizer.save_model(str(folder)))
     return encoder, bpe
@@ -69,12 +71,12 @@ class Tokenizers:
         made = set(range(self.vocabulary.n_vocab)).difference(self.vocabulary.special_tokens)
         self.tiktoken = tiktoken.Encoding(
             "test",
-            pat_str=r50k_pat_str,
+            pat_str=openai_public.r50k_pat_str,
             mergeable_ranks={self.vocabulary.tokens[token]: token for token in sorted(made)},
             special_tokens={self.vocabulary.tokens[token].decode(): token for token in self.vocabulary.special_tokens},
         )
-        self.huggingface = ByteLevelBPETokenizer(str(encoder), str(merges))
-        self.huggingface_special = ByteLevelBPETokenizer(str(encoder), str(merges))
+        self.huggingface = tokenizers.ByteLevelBPETokenizer(str(encoder), str(merges))
+        self.huggingface_special = tokenizers.ByteLevelBPETokenizer(str(encoder), str(merges))
         self.huggingface_special.add_special_tokens([END_OF_TEXT])
 
 

@@ -1,0 +1,73 @@
+"""What the sdist and the wheels hold, and how large they are.
+
+The packages come from the folder that GPT2RT_PACKAGES names: `python -m build --outdir DIST . && GPT2RT_PACKAGES=DIST
+pytest tests/test_packages.py`.
+"""
+
+import os
+import pathlib
+import re
+import tarfile
+import zipfile
+
+import pytest
+
+FOLDER = os.environ.get("GPT2RT_PACKAGES")
+PACKAGES = sorted(pathlib.Path(FOLDER).glob("gpt2rt-*")) if FOLDER else []
+WHEELS = [path for path in PACKAGES if path.suffix == ".whl"]
+SDISTS = [path for path in PACKAGES if path.name.endswith(".tar.gz")]
+
+pytestmark = pytest.mark.skipif(not FOLDER, reason="GPT2RT_PACKAGES names no folder of packages")
+
+SIZE_LIMIT = 8 << 20  # bytes of a wheel
+CODE_SIZE_LIMIT = 400 << 10  # bytes of a wheel, the model not counted
+SDIST_SIZE_LIMIT = 12 << 20
+COMPILED = {"gpt2rt/_kernels", "gpt2rt/_sampler", "gpt2rt/_tokenizer", "gpt2rt/converter/_pack"}
+DIST_INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
+
+
+def test_there_is_something_to_look_at():
+    assert WHEELS
+    assert SDISTS
+
+
+def members(path):
+    """{name: compressed size} of a wheel's files."""
+    with zipfile.ZipFile(path) as wheel:
+        return {one.filename: one.compress_size for one in wheel.infolist()}
+
+
+@pytest.mark.parametrize("path", WHEELS, ids=lambda path: path.name)
+def test_a_wheel_is_for_every_python_from_3_11_or_one_without_gil(path):
+    assert re.fullmatch(r"gpt2rt-[\d.]+-(cp311-abi3|cp314-cp314t)-[\w.]+\.whl", path.name)
+
+
+@pytest.mark.parametrize("path", WHEELS, ids=lambda path: path.name)
+def test_a_wheel_holds_python_its_types_the_compiled_modules_and_the_model(path):
+    compiled = set()
+    for name in members(path):
+        top, _, rest = name.partition("/")
+        if top.endswith(".dist-info"):
+            assert rest in DIST_INFO
+        elif name.endswith((".so", ".pyd")):
+            compiled.add(name.partition(".")[0])
+        else:
+            assert re.fullmatch(r"gpt2rt/((cli|converter)/)?\w+\.pyi?|gpt2rt/py\.typed|gpt2rt/demo\.bin", name)
+    assert compiled == COMPILED
+    assert {f"{name}.pyi" for name in COMPILED} | {"gpt2rt/py.typed", "gpt2rt/demo.bin"} <= set(members(path))
+
+
+@pytest.mark.parametrize("path", WHEELS, ids=lambda path: path.name)
+def test_a_wheel_is_small(path):
+    size = path.stat().st_size
+    assert size <= SIZE_LIMIT
+    assert size - members(path)["gpt2rt/demo.bin"] <= CODE_SIZE_LIMIT
+
+
+@pytest.mark.parametrize("path", SDISTS, ids=lambda path: path.name)
+def test_an_sdist_holds_the_sources_and_nothing_that_is_made_of_them(path):
+    with tarfile.open(path) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    assert {"setup.py", "gpt2rt/_kernels.pyx", "gpt2rt/kernels/ops.h", "converter/pack.h", "tests/conftest.py"} <= names
+    assert not [name for name in names if re.search(r"\.(so|pyd|pyc|o)$|^(gpt2rt|converter)/[^/]*\.c$", name)]
+    assert path.stat().st_size <= SDIST_SIZE_LIMIT
