@@ -1,0 +1,29 @@
+"""Writes cli.md: the help of every command, as the commands themselves give it. Run with `python docs/make_cli.py`."""
+
+import pathlib
+
+import click
+
+from gpt2rt.cli import group
+
+PAGE = pathlib.Path(__file__).with_name("cli.md")
+WIDTH = 100  # columns
+
+
+def page() -> str:
+    """The text of cli.md."""
+    parent = click.Context(group, info_name="gpt2rt", terminal_width=WIDTH, **group.context_settings)
+    parts = ["# The command line", help_of(parent)]
+    for name in group.list_commands(parent):
+        context = click.Context(group.get_command(parent, name), parent, name)
+        parts += [f"## gpt2rt {name}", help_of(context)]
+    return "\n\n".join(parts) + "\n"
+
+
+def help_of(context: click.Context) -> str:
+    """A command's help, fenced."""
+    return f"```text\n{context.get_help()}\n```"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
