@@ -69,8 +69,8 @@ class BuildExtensions(build_ext):
             if shutil.which(compiler) is None:
                 raise SystemExit(
                     f"gpt2rt: C compiler {compiler!r}: not found, expected GCC or clang to build gpt2rt from its source"
-                    " (install one, such as Debian's package gcc, or name it in CC;"
-                    " pip install --only-binary gpt2rt gpt2rt needs none)"
+                    " (install one, such as Debian's package gcc, or name it in CC; a wheel needs none:"
+                    " pip install --only-binary :all: gpt2rt)"
                 )
             header = os.path.join(sysconfig.get_path("include"), "Python.h")
             if not os.path.exists(header):

@@ -38,7 +38,11 @@ static uint32_t crc32c_shifted(uint32_t sum) {
 }
 
 #ifdef GPT2RT_X86_64
+#if defined(__clang__) && __clang_major__ >= 14
+ISA_BEGIN("sse4.2,crc32") /* there a feature of its own, which a build's options may leave out */
+#else
 ISA_BEGIN("sse4.2")
+#endif
 static uint32_t crc32c_sse42(uint32_t sum32, const uint8_t *p, size_t n) {
     uint64_t sum = sum32;
     while (n >= 3 * CRC32C_STRETCH) {
