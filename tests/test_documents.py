@@ -29,21 +29,23 @@ ELSEWHERE = {
     **dict.fromkeys(["ruff", "mypy", "lint-imports", "mkdocs"], ".ci/run does"),
     **dict.fromkeys(["export GPT2RT_DEBUG", "LD_PRELOAD"], "a build with sanitizers takes minutes"),
     "pytest": "that is this run",
+    "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
 }
 SLOW = ("gpt2rt bench",)
 
 # Files that command lines name, and what is put in their place.
-MODELS = ["124M-int8.bin", "124M-f32.bin", "int8.bin", "f32.bin"]
+MODELS = ["124M-int8.bin", "124M-f32.bin", "124M-f16.bin", "int8.bin", "f32.bin"]
 CHECKPOINTS = {"models/124M": "model.ckpt", "checkpoint/run1": "model-1000", "CHECKPOINT": "model.ckpt"}  # prefixes
-TEXT = b"Hello! How are you?\nI am well. And you?\n"
+TEXT = b"Hello! How are you?\nI am well. And you?\n" * 5
 PASSAGES = json.dumps({"text": "It was a cold day in the old town"}).encode()
 DIALOGUES = json.dumps({"turns": ["Hello!", "Hello! How are you?"]}).encode()
 TEXTS = {
     **dict.fromkeys(["some-text.txt", "letter.txt", "letters.txt", "wiki.txt", "questions.txt", "dialogues.txt"], TEXT),
+    **dict.fromkeys(["book.txt", "mixture.txt"], TEXT),
     **dict.fromkeys(["book.txt.xz", "EVAL/heldout_prose.txt.xz", "EVAL/wikitext2_test_raw.txt.xz"], TEXT),
     **dict.fromkeys(["lambada_test.jsonl", "EVAL/lambada_test.jsonl.xz"], PASSAGES),
-    "EVAL/heldout_dialogues.jsonl.xz": DIALOGUES,
+    **dict.fromkeys(["EVAL/heldout_dialogues.jsonl.xz", "DIALOGUES/small_talk.jsonl.xz"], DIALOGUES),
 }
 
 
@@ -72,7 +74,9 @@ def stand_ins(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         write_checkpoint(folder / name, SMALL._replace(n_ctx=1024), name=prefix)
     for name in MODELS:
-        convert(folder / "models/124M", folder / name, weight_type="f32" if "f32" in name else "int8")
+        convert(
+            folder / "models/124M", folder / name, weight_type=next((t for t in ("f32", "f16") if t in name), "int8")
+        )
     for name, content in TEXTS.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(lzma.compress(content) if name.endswith(".xz") else content)
