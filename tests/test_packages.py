@@ -23,6 +23,7 @@ SIZE_LIMIT = 8 << 20  # bytes of a wheel
 CODE_SIZE_LIMIT = 400 << 10  # bytes of a wheel, the model not counted
 SDIST_SIZE_LIMIT = 12 << 20
 COMPILED = {"gpt2rt/_kernels", "gpt2rt/_sampler", "gpt2rt/_tokenizer", "gpt2rt/converter/_pack"}
+DATA = {"gpt2rt/py.typed", "gpt2rt/demo.bin", "gpt2rt/converter/prose.txt"}
 DIST_INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 
 
@@ -52,7 +53,7 @@ def test_a_wheel_holds_python_its_types_the_compiled_modules_and_the_model(path)
         elif name.endswith((".so", ".pyd")):
             compiled.add(name.partition(".")[0])
         else:
-            assert re.fullmatch(r"gpt2rt/((cli|converter)/)?\w+\.pyi?|gpt2rt/py\.typed|gpt2rt/demo\.bin", name)
+            assert name in DATA or re.fullmatch(r"gpt2rt/((cli|converter)/)?\w+\.pyi?", name)
     assert compiled == COMPILED
     assert {f"{name}.pyi" for name in COMPILED} | {"gpt2rt/py.typed", "gpt2rt/demo.bin"} <= set(members(path))
 
