@@ -1,0 +1,132 @@
+"""Whether the best of several drafts is a better answer, by scores with which the model itself could choose it.
+
+    python bench/rerank.py heldout_dialogues.jsonl.xz [MODEL] [--drafts 8]
+
+For every answer to the user in the dialogues, behind the three turns of each before it, the model draws drafts as a
+chat in the plain format does, and each score chooses one. A Markdown table, of the chosen ones: words; by how much
+their F1 (of words, against the true answer) is above the mean of the drafts; how much of that is not owed to their
+length, since a longer text hits more words; distinct-2; the share that is equal to an earlier one. +- is the standard
+error of the mean.
+"""
+
+import math
+
+import click
+import numpy as np
+from chat_quality import DEMO, distinct, f1, read_dialogues, reply_after
+
+import gpt2rt
+from gpt2rt.chat import Conversation, words_of
+from gpt2rt.errors import Gpt2rtError
+
+# Of drafts, arrays: f, a, b are log-probabilities of the answer behind the chat, of the answer behind nothing, and of
+# the message if it answered the answer (backward; Li et al. 2016, DialoGPT). n, m: tokens of answer and message.
+SCORES = {
+    "the first": lambda f, a, b, n, m: -np.arange(len(n)),
+    "the longest": lambda f, a, b, n, m: n,
+    "f": lambda f, a, b, n, m: f,
+    "f / n": lambda f, a, b, n, m: f / n,
+    "f - a": lambda f, a, b, n, m: f - a,
+    "(f - a) / n": lambda f, a, b, n, m: (f - a) / n,
+    "(f - a / 2) / n": lambda f, a, b, n, m: (f - a / 2) / n,
+    "b": lambda f, a, b, n, m: b,
+    "f / n + b / m": lambda f, a, b, n, m: f / n + b / m,
+}
+MOST_TURNS = 6  # before the message: with it they fit the context
+
+
+def log_probability(model, before, tokens):
+    """Of tokens behind others, as the model itself says: temperature 1, no filters."""
+    session, total = model.session(), 0.0
+    session.accept((before + tokens)[:-1], n_logits=len(tokens))
+    for i, token in enumerate(reversed(tokens)):
+        logits = np.frombuffer(session.logits_back(i), np.float32).astype(np.float64)
+        total += logits[token] - np.logaddexp.reduce(logits)
+    return total
+
+
+def drafts_of(conversation, turns, n_drafts):
+    """Drafts of the last turn: their texts, and (n_drafts, 5) what `SCORES` take. None where one is blank."""
+    model, form = conversation.model, conversation.format
+    message = form.clean(turns[-2])
+    asked = form.answer(message) + form.closing_tokens
+    texts, scores = [], []
+    for _ in range(n_drafts):
+        text = reply_after(conversation, turns).text
+        if not text:
+            return None
+        *earlier, last = conversation.turns
+        before = [token for turn in earlier for token in form.prompt(turn.user) + turn.tokens + form.closing_tokens]
+        answer = last.tokens + form.closing_tokens
+        alone = model.tokenizer.encode(f"{form.bot_name}:")
+        scores.append((
+            log_probability(model, form.opening_tokens + before + form.prompt(message), answer),
+            log_probability(model, alone, answer),
+            log_probability(model, form.prompt(text), asked),
+            len(answer),
+            len(asked),
+        ))  # fmt: skip
+        texts.append(text)
+    return texts, np.array(scores)
+
+
+def owed_to_length(gains, words):
+    """What of gains (n, n_drafts), each row around its mean, follows from the numbers of words: least squares."""
+    shapes = np.stack([words, np.sqrt(words), np.log1p(words)], -1)
+    shapes -= shapes.mean(1, keepdims=True)
+    weights, *_ = np.linalg.lstsq(shapes.reshape(-1, 3), gains.ravel(), rcond=None)
+    return shapes @ weights
+
+
+def with_error(values):
+    """The mean of shares and its standard error, in percent."""
+    return f"{100 * values.mean():+.2f} +- {100 * values.std(ddof=1) / math.sqrt(len(values)):.2f}"
+
+
+def table(found, answers):
+    """Markdown. found: what `drafts_of` returns, for each of the true answers."""
+    words = np.array([[len(words_of(text).split()) for text in texts] for texts, _ in found], float)
+    gains = np.array([[f1(text, true) for text in texts] for (texts, _), true in zip(found, answers, strict=True)])
+    mean = gains.mean()
+    gains -= gains.mean(1, keepdims=True)
+    beyond = gains - owed_to_length(gains, words)
+    lines = [
+        f"| of {words.shape[1]} drafts | words | F1 above {100 * mean:.2f}% | at equal length | distinct-2 | same |",
+        "|---" * 6 + "|",
+    ]
+    rows = np.arange(len(found))
+    for name, score in SCORES.items():
+        chosen = np.array([score(*scores.T).argmax() for _, scores in found])
+        texts = [words_of(texts[i]) for (texts, _), i in zip(found, chosen, strict=True)]
+        lines.append(
+            f"| {name} | {words[rows, chosen].mean():.1f} | {with_error(gains[rows, chosen])} |"
+            f" {with_error(beyond[rows, chosen])} | {100 * distinct(texts, 2):.1f}% |"
+            f" {100 * (1 - len(set(texts)) / len(texts)):.1f}% |"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("dialogues")
+@click.argument("model", default=DEMO)
+@click.option("--drafts", type=click.IntRange(2), default=8, show_default=True, help="Of an answer.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Of a forward pass; 1 is best for small models.")
+def main(dialogues, model, drafts, threads):
+    """Compares scores that choose among drafts of the model file MODEL, or of the bundled model."""
+    found, answers = [], []
+    try:
+        opened = gpt2rt.open_model(model, threads=threads)
+        for turns in read_dialogues(dialogues):
+            for end in range(2, len(turns) + 1, 2):
+                conversation = Conversation(opened, format="plain", seed=len(found))
+                made = drafts_of(conversation, turns[max(0, end - 2 - MOST_TURNS) : end], drafts)
+                if made:
+                    found.append(made)
+                    answers.append(turns[end - 1])
+    except (OSError, Gpt2rtError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(table(found, answers))
+
+
+if __name__ == "__main__":
+    main()
