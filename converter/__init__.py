@@ -35,6 +35,7 @@ CHAT_KEYS = ("format", "user_name", "bot_name", "opening")
 SHOWN = 8  # names of files in a message
 MAX_NAME = 200  # characters of a name, or of a licence's
 BLOCK = 1 << 20  # bytes that are hashed at a time
+NO_FILE_NAME = str.maketrans(dict.fromkeys('/\\:*?"<>|', "-"))  # what a name can't have that is to be a file's
 
 Conversion = namedtuple("Conversion", "path size source_size ratio seconds max_error mean_error quality")
 Conversion.__doc__ = """What was written: path; size and source_size in bytes, of the file and of the source's weights;
@@ -92,7 +93,8 @@ def convert(
         raise CheckpointError(
             f"{checkpoint.path}: its vocabulary has {vocabulary.n_vocab} tokens, expected {n_vocab}, its n_vocab"
         )
-    output = pathlib.Path(output if output is not None else f"{checkpoint.name}-{weight_type}.bin")
+    default = f"{_printable(checkpoint.name).translate(NO_FILE_NAME)}-{weight_type}.bin"
+    output = pathlib.Path(default if output is None else output)
     if os.path.exists(output) and any(os.path.samefile(output, file) for file in checkpoint.files):
         raise UsageError(f"{output}: is the source itself, expected another file to write")
     metadata: dict[str, Any] = {

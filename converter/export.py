@@ -14,9 +14,9 @@ import numpy as np
 
 from gpt2rt.converter.huggingface import CONFIG, EPSILON, INDEX, WEIGHTS, hf_name
 from gpt2rt.converter.model_source import ModelFileSource
-from gpt2rt.converter.vocabulary import END_OF_TEXT, byte_characters
-from gpt2rt.errors import CheckpointError, UsageError
-from gpt2rt.modelfile import MERGE_SLOT, ModelFile, tensor_table
+from gpt2rt.converter.vocabulary import END_OF_TEXT, Vocabulary, byte_characters
+from gpt2rt.errors import CheckpointError, UsageError, VocabularyError
+from gpt2rt.modelfile import MERGE_SLOT, tensor_table
 
 SHARD = 512 << 20  # bytes of tensors in a file, at most, where several fit: they are in memory together
 EMPTY = 0xFFFFFFFF  # the left token of an empty slot
@@ -47,7 +47,7 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
     if os.path.lexists(folder):
         raise UsageError(f"{folder}: exists already, expected the name of a folder to make")
     source = ModelFileSource(path)
-    vocabulary = read_texts(ModelFile(path))
+    vocabulary = _read_texts(source)
     part = folder.with_name(f".{folder.name[:200]}.{os.urandom(4).hex()}.part")
     try:
         part.mkdir()
@@ -91,24 +91,41 @@ def _write_weights(source: ModelFileSource, folder: pathlib.Path, save_file: Cal
         (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": index}, indent=1), encoding="utf-8")
 
 
-def read_texts(file: ModelFile) -> Texts:
-    """The vocabulary of a `ModelFile` as vocab.json and merges.txt write it.
+def _read_texts(source: ModelFileSource) -> Texts:
+    """The vocabulary of a `ModelFileSource` as vocab.json and merges.txt write it.
 
     Returns:
         (texts, merges, special): the text of each token (n_vocab,), "left right" in the order of the ranks, and the
         ids of the special tokens.
+
+    Raises:
+        ModelFileError: it is unsound. CheckpointError: these files can't say what it is.
     """
-    tables, characters = file.vocabulary(), byte_characters()
-    offsets = np.frombuffer(tables["token_offsets"], "<u4")
-    special = np.frombuffer(tables["special_tokens"], "<u4").tolist()
-    content = bytes(tables["token_bytes"])
-    texts: list[str] = []
-    for token, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
-        piece = content[begin:end]
-        texts.append(piece.decode() if token in special else "".join(characters[byte] for byte in piece))
+    section = source.vocabulary().section()
+    tables, characters = source.file.vocabulary(), byte_characters()
     slots = np.frombuffer(tables["merge_slots"], "<u4").reshape(-1, MERGE_SLOT.size // 4)
     used = slots[slots[:, 0] != EMPTY]
-    merges = [f"{texts[left]} {texts[right]}" for left, right, *_ in used[used[:, 2].argsort()].tolist()]
+    pairs = used[used[:, 2].argsort(), :2].tolist()
+    special = np.frombuffer(tables["special_tokens"], "<u4").tolist()
+    as_they_are = set(special).difference(used[:, :2].ravel().tolist())  # the text of others is part of a merge's
+    offsets = np.frombuffer(tables["token_offsets"], "<u4").tolist()
+    content = bytes(tables["token_bytes"])
+    texts: list[str] = []
+    for token, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        piece = content[begin:end]
+        if token in as_they_are:
+            texts.append(piece.decode(errors="replace"))
+        else:
+            texts.append("".join(characters[byte] for byte in piece))
+    merges = [f"{texts[left]} {texts[right]}" for left, right in pairs]
+    try:
+        is_same = Vocabulary.of(source.path, texts, merges).section() == section
+    except VocabularyError:
+        is_same = False
+    if not is_same:
+        raise CheckpointError(
+            f"{source.path}: its vocabulary can't be written as vocab.json and merges.txt: read again, it is another"
+        )
     return texts, merges, special
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.errors import CheckpointError, ModelFileError
 from gpt2rt.modelfile import MAGIC, QUANTIZED, TILE, ModelFile, matrix_length, tensor_table
+
+MAX_LINE = 200  # characters of a name, or of a licence's
+MAX_ORIGIN = 400  # characters that are kept of what the file was made of
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
@@ -33,7 +37,7 @@ class _Vocabulary:
 
 
 class ModelFileSource:
-    """A source for `convert`: has what `TensorFlowCheckpoint` has."""
+    """A source for `convert`: has what `TensorFlowCheckpoint` has. `file` is the `ModelFile`."""
 
     def __init__(self, source: str | os.PathLike[str]):
         """
@@ -44,7 +48,7 @@ class ModelFileSource:
             CheckpointError: its weights are quantized. ModelFileError: it is damaged, anywhere.
         """
         self.path = pathlib.Path(source)
-        self._file = file = ModelFile(source)
+        self.file = file = ModelFile(source)
         if file.weight_type in QUANTIZED:
             raise CheckpointError(
                 f"{source}: its weights are {file.weight_type} already, expected f32 or f16: what was rounded once is"
@@ -53,28 +57,40 @@ class ModelFileSource:
         for name, stored, actual in file.damaged_sections():
             raise ModelFileError(f"{source}: section {name!r} is damaged: checksum {actual:08x}, expected {stored:08x}")
         metadata = file.metadata
-        self.name, self.licence, self.chat = str(metadata.get("name")), metadata.get("licence"), metadata.get("chat")
-        self.origin = f"model file {self.path.name}, made of {metadata.get('source')}"
+        self.name = self._line(metadata, "name") or self.path.stem
+        self.licence, self.chat = self._line(metadata, "licence"), metadata.get("chat")
+        if not isinstance(self.chat, dict | None):
+            raise ModelFileError(f"{source}: metadata 'chat' is a {type(self.chat).__name__}, expected an object")
+        self.origin = f"model file {self.path.name}, made of {str(metadata.get('source'))[:MAX_ORIGIN]}"
         self.hyperparameters, self.is_tied, self.files = file.hyperparameters, file.is_tied, [self.path]
         self._tensors = {tensor.name: tensor for tensor in file.tensors}
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
+    def _line(self, metadata: dict[str, Any], key: str) -> str | None:
+        """A line of text of the metadata, None where there is none: the file may be a stranger's."""
+        text = metadata.get(key)
+        if text is None:
+            return None
+        if not isinstance(text, str) or not text.isprintable() or not 1 <= len(text) <= MAX_LINE:
+            raise ModelFileError(f"{self.path}: metadata {key!r} is {text!r:.80}, expected a line of text")
+        return text
+
     def vocabulary(self) -> _Vocabulary:
         """The file's own, `n_vocab` and `section()` of a `Vocabulary`. Raises ModelFileError where it is unsound."""
-        tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)
+        tokenizer = Tokenizer(self.file.vocabulary(), self.hyperparameters.n_vocab)
         for problem in tokenizer.problems(1):
             raise ModelFileError(f"{self.path}: vocabulary: {problem}")
-        return _Vocabulary(self._file)
+        return _Vocabulary(self.file)
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
         tensor = self._tensors[name]
-        content = self._file.sections["weights"][tensor.offset : tensor.offset + tensor.length]
+        content = self.file.sections["weights"][tensor.offset : tensor.offset + tensor.length]
         if not tensor.is_matrix:
             return np.frombuffer(content, "<f4", math.prod(tensor.shape)).reshape(tensor.shape)
         n_out, n_in = tensor.shape
-        dtype = np.dtype("<f4" if self._file.weight_type == "f32" else "<f2")
-        stride = matrix_length(TILE, n_in, self._file.weight_type, 0)
+        dtype = np.dtype("<f4" if self.file.weight_type == "f32" else "<f2")
+        stride = matrix_length(TILE, n_in, self.file.weight_type, 0)
         tiles = np.frombuffer(content, dtype).reshape(-1, stride // dtype.itemsize)[:, : n_in * TILE]
         tiles = tiles.reshape(-1, n_in, TILE)  # (n_out / 16, n_in, 16)
         if name in ("wte", "lm_head"):
