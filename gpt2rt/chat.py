@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections import namedtuple
 from collections.abc import Generator, Iterable
+from time import perf_counter
 
 from gpt2rt._sampler import Sampler
 from gpt2rt.chat_format import ChatFormat, chat_format
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 120  # of an answer, unless the caller says otherwise
 MAX_DRAFTS = 5  # of an answer: blank ones and repeated ones are drawn again
+MAX_BATCH = 16  # drafts that may be drawn together
 ANSWERS_REMEMBERED = 8  # that the next answer must differ from
 ECHO_WORDS = 4  # a message of so many words must not come back as the answer
 
@@ -58,25 +60,72 @@ class Answer:
         self._conversation = conversation
         self._message = message
         self._replaced = replaced
+        self._drawn: list[int] = []  # the ids of the draft that becomes the answer
         self._pieces = self._run(tokens)
 
     def _run(self, tokens: list[int]) -> Generator[str]:
         conversation = self._conversation
-        generation: Generation | None = None
-        sampling = conversation.sampling
+        sampling, is_talk = conversation.sampling, conversation.format.is_talk
         if self._replaced:
             conversation.turns.pop()
-        is_talk = conversation.format.is_talk
         earlier = self._earlier_answers() if is_talk else set()
-        drafts = MAX_DRAFTS if is_talk and sampling.temperature > 0 else 1
         try:
-            for draft in range(drafts):
-                is_last = draft == drafts - 1
-                # The same words come again if they are the likely ones: each further draft is drawn a little warmer.
-                warmer = min(max(sampling.temperature, 1.0), sampling.temperature * 1.25**draft)
-                conversation.sampler.use(sampling.replace(temperature=warmer))
-                generation = self._generation(tokens)
-                raw, shown = "", 0
+            best = self._best(tokens, earlier) if conversation.drafts > 1 and is_talk else ""
+            if best:
+                yield best
+            else:
+                yield from self._first_new(tokens, earlier)
+        except (KeyboardInterrupt, GeneratorExit):
+            self.finish_reason = "interrupted"
+            raise
+        finally:
+            conversation.sampler.use(sampling)
+            self._keep()
+
+    def _best(self, tokens: list[int], earlier: set[str]) -> str:
+        """The best of several drafts drawn together, "" where all are blank or repeat an earlier answer."""
+        from gpt2rt.drafts import best_answer, drawn_together  # only who asks for drafts needs it
+
+        conversation = self._conversation
+        new, begin = self._new_tokens(tokens), perf_counter()
+        drafts, prompt_seconds = drawn_together(
+            conversation.session,
+            new,
+            conversation.sampler,
+            conversation.drafts,
+            max_tokens=conversation.max_tokens,
+            stop=(*conversation.format.stop, *conversation.stop),
+            history=self._history(),
+        )
+        self.n_prompt_tokens += len(new)
+        self.prompt_seconds += prompt_seconds
+        self.n_tokens += sum(len(draft.continuation.tokens) for draft in drafts)
+        known = {words_of(""), *earlier}
+        fresh = [draft for draft in drafts if words_of(draft.text) not in known]
+        best = best_answer(conversation.format, self._message, fresh) if fresh else None
+        self.seconds += perf_counter() - begin - prompt_seconds
+        if best is None:
+            return ""
+        conversation.session = best.session
+        self._drawn = best.continuation.tokens
+        self.finish_reason = best.continuation.finish_reason
+        text: str = best.text.strip()
+        return text
+
+    def _first_new(self, tokens: list[int], earlier: set[str]) -> Generator[str]:
+        """Draws an answer and, where it is blank or repeats an earlier one, another."""
+        conversation = self._conversation
+        sampling, is_talk = conversation.sampling, conversation.format.is_talk
+        drafts = MAX_DRAFTS if is_talk and sampling.temperature > 0 else 1
+        for draft in range(drafts):
+            is_last = draft == drafts - 1
+            # The same words come again if they are the likely ones: each further draft is drawn a little warmer.
+            warmer = min(max(sampling.temperature, 1.0), sampling.temperature * 1.25**draft)
+            conversation.sampler.use(sampling.replace(temperature=warmer))
+            generation = self._generation(tokens)
+            self._drawn = generation.tokens
+            raw, shown = "", 0
+            try:
                 for piece in generation:
                     raw += piece
                     text = raw.strip() if is_talk else raw
@@ -86,21 +135,14 @@ class Answer:
                     if len(text) > shown and not may_repeat:
                         yield text[shown:]
                         shown = len(text)
-                text = raw.strip() if is_talk else raw
-                if shown or is_last or (text and words_of(text) not in earlier):
-                    break
+            finally:
                 self._count(generation)
-            if text[shown:]:
-                yield text[shown:]
-            self.finish_reason = generation.finish_reason if generation and text else "blank"
-        except (KeyboardInterrupt, GeneratorExit):
-            self.finish_reason = "interrupted"
-            raise
-        finally:
-            conversation.sampler.use(sampling)
-            if generation is not None:
-                self._count(generation)
-                self._keep(generation.tokens)
+            text = raw.strip() if is_talk else raw
+            if shown or is_last or (text and words_of(text) not in earlier):
+                break
+        if text[shown:]:
+            yield text[shown:]
+        self.finish_reason = generation.finish_reason if text else "blank"
 
     def _earlier_answers(self) -> set[str]:
         """The answers that must not be given again, as `words_of`."""
@@ -109,21 +151,31 @@ class Answer:
         message = words_of(self._message)
         return earlier | {message} if len(message.split()) >= ECHO_WORDS else earlier
 
-    def _generation(self, tokens: list[int]) -> Generation:
-        """A draft behind exactly these tokens, of which the session reads only those that are new to it."""
-        conversation, session = self._conversation, self._conversation.session
+    def _new_tokens(self, tokens: list[int]) -> list[int]:
+        """What of these tokens is new to the session, which then has exactly those before."""
+        session = self._conversation.session
         known = session.tokens
         same = next(
             (i for i, (a, b) in enumerate(zip(known, tokens, strict=False)) if a != b), min(len(known), len(tokens))
         )
         session.rewind(len(known) - same)
+        return tokens[same:]
+
+    def _history(self) -> list[int]:
+        """The ids of the answers that the model is shown."""
+        conversation = self._conversation
+        return [token for turn in conversation.turns[conversation.n_forgotten :] for token in turn.tokens]
+
+    def _generation(self, tokens: list[int]) -> Generation:
+        """A draft behind exactly these tokens, of which the session reads only those that are new to it."""
+        conversation = self._conversation
         return Generation(
-            session,
-            tokens[same:],
+            conversation.session,
+            self._new_tokens(tokens),
             conversation.sampler,
             max_tokens=conversation.max_tokens,
             stop=(*conversation.format.stop, *conversation.stop),
-            history=[token for turn in conversation.turns[conversation.n_forgotten :] for token in turn.tokens],
+            history=self._history(),
         )
 
     def _count(self, generation: Generation) -> None:
@@ -132,10 +184,10 @@ class Answer:
         self.n_tokens += generation.n_tokens
         self.seconds += generation.seconds
 
-    def _keep(self, drawn: list[int]) -> None:
+    def _keep(self) -> None:
         """Makes the turn, of the tokens before a stop string; or none, where nothing is left."""
         conversation = self._conversation
-        tokens = conversation.answer_tokens(drawn, self.finish_reason == "interrupted")
+        tokens = conversation.answer_tokens(self._drawn, self.finish_reason == "interrupted")
         text = conversation.model.tokenizer.decode(tokens)
         self.text = text.strip() if conversation.format.is_talk else text
         if self.text:
@@ -166,6 +218,7 @@ class Conversation:
         sampler: what draws the answers.
         max_tokens: of an answer.
         stop: further strings that end an answer.
+        drafts: of an answer, of which the best is taken.
     """
 
     def __init__(
@@ -179,6 +232,7 @@ class Conversation:
         seed: int | None = None,
         max_tokens: int | None = None,
         stop: Iterable[str] = (),
+        drafts: int = 1,
         **sampling: float,
     ):
         """
@@ -189,6 +243,8 @@ class Conversation:
             seed: of all random draws, drawn where it is None.
             max_tokens: of an answer, None for 120.
             stop: strings that end an answer, besides those of the format.
+            drafts: draw so many answers together and take the one that fits the message best (`drafts.best_answer`);
+                it then comes in one piece.
             sampling: as for `SamplingParams`, over `CHAT_DEFAULTS`.
 
         Raises:
@@ -204,6 +260,11 @@ class Conversation:
         self.session = model.session()
         self._answer: Answer | None = None
         self.format = self.made_format(format, user_name, bot_name, opening)
+        if type(drafts) is not int or not 1 <= drafts <= MAX_BATCH:
+            raise UsageError(f"drafts: got {drafts!r:.80}, expected a whole number from 1 to {MAX_BATCH}")
+        if drafts > 1 and not self.format.is_talk:
+            raise UsageError(f"drafts: chat format {self.format.name!r} has no messages to choose by (leave them out)")
+        self.drafts = drafts
         self.sampler = Sampler(params, draw_seed() if seed is None else seed, self.format.exempt)
         self.max_tokens = min(MAX_TOKENS, self.session.n_ctx) if max_tokens is None else max_tokens
         self.check_max_tokens(self.max_tokens)

@@ -40,6 +40,7 @@ HELP = """\
 @click.option("--user-name", metavar="NAME", help="Your name in the talk.")
 @click.option("--bot-name", metavar="NAME", help="The model's name.")
 @click.option("--opening", metavar="FILE", help="Text before the first turn: a scene, example turns.")
+@click.option("--drafts", type=int, metavar="N", default=1, help="Draw N answers together and print the best one.")
 @sampling_options(120, CHAT_DEFAULTS)
 @model_options
 @click.pass_context
@@ -51,6 +52,7 @@ def command(
     user_name: str | None,
     bot_name: str | None,
     opening: str | None,
+    drafts: int,
     max_tokens: int | None,
     stop: tuple[str, ...],
     seed: int | None,
@@ -82,6 +84,7 @@ def command(
         seed=seed,
         max_tokens=max_tokens,
         stop=stop,
+        drafts=drafts,
         **given(options),
     )
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()

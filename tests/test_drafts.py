@@ -1,0 +1,140 @@
+"""Drafts: several answers drawn together, of which a conversation takes the best."""
+
+import signal
+
+import numpy as np
+import pytest
+from demo import demo_model
+from random_models import random_tensors, write_model
+
+from gpt2rt._sampler import Sampler
+from gpt2rt.chat import MAX_BATCH, Conversation, words_of
+from gpt2rt.drafts import best_answer, drawn_together
+from gpt2rt.errors import UsageError
+from gpt2rt.model import open_model
+from gpt2rt.modelfile import Hyperparameters
+from gpt2rt.sampling import SamplingParams
+
+N = 6
+
+
+@pytest.fixture
+def conversation():
+    return Conversation(demo_model(), seed=1, drafts=N)
+
+
+@pytest.fixture(scope="module")
+def byte_model(tmp_path_factory):
+    """A random model with few positions: its answers go on until none is left."""
+    h = Hyperparameters(n_vocab=257, n_ctx=300, n_embd=16, n_head=2, n_layer=1)
+    return open_model(write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h)), threads=1)
+
+
+def say(conversation, message):
+    answer = conversation.say(message)
+    assert "".join(answer) == answer.text
+    return answer
+
+
+def drafts_for(conversation, message):
+    session = conversation.model.session()
+    prompt = conversation.format.prompt(message)
+    sampler = Sampler(SamplingParams(), 5)
+    drafts, _ = drawn_together(session, prompt, sampler, N, max_tokens=40, stop=("\n",), history=())
+    return drafts
+
+
+def test_drafts_are_different_texts_each_read_by_its_own_session(conversation):
+    prompt, drafts = conversation.format.prompt("What do you like?"), drafts_for(conversation, "What do you like?")
+    assert len({draft.text for draft in drafts}) > 1
+    for draft in drafts:
+        assert draft.continuation.finish_reason == "stop"
+        assert draft.session.tokens == prompt + draft.continuation.tokens[:-1]
+
+
+def test_the_best_draft_is_the_one_that_makes_the_message_likeliest(conversation):
+    model, form, message = conversation.model, conversation.format, "Do you like music?"
+    drafts = drafts_for(conversation, message)
+    found = []
+    for draft in drafts:
+        session, total = model.session(), 0.0
+        session.accept(form.prompt(draft.text.strip()))
+        for token in form.answer(message) + form.closing_tokens:
+            logits = session.logits.astype(np.float64)
+            total += logits[token] - np.log(np.exp(logits).sum())
+            session.accept([token])
+        found.append(total)
+    assert best_answer(form, message, drafts) is drafts[int(np.argmax(found))]
+
+
+def test_the_next_answer_follows_the_best_draft(conversation):
+    first = say(conversation, "Hello!").text
+    say(conversation, "How are you?")
+    tokens = conversation.session.tokens
+    text = conversation.model.tokenizer.decode(tokens)
+    assert text.startswith(f"User: Hello!\nBot: {first}\nUser: How are you?\nBot:")
+    fresh = conversation.model.session()
+    fresh.accept(tokens)
+    assert (conversation.session.logits == fresh.logits).all()
+
+
+def test_only_new_tokens_are_read(conversation):
+    say(conversation, "Hello!")
+    known = len(conversation.session)
+    answer = say(conversation, "How are you?")
+    asked = conversation.format.prompt("How are you?")
+    assert answer.n_prompt_tokens <= len(asked) + 2  # the end of the last answer, which nothing had followed yet
+    assert len(conversation.session) > known + len(asked)
+
+
+def test_a_seed_gives_the_same_conversation_again():
+    talks = [Conversation(demo_model(), seed=7, drafts=N) for _ in range(2)]
+    answers = [[say(talk, message).text for message in ("Hi!", "Who are you?", "Why?")] for talk in talks]
+    assert answers[0] == answers[1]
+
+
+def test_no_answer_is_given_twice(conversation):
+    answers = [words_of(say(conversation, "Tell me a joke.").text) for _ in range(5)]
+    assert len(set(answers)) == 5
+    last = words_of("".join(conversation.retry()))
+    assert last not in answers
+
+
+def test_drafts_end_with_the_context(byte_model):
+    conversation = Conversation(byte_model, format="plain", opening="", seed=1, drafts=4, max_tokens=300)
+    answer = say(conversation, "x" * 80)
+    assert answer.finish_reason in ("context", "stop")
+    assert len(conversation.session) <= 300
+    assert "\n" not in answer.text
+
+
+def test_a_message_as_long_as_the_context_can_be_weighed(byte_model):
+    conversation = Conversation(byte_model, format="plain", opening="", seed=1, drafts=4, max_tokens=10)
+    say(conversation, "x" * 270)
+    assert len(conversation.turns) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer()")
+def test_ctrl_c_while_drafts_are_drawn_takes_the_message_back(byte_model):
+    conversation = Conversation(byte_model, format="plain", opening="", seed=1, drafts=MAX_BATCH, max_tokens=300)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        answer = conversation.say("x")
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        with pytest.raises(KeyboardInterrupt):
+            list(answer)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (answer.finish_reason, answer.text, conversation.turns) == ("interrupted", "", [])
+
+
+@pytest.mark.parametrize("drafts", [0, -1, MAX_BATCH + 1, True, 2.0])
+def test_an_impossible_number_of_drafts_is_refused(drafts):
+    with pytest.raises(UsageError, match=f"drafts: got {drafts}, expected a whole number from 1 to 16"):
+        Conversation(demo_model(), drafts=drafts)
+
+
+def test_the_raw_format_has_no_messages_to_choose_by():
+    with pytest.raises(UsageError, match="drafts: chat format 'raw' has no messages to choose by"):
+        Conversation(demo_model(), format="raw", drafts=2)
