@@ -41,6 +41,7 @@ VARIANTS = {
     **{f"top_p {value}": {"top_p": value} for value in (0.8, 0.95, 1.0)},
     **{f"repetition_penalty {value}": {"repetition_penalty": value} for value in (1.0, 1.1, 1.2)},
     **{f"no_repeat_ngram {value}": {"no_repeat_ngram": value} for value in (0, 3)},
+    **{f"drafts {value}": {"drafts": value} for value in (4, 8)},
 }  # fmt: skip
 
 Reply = namedtuple("Reply", "text n_tokens is_stopped")
@@ -67,11 +68,11 @@ def reply_to(conversation, message):
     return Reply(answer.text, answer.n_tokens, answer.finish_reason in ("stop", "end_of_text"))
 
 
-def replies_in(model, chats, seed, sampling):
+def replies_in(model, chats, seed, options):
     """The replies of each chat."""
     found = []
     for i, chat in enumerate(chats):
-        conversation = Conversation(model, seed=seed * len(chats) + i, **sampling)
+        conversation = Conversation(model, seed=seed * len(chats) + i, **options)
         found.append([reply_to(conversation, message) for message in chat])
     return found
 
@@ -85,11 +86,11 @@ def reply_after(conversation, turns):
     return reply_to(conversation, turns[-2])
 
 
-def final_replies(model, dialogues, seed, sampling):
+def final_replies(model, dialogues, seed, options):
     """The reply at the end of each dialogue."""
     seeds = range(seed * len(dialogues), (seed + 1) * len(dialogues))
     return [
-        reply_after(Conversation(model, seed=seed, **sampling), turns)
+        reply_after(Conversation(model, seed=seed, **options), turns)
         for seed, turns in zip(seeds, dialogues, strict=True)
     ]
 
@@ -138,13 +139,13 @@ def figures(chats):
     }
 
 
-def measure(model, chats, dialogues, seeds, sampling):
+def measure(model, chats, dialogues, seeds, options):
     """{figure: (mean, standard error or None)} over the seeds; without temperature all runs are one."""
     runs = []
-    for seed in range(seeds if sampling["temperature"] else 1):
-        found = figures(replies_in(model, chats, seed, sampling))
+    for seed in range(seeds if options["temperature"] else 1):
+        found = figures(replies_in(model, chats, seed, options))
         if dialogues:
-            replies = final_replies(model, dialogues, seed, sampling)
+            replies = final_replies(model, dialogues, seed, options)
             found["F1"] = statistics.fmean(
                 f1(reply.text, turns[-1]) for reply, turns in zip(replies, dialogues, strict=True)
             )
@@ -202,8 +203,8 @@ def main(model, seeds, threads, dialogues, as_json, transcripts):
             return
         turns = read_dialogues(dialogues) if dialogues else []
         results = {
-            variant: measure(opened, chats, turns, seeds, CHAT_DEFAULTS | sampling)
-            for variant, sampling in VARIANTS.items()
+            variant: measure(opened, chats, turns, seeds, CHAT_DEFAULTS | options)
+            for variant, options in VARIANTS.items()
         }
     except (OSError, Gpt2rtError) as error:
         raise click.ClickException(str(error)) from None
