@@ -78,7 +78,7 @@ def measure(
     team, tally = ThreadTeam(default_threads()), Tally()
     n_window = min(h.n_ctx, layers.WINDOW)
     parts = [tokens[begin:end] for begin, end, _ in windows(len(tokens), n_window, n_window)]
-    with np.errstate(all="ignore"):  # what is not finite is found at the end
+    with np.errstate(all="ignore"):  # what is not finite is found in the logits
         states = layers.embedded(source, [part[:-1] for part in parts])
         for layer in range(h.n_layer):
             states = layers.run_layer(source, layer, states, lambda _name, w, _inputs: w)
@@ -92,6 +92,8 @@ def measure(
                 state.accept(chunk, len(chunk))
                 for i, reference in enumerate(_products(source, head, x[begin : begin + len(chunk)])):
                     logits = np.frombuffer(state.logits(len(chunk) - 1 - i), np.float32)
+                    if not (np.isfinite(logits).all() and np.isfinite(reference).all()):
+                        return None
                     tally.add(part[begin + i + 1], logits, reference)
         figures = tally.figures()
     against = figures.pop("against")
@@ -104,7 +106,7 @@ def measure(
         "largest_kl": against["largest_kl"],
         "same_top": against["same_top"],
     }
-    if not all(map(math.isfinite, found.values())):
+    if not all(value is not None and math.isfinite(value) for value in found.values()):
         return None
     rounded = {name: float(f"{value:.6g}") for name, value in found.items()}
     return {"n_tokens": len(tokens) - 1, "text_sha256": hashlib.sha256(text.encode()).hexdigest(), **rounded}

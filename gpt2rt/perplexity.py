@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from gpt2rt.errors import UsageError
+from gpt2rt.errors import Gpt2rtError, UsageError
 
 LOGITS_BYTES = 1 << 24  # of the logits that are kept at a time
 MOST_ROWS = 256  # tokens of one call
@@ -42,6 +42,9 @@ class Tally:
 
         Returns:
             Whether it was the most likely one: for the model, and for the reference.
+
+        Raises:
+            Gpt2rtError: a logit is infinite or NaN.
         """
         best, _, log_sum = _normalized(logits)
         self.losses.append(log_sum - float(logits[target]))
@@ -56,9 +59,10 @@ class Tally:
         return best == target, reference_best == target
 
     def figures(self) -> dict[str, Any]:
-        """The figures of all tokens: `n_tokens`, `loss` and its standard error, `perplexity`; and with a reference
-        `against`: its loss and perplexity, `loss_difference` with its standard error, `mean_kl`, `largest_kl`,
-        `same_top` (a share). Losses and divergences are nats a token; tokens are taken as independent.
+        """The figures of all tokens: `n_tokens`, `loss` and its standard error, `perplexity` (None where it is too
+        large for a float); and with a reference `against`: its loss and perplexity, `loss_difference` with its
+        standard error, `mean_kl`, `largest_kl`, `same_top` (a share). Losses and divergences are nats a token; tokens
+        are taken as independent.
         """
         losses = np.frombuffer(self.losses)
         figures: dict[str, Any] = {
@@ -81,6 +85,8 @@ class Tally:
 
 def _normalized(logits: np.ndarray) -> tuple[int, np.ndarray, float]:
     """(the most likely token, exp(logits - the largest), log of the sum of exp(logits)); the sum is made in f64."""
+    if not np.isfinite(logits).all():
+        raise Gpt2rtError("logits are not finite: the weights are damaged (gpt2rt verify tells) or untrained")
     best = int(logits.argmax())
     weights = np.exp(logits - logits[best])
     return best, weights, float(logits[best]) + math.log(weights.sum(dtype=np.float64))
@@ -92,9 +98,9 @@ def _mean(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: float(values.mean()), f"{name}_error": float(error)}
 
 
-def _perplexity(loss: float) -> float:
-    """exp(loss), infinite where that is out of range."""
-    return math.exp(loss) if loss < 700 else math.inf
+def _perplexity(loss: float) -> float | None:
+    """exp(loss), None where that is too large for a float: JSON has no infinity."""
+    return math.exp(loss) if loss < 700 else None
 
 
 def windows(n_tokens: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, int]]:

@@ -220,3 +220,19 @@ def test_a_cut_packed_file_is_refused(cli, tmp_path):
     code, _, err = cli("perplexity", DEMO, text)
     assert code == 2
     assert "a.xz: can't be read as UTF-8 text: " in err
+
+
+@pytest.mark.parametrize("scale", [1e4, math.nan, math.inf])
+def test_what_a_broken_model_says_is_json_or_a_sentence(scale, cli, tmp_path):
+    tensors = random_tensors(SHAPE)
+    tensors["ln_f/g"] = tensors["ln_f/g"] * np.float32(scale)
+    path = write_model(tmp_path / "broken.bin", SHAPE, tensors)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    code, out, err = cli("perplexity", path, tmp_path / "text.txt", "--json")
+    if math.isfinite(scale):
+        found = json.loads(out, parse_constant=pytest.fail)
+        assert (code, found["texts"][0]["perplexity"]) == (0, None)
+        assert cli("perplexity", path, tmp_path / "text.txt")[0] == 0
+    else:
+        assert (code, out) == (1, "")
+        assert err.startswith("gpt2rt: logits are not finite: the weights are damaged")

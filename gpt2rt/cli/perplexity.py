@@ -103,9 +103,8 @@ def perplexity_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         head += ["other's loss", "difference", "+-", "mean KL", "largest KL", "same top"]
     rows = [tuple(head)]
     for found in [*result["texts"], *([result["total"]] if "total" in result else [])]:
-        bits = "" if found["bits_per_byte"] is None else f"{found['bits_per_byte']:.4f}"
         row = [printable(found["name"]), str(found["n_tokens"]), f"{found['loss']:.5f}", f"{found['loss_error']:.5f}"]
-        row += [f"{found['perplexity']:.3f}", bits]
+        row += [shown(found["perplexity"], ".3f"), shown(found["bits_per_byte"], ".4f")]
         if other := found.get("against"):
             share = [other[key] / (other["loss"] or 1) for key in ("loss_difference", "loss_difference_error")]
             row += [f"{other['loss']:.5f}", f"{share[0]:+.4%}", f"{share[1]:.4%}"]
@@ -119,6 +118,11 @@ def lambada_rows(result: dict[str, Any], model: str, against: str | None) -> lis
     rows: list[tuple[str, ...]] = [("model", "passages", "accuracy", "perplexity")]
     for path, found in ((model, result), (against, result.get("against"))):
         if path is not None and found:
-            accuracy, word = f"{found['accuracy']:.2%}", f"{found['perplexity']:.3f}"
+            accuracy, word = f"{found['accuracy']:.2%}", shown(found["perplexity"], ".3f")
             rows.append((printable(path), str(result["n_passages"]), accuracy, word))
     return rows
+
+
+def shown(value: float | None, form: str) -> str:
+    """A number as text; nothing where there is none."""
+    return "" if value is None else format(value, form)
