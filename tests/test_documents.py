@@ -80,7 +80,8 @@ def stand_ins(tmp_path_factory):
     for name, content in TEXTS.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(lzma.compress(content) if name.endswith(".xz") else content)
-    shutil.copytree(ROOT / "bench", folder / "bench", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("bench", "train"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
