@@ -1,16 +1,12 @@
 # cython: language_level=3, freethreading_compatible=True
 """The kernels and what is built of them: checksums, weights, the state of a run and the forward pass.
 
-Structs and letters are in `_kernels.pxd`, the operations in `kernels/`. A forward pass runs without the GIL on all
-members of a thread team; every member runs the same text, does its share of the rows, heads or tokens, and meets the
-others at barriers. Work is never split along a sum, so the logits don't depend on the number of members.
-
-It is long for one file: weights, passes and their state share structs that only one C module can see at no cost.
+What runs is C, in `kernels/`; here is what owns its memory, and what users can get wrong is found.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, int8_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -18,22 +14,8 @@ import os
 
 from gpt2rt.errors import ContextFullError, UsageError, VocabularyError
 
-
-cdef extern from "kernels/crc32c.h" nogil:
-    void crc32c_init()
-    uint32_t crc32c_update "crc32c"(uint32_t sum, const uint8_t* p, size_t n)
-
-cdef extern from "Python.h":
-    int PyErr_CheckSignals()
-
-cdef extern from "kernels/clock.h" nogil:
-    double clock_seconds()
-
-
 cdef enum:
     MOST_TOKENS = 256  # of a pass: more add nothing to the speed, but memory
-
-cdef double SIGNAL_INTERVAL = 0.005  # seconds between looks for Ctrl-C; at most one look a layer
 
 cdef const Kernels* KERNELS[8]
 cdef int N_KERNELS = kernels_here(KERNELS)
@@ -85,15 +67,6 @@ def evaluate(str function, bytes x, bytes y, bytes z, str isa):
     return bytes(result)
 
 
-cdef inline int64_t share(int64_t n, int member, int members) noexcept nogil:
-    """Where a member's share of n begins; the next member's begins where it ends."""
-    return n * member // members
-
-
-cdef inline int64_t align(int64_t n, int64_t to) noexcept nogil:
-    return (n + to - 1) // to * to
-
-
 # --- weights -------------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +77,6 @@ cdef class Weights:
     cdef Network network
     cdef Py_buffer view
     cdef int type
-    cdef int64_t group
 
     def __cinit__(self, section, hyperparameters, int weight_type, int64_t group_size, offsets, isa=None):
         """
@@ -120,59 +92,28 @@ cdef class Weights:
         PyObject_GetBuffer(section, &self.view, PyBUF_SIMPLE)
         isa = isa or os.environ.get("GPT2RT_ISA")
         self.network.kernels = kernels_named(isa) if isa else KERNELS[0]
-        self.type, self.group = weight_type, group_size
+        self.type = weight_type
         cdef Config* c = &self.network.config
         c.n_vocab, c.n_ctx, c.n_embd, c.n_head, c.n_layer = hyperparameters
-        c.head_dim = c.n_embd // c.n_head
-        cdef int64_t width = max(16, group_size)
-        c.E, c.F, c.Q, c.V = align(c.n_embd, width), align(4 * c.n_embd, width), align(3 * c.n_embd, 16), \
-            align(c.n_vocab, 16)
-        self.network.layers = <Layer*>calloc(<size_t>c.n_layer, sizeof(Layer))
-        if self.network.layers == NULL:
-            raise MemoryError()
-        cdef Layer* layer
-        cdef int64_t n = c.n_embd
-        at = iter(offsets)
-        self.network.wpe = self.vector(next(at))
-        for i in range(c.n_layer):
-            layer = &self.network.layers[i]
-            layer.ln_1_g = self.vector(next(at))
-            layer.ln_1_b = self.vector(next(at))
-            layer.attn_c_attn = self.matrix(next(at), next(at), 3 * n, n)
-            layer.attn_c_proj = self.matrix(next(at), next(at), n, n)
-            layer.ln_2_g = self.vector(next(at))
-            layer.ln_2_b = self.vector(next(at))
-            layer.mlp_c_fc = self.matrix(next(at), next(at), 4 * n, n)
-            layer.mlp_c_proj = self.matrix(next(at), next(at), n, 4 * n)
-        self.network.ln_f_g = self.vector(next(at))
-        self.network.ln_f_b = self.vector(next(at))
-        self.network.wte = self.matrix(next(at), None, c.n_vocab, n)
-        lm_head = next(at, None)
-        self.network.head = self.network.wte if lm_head is None else self.matrix(lm_head, None, c.n_vocab, n)
+        cdef list places = list(offsets)
+        cdef int64_t n = len(places), i
+        cdef bint has_head = n > network_tensors(c.n_layer, False)
+        if n != network_tensors(c.n_layer, has_head):
+            raise ValueError(f"{n} tensors, expected {network_tensors(c.n_layer, has_head)}")
+        cdef int64_t* at = <int64_t*>calloc(<size_t>n, sizeof(int64_t))  # (n)
+        try:
+            if at == NULL:
+                raise MemoryError()
+            for i in range(n):
+                at[i] = places[i]
+            if not network_open(&self.network, <const uint8_t*>self.view.buf, at, has_head, weight_type, group_size):
+                raise MemoryError()
+        finally:
+            free(at)
 
     def __dealloc__(self):
         free(self.network.layers)
         PyBuffer_Release(&self.view)
-
-    cdef const float* vector(self, int64_t offset):
-        return <const float*>(<const uint8_t*>self.view.buf + offset)
-
-    cdef Matrix matrix(self, int64_t offset, bias, int64_t n_out, int64_t n_in):
-        cdef Matrix m
-        cdef int64_t groups
-        memset(&m, 0, sizeof(m))
-        m.data = <const uint8_t*>self.view.buf + offset
-        if bias is not None:
-            m.bias = self.vector(bias)
-        m.type = self.type
-        m.tiles = align(n_out, 16) // 16
-        if self.type == TYPE_INT8 or self.type == TYPE_INT4:
-            groups = align(n_in, self.group) // self.group
-            m.group, m.n_in, m.values = self.group, groups * self.group, align(groups * 32, 64)
-            m.stride = m.values + m.n_in * (16 if self.type == TYPE_INT8 else 8)
-        else:
-            m.n_in, m.stride = n_in, align(n_in * (64 if self.type == TYPE_F32 else 32), 64)
-        return m
 
     @property
     def isa(self):
@@ -247,175 +188,6 @@ def read_weights(Weights weights, ThreadTeam team):
     return reading.sum
 
 
-# --- the forward pass ----------------------------------------------------------------------------------------------
-
-
-cdef inline void project(const Pass* p, const Matrix* m, const Inputs* inputs, float* out, int64_t stride, int mode,
-                         int member, int members) noexcept nogil:
-    """Times a matrix: a member's share of its rows, for all tokens."""
-    p.network.kernels.matmul(m, inputs, p.n_tokens, out, stride, share(m.tiles, member, members),
-                             share(m.tiles, member + 1, members), mode)
-
-
-cdef void prepare(const Pass* p, const Matrix* m, Inputs* inputs, float* rows, int64_t stride, const float* g,
-                  const float* b, float* norm, int member, int members) noexcept nogil:
-    """Makes (T, stride) floats the inputs of m: through layer norm (g, b, into norm) where g is given, and quantized.
-
-    A single token is prepared by each member for itself, which saves a barrier; many are shared out.
-    """
-    cdef const Kernels* kernels = p.network.kernels
-    cdef int64_t groups = m.n_in // m.group if m.group else 0
-    cdef int64_t t, first = 0, end = p.n_tokens
-    if p.n_tokens > 1:
-        first, end = share(p.n_tokens, member, members), share(p.n_tokens, member + 1, members)
-    inputs.x, inputs.x_stride = (rows if g == NULL else norm), stride
-    for t in range(first, end):
-        if g != NULL:
-            kernels.layernorm(norm + t * stride, rows + t * stride, g, b, p.network.config.n_embd)
-        if groups:
-            kernels.quantize(inputs.q + t * m.n_in, inputs.scale + t * groups, inputs.offset + t * groups,
-                             inputs.x + t * stride, groups, m.group, m.type)
-    if p.n_tokens > 1:
-        team_barrier(p.team)
-
-
-cdef void attend(const Pass* p, int64_t layer, float* scratch, int member, int members) noexcept nogil:
-    """Puts the keys and values of all tokens into their caches, then answers all queries: qkv -> att."""
-    cdef const Config* c = &p.network.config
-    cdef const Kernels* kernels = p.network.kernels
-    cdef int64_t n = c.head_dim, h, i, t, chunk, count, item = 0
-    cdef const Span* span
-    cdef Cache cache = p.cache
-    cdef float* row = NULL
-    for h in range(share(c.n_head, member, members), share(c.n_head, member + 1, members)):
-        for i in range(p.n_spans):
-            span = &p.spans[i]
-            cache.k, cache.v = span.k + layer * p.k_layer, span.v + layer * p.v_layer
-            for t in range(span.count):
-                row = p.state.qkv + (span.first + t) * c.Q + h * n
-                kernels.remember(&cache, row + c.n_embd, row + 2 * c.n_embd, h, span.position + t)
-            if p.n_tokens == 1:  # nobody else has to wait for this head
-                kernels.attention(&cache, row, c.Q, h, span.position, 1, p.state.att + h * n, c.E, scratch)
-    if p.n_tokens == 1:
-        return
-    team_barrier(p.team)
-    for i in range(p.n_spans):
-        span = &p.spans[i]
-        cache.k, cache.v = span.k + layer * p.k_layer, span.v + layer * p.v_layer
-        for chunk in range((span.count + ATTENTION_TOKENS - 1) // ATTENTION_TOKENS):
-            t = chunk * ATTENTION_TOKENS
-            count = min(span.count - t, <int64_t>ATTENTION_TOKENS)
-            for h in range(c.n_head):
-                if item % members == member:
-                    kernels.attention(&cache, p.state.qkv + (span.first + t) * c.Q + h * n, c.Q, h, span.position + t,
-                                      count, p.state.att + (span.first + t) * c.E + h * n, c.E, scratch)
-                item += 1
-
-
-cdef void head(const Pass* p, Private* own, int member, int members) noexcept nogil:
-    """The logits of the wanted rows: final layer norm, then times the head. Prepared as in `prepare`."""
-    cdef const Network* network = p.network
-    cdef const Config* c = &network.config
-    cdef const Matrix* m = &network.head
-    cdef bint alone = p.n_logits == 1
-    cdef Inputs inputs = own.inputs if alone else p.state.inputs
-    cdef int64_t groups = m.n_in // m.group if m.group else 0
-    cdef int64_t i, first = 0, end = p.n_logits
-    if not alone:
-        first, end = share(end, member, members), share(end, member + 1, members)
-    inputs.x, inputs.x_stride = (own.norm if alone else p.state.norm), c.E
-    for i in range(first, end):
-        network.kernels.layernorm(inputs.x + i * c.E, p.state.x + p.logit_rows[i] * c.E, network.ln_f_g, network.ln_f_b,
-                                  c.n_embd)
-        if groups:
-            network.kernels.quantize(inputs.q + i * m.n_in, inputs.scale + i * groups, inputs.offset + i * groups,
-                                     inputs.x + i * c.E, groups, m.group, m.type)
-    if not alone:
-        team_barrier(p.team)
-    if p.n_logits:
-        network.kernels.matmul(m, &inputs, p.n_logits, p.logits, c.V, share(m.tiles, member, members),
-                               share(m.tiles, member + 1, members), MATMUL_STORE)
-
-
-cdef void look_for_signals(Pass* p) noexcept nogil:
-    """Runs Python's signal handlers now and then; one that raises (Ctrl-C) ends the pass behind this layer."""
-    cdef double now = clock_seconds()
-    if now < p.check_at:
-        return
-    p.check_at = now + SIGNAL_INTERVAL
-    with gil:
-        if PyErr_CheckSignals():
-            shared_store(&p.stop, 1)
-
-
-cdef inline double spent(const Pass* p, Part part, int member, double begin) noexcept nogil:
-    """Notes what a part took where that is asked for; returns when the next one begins."""
-    cdef double now
-    if p.parts == NULL or member:
-        return begin
-    now = clock_seconds()
-    p.parts[<int>part] += now - begin
-    return now
-
-
-cdef void run_pass(void* argument, int member, int members) noexcept nogil:
-    """What each member of the team does: the whole forward pass, but only its share of it."""
-    cdef Pass* p = <Pass*>argument
-    cdef const Network* network = p.network
-    cdef const Config* c = &network.config
-    cdef Activations* s = p.state
-    cdef Private* own = &s.private[member]
-    cdef bint alone = p.n_tokens == 1
-    cdef Inputs inputs = own.inputs if alone else s.inputs
-    cdef float* norm = own.norm if alone else s.norm
-    cdef const Layer* layer
-    cdef const Span* span
-    cdef int64_t i, t
-    cdef double begin = clock_seconds()
-
-    if members == 1:
-        p.team = NULL  # it is busy with another pass: no barriers here
-    for i in range(p.n_spans):
-        span = &p.spans[i]
-        for t in range(span.first, span.first + span.count):
-            if t % members == member:
-                embed(s.x + t * c.E, &network.wte, p.tokens[t],
-                      network.wpe + (span.position + t - span.first) * c.n_embd, c.n_embd)
-    team_barrier(p.team)
-    begin = spent(p, PART_EMBED, member, begin)
-
-    for i in range(c.n_layer):
-        layer = &network.layers[i]
-        prepare(p, &layer.attn_c_attn, &inputs, s.x, c.E, layer.ln_1_g, layer.ln_1_b, norm, member, members)
-        project(p, &layer.attn_c_attn, &inputs, s.qkv, c.Q, MATMUL_STORE, member, members)
-        team_barrier(p.team)
-        begin = spent(p, PART_C_ATTN, member, begin)
-        attend(p, i, own.scratch, member, members)
-        team_barrier(p.team)
-        begin = spent(p, PART_ATTENTION, member, begin)
-        prepare(p, &layer.attn_c_proj, &inputs, s.att, c.E, NULL, NULL, NULL, member, members)
-        project(p, &layer.attn_c_proj, &inputs, s.x, c.E, MATMUL_ADD, member, members)
-        team_barrier(p.team)
-        begin = spent(p, PART_ATTN_C_PROJ, member, begin)
-        prepare(p, &layer.mlp_c_fc, &inputs, s.x, c.E, layer.ln_2_g, layer.ln_2_b, norm, member, members)
-        project(p, &layer.mlp_c_fc, &inputs, s.fc, c.F, MATMUL_GELU, member, members)
-        team_barrier(p.team)
-        begin = spent(p, PART_C_FC, member, begin)
-        prepare(p, &layer.mlp_c_proj, &inputs, s.fc, c.F, NULL, NULL, NULL, member, members)
-        project(p, &layer.mlp_c_proj, &inputs, s.x, c.E, MATMUL_ADD, member, members)
-        if member == 0:
-            look_for_signals(p)
-        team_barrier(p.team)
-        begin = spent(p, PART_MLP_C_PROJ, member, begin)
-        if shared_load(&p.stop):
-            return
-
-    head(p, own, member, members)
-    if p.parts != NULL:
-        team_barrier(p.team)
-        spent(p, PART_HEAD, member, begin)
-
-
 # --- the state of a run --------------------------------------------------------------------------------------------
 
 
@@ -464,37 +236,12 @@ cdef class RunState:
 
     cdef int reserve(self, int64_t n_tokens) except -1:
         """Makes room for passes of n_tokens."""
-        cdef const Config* c = &self.weights.network.config
-        cdef int64_t groups = c.F // 16, members = self.team.n_threads, floats, bytes_, i, per_member
-        cdef float* at
-        cdef int8_t* q
         if n_tokens <= self.capacity:
             return 0
         n_tokens = MOST_TOKENS if n_tokens > 32 else 32 if n_tokens > 1 else 1
-        per_member = align(c.E + 2 * groups + attention_scratch(self.cache.n_ctx, c.head_dim), 16) + 16
-        floats = n_tokens * (3 * c.E + c.Q + c.F + 2 * groups) + members * per_member
-        bytes_ = (n_tokens + members) * c.F
-        cdef void* memory = calloc(<size_t>(4 * floats + bytes_ + members * sizeof(Private) + 128), 1)
+        cdef void* memory = activations_new(&self.state, &self.weights.network.config, n_tokens, self.team.n_threads)
         if memory == NULL:
             raise MemoryError()
-        at = <float*>align(<int64_t>memory, 64)
-        self.state.x, at = at, at + n_tokens * c.E
-        self.state.norm, at = at, at + n_tokens * c.E
-        self.state.att, at = at, at + n_tokens * c.E
-        self.state.qkv, at = at, at + n_tokens * c.Q
-        self.state.fc, at = at, at + n_tokens * c.F
-        q = <int8_t*>(at + n_tokens * 2 * groups + members * per_member)
-        self.state.inputs.scale, at = at, at + n_tokens * groups
-        self.state.inputs.offset, at = <int32_t*>at, at + n_tokens * groups
-        self.state.inputs.q, q = q, q + n_tokens * c.F
-        self.state.private = <Private*>align(<int64_t>(q + members * c.F), 64)
-        for i in range(members):
-            self.state.private[i].norm = at
-            self.state.private[i].scratch = at + c.E
-            self.state.private[i].inputs.scale = at + per_member - 16 - 2 * groups
-            self.state.private[i].inputs.offset = <int32_t*>(at + per_member - 16 - groups)
-            self.state.private[i].inputs.q = q + i * c.F
-            at += per_member
         free(self.memory)
         self.memory, self.capacity = memory, n_tokens
         return 0

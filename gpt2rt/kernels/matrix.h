@@ -24,6 +24,9 @@
 
 enum { TYPE_F32, TYPE_F16, TYPE_INT8, TYPE_INT4 }; /* as in the file's header */
 
+/* n, or the least multiple of `to` above it. */
+static inline int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
 typedef struct {
     const uint8_t *data; /* tiles of 16 rows, (n_out / 16, tile) */
     const float *bias;   /* (n_out), filled up with zeros to 16; NULL for none */

@@ -105,6 +105,9 @@ static void float_state_end(uint64_t old) {
 #endif
 }
 
+/* Where a member's share of n begins; the next member's begins where it ends. */
+static inline int64_t share(int64_t n, int member, int members) { return n * member / members; }
+
 /* Waits until all members have come here. */
 static void team_barrier(Team *team) {
     if (!team || team->members == 1) return;

@@ -1,0 +1,98 @@
+/* A GPT-2 as the kernels see it: pointers into the weights section of a model file.
+ *
+ * Letters: E = n_embd and F = 4 n_embd filled up to whole groups, Q = 3 n_embd and V = n_vocab filled up to 16. */
+#ifndef GPT2RT_NETWORK_H
+#define GPT2RT_NETWORK_H
+
+#include <stdlib.h>
+
+#include "kernels.h"
+
+typedef struct {
+    int64_t n_vocab, n_ctx, n_embd, n_head, n_layer;
+    int64_t head_dim;
+    int64_t E, F, Q, V;
+} Config;
+
+typedef struct {
+    const float *ln_1_g; /* (n_embd) */
+    const float *ln_1_b; /* (n_embd) */
+    Matrix attn_c_attn;  /* (3 n_embd, n_embd): q, k, v */
+    Matrix attn_c_proj;  /* (n_embd, n_embd) */
+    const float *ln_2_g; /* (n_embd) */
+    const float *ln_2_b; /* (n_embd) */
+    Matrix mlp_c_fc;     /* (4 n_embd, n_embd) */
+    Matrix mlp_c_proj;   /* (n_embd, 4 n_embd) */
+} Layer;
+
+typedef struct {
+    Config config;
+    const Kernels *kernels;
+    const float *wpe;    /* (n_ctx, n_embd) */
+    Layer *layers;       /* (n_layer) */
+    const float *ln_f_g; /* (n_embd) */
+    const float *ln_f_b; /* (n_embd) */
+    Matrix wte;          /* (n_vocab, n_embd): the embedding */
+    Matrix head;         /* (n_vocab, n_embd): the output head, `wte` again in a GPT-2 */
+} Network;
+
+/* Tensors of a network, with an output head of its own or without. */
+static inline int64_t network_tensors(int64_t n_layer, int has_head) { return 12 * n_layer + 4 + has_head; }
+
+/* Where a section's tensors lie, and which of them is next. */
+typedef struct {
+    const uint8_t *section;
+    const int64_t *offsets;
+    int type;
+    int64_t group;
+} Tensors;
+
+static const float *next_vector(Tensors *t) { return (const float *)(t->section + *t->offsets++); }
+
+static Matrix next_matrix(Tensors *t, int64_t n_out, int64_t n_in, int has_bias) {
+    Matrix m = {.data = t->section + *t->offsets++, .type = t->type, .tiles = align(n_out, TILE) / TILE};
+    if (has_bias) m.bias = next_vector(t);
+    if (t->type == TYPE_INT8 || t->type == TYPE_INT4) {
+        int64_t groups = align(n_in, t->group) / t->group;
+        m.group = t->group;
+        m.n_in = groups * t->group;
+        m.values = align(groups * 2 * TILE, 64);
+        m.stride = m.values + m.n_in * (t->type == TYPE_INT8 ? TILE : TILE / 2);
+    } else {
+        m.n_in = n_in;
+        m.stride = align(n_in * TILE * (t->type == TYPE_F32 ? 4 : 2), 64);
+    }
+    return m;
+}
+
+/* Fills a network whose kernels and hyperparameters are set; returns 0 where there is no memory. The caller frees
+ * `layers`. IN: section; offsets (network_tensors()) in the order of the model file's tensor table. */
+static int network_open(Network *network, const uint8_t *section, const int64_t *offsets, int has_head, int type,
+                        int64_t group) {
+    Tensors t = {section, offsets, type, group};
+    Config *c = &network->config;
+    const int64_t n = c->n_embd, width = group > TILE ? group : TILE;
+    c->head_dim = n / c->n_head;
+    c->E = align(n, width), c->F = align(4 * n, width), c->Q = align(3 * n, TILE), c->V = align(c->n_vocab, TILE);
+    network->layers = calloc((size_t)c->n_layer, sizeof(Layer));
+    if (!network->layers) return 0;
+    network->wpe = next_vector(&t);
+    for (int64_t i = 0; i < c->n_layer; i++) {
+        Layer *layer = &network->layers[i];
+        layer->ln_1_g = next_vector(&t);
+        layer->ln_1_b = next_vector(&t);
+        layer->attn_c_attn = next_matrix(&t, 3 * n, n, 1);
+        layer->attn_c_proj = next_matrix(&t, n, n, 1);
+        layer->ln_2_g = next_vector(&t);
+        layer->ln_2_b = next_vector(&t);
+        layer->mlp_c_fc = next_matrix(&t, 4 * n, n, 1);
+        layer->mlp_c_proj = next_matrix(&t, n, 4 * n, 1);
+    }
+    network->ln_f_g = next_vector(&t);
+    network->ln_f_b = next_vector(&t);
+    network->wte = next_matrix(&t, c->n_vocab, n, 0);
+    network->head = has_head ? next_matrix(&t, c->n_vocab, n, 0) : network->wte;
+    return 1;
+}
+
+#endif
