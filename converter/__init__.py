@@ -28,7 +28,8 @@ from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks, p
 from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.errors import CheckpointError, UsageError
-from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Tensor, Writer
+from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Tensor
+from gpt2rt.modelfile.writer import Writer
 
 CHAT_FORMATS = ("plain", "dialogpt", "raw")
 CHAT_KEYS = ("format", "user_name", "bot_name", "opening")

@@ -18,7 +18,8 @@ from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter import layers
 from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.errors import UsageError
-from gpt2rt.modelfile import WEIGHT_TYPES, Writer
+from gpt2rt.modelfile import WEIGHT_TYPES
+from gpt2rt.modelfile.writer import Writer
 from gpt2rt.perplexity import Tally, windows
 from gpt2rt.threads import default_threads
 

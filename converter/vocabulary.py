@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Self
 
-from gpt2rt._tokenizer import build_merge_slots
 from gpt2rt.errors import VocabularyError
-from gpt2rt.modelfile import MAX_N_VOCAB, MAX_TOKEN_BYTES, slots_for, vocabulary_section
+from gpt2rt.modelfile import MAX_N_VOCAB, MAX_TOKEN_BYTES, slots_for
+from gpt2rt.modelfile.vocabulary import build_merge_slots, vocabulary_section
 
 Path = str | os.PathLike[str]
 Merge = tuple[int, int, int]  # left, right, merged

@@ -19,7 +19,7 @@ MAX_THREADS = 256
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpt2rt.batch import BatchGeneration
-    from gpt2rt.modelfile import Metadata, Path
+    from gpt2rt.modelfile.reader import Metadata, Path
 
 
 class Model:

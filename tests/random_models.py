@@ -5,6 +5,8 @@ import numpy as np
 from gpt2rt import modelfile
 from gpt2rt._kernels import RunState, ThreadTeam, Weights, available_isas
 from gpt2rt.converter._pack import pack_rows
+from gpt2rt.modelfile.vocabulary import vocabulary_section
+from gpt2rt.modelfile.writer import Writer
 
 ISAS = available_isas()
 
@@ -38,7 +40,7 @@ def byte_vocabulary(n_vocab):
         "merge_slots": b"\xff" * 16 * 16,
         "token_bytes": bytes(range(256)) + b"?" * (n_vocab - 256),
     }
-    return modelfile.vocabulary_section(n_vocab, 0, tables)
+    return vocabulary_section(n_vocab, 0, tables)
 
 
 def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=None):
@@ -46,7 +48,7 @@ def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=No
     if group_size is None:
         group_size = modelfile.DEFAULT_GROUP_SIZE[weight_type]
     vocabulary = byte_vocabulary(hyperparameters.n_vocab)
-    with modelfile.Writer(path, hyperparameters, weight_type, group_size, {"name": "random"}, vocabulary) as writer:
+    with Writer(path, hyperparameters, weight_type, group_size, {"name": "random"}, vocabulary) as writer:
         for tensor in writer.tensors:
             values = tensors[tensor.name]
             content = bytearray(tensor.length)

@@ -11,7 +11,9 @@ from vocabularies import write_vocabulary
 from gpt2rt.converter import convert
 from gpt2rt.converter.export import export
 from gpt2rt.errors import CheckpointError, ModelFileError
-from gpt2rt.modelfile import ModelFile, Writer, vocabulary_section
+from gpt2rt.modelfile import ModelFile
+from gpt2rt.modelfile.vocabulary import vocabulary_section
+from gpt2rt.modelfile.writer import Writer
 
 pytest.importorskip("safetensors", reason="the extra `huggingface` is not installed")
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from gpt2rt import modelfile
 from gpt2rt._kernels import crc32c
 from gpt2rt.errors import ModelFileError, UsageError
-from gpt2rt.modelfile import Hyperparameters, ModelFile, Writer, slots_for, vocabulary_section
+from gpt2rt.modelfile import Hyperparameters, ModelFile, slots_for
+from gpt2rt.modelfile.vocabulary import vocabulary_section
+from gpt2rt.modelfile.writer import Writer
 
 NUMBERS = Hyperparameters(n_vocab=40, n_ctx=5, n_embd=24, n_head=3, n_layer=2)
 METADATA = {"name": "small", "source": "a test", "quantization": {}}

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from vocabularies import END_OF_TEXT, Tokenizers, tokenizer_of, write_vocabulary
 
-from gpt2rt._tokenizer import StreamDecoder, Tokenizer, build_merge_slots
+from gpt2rt._tokenizer import StreamDecoder, Tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import VocabularyError
+from gpt2rt.modelfile.vocabulary import build_merge_slots
 
 EVALUATION = (
     "heldout_dialogues.jsonl",

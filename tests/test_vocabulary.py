@@ -8,9 +8,10 @@ import pytest
 from vocabularies import END_OF_TEXT, tokenizer_of, tokenizers, write_vocabulary
 
 from gpt2rt import modelfile
-from gpt2rt._tokenizer import Tokenizer, build_merge_slots
+from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary, byte_characters
 from gpt2rt.errors import VocabularyError
+from gpt2rt.modelfile.vocabulary import build_merge_slots
 
 MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the"), (b"\xc3", b"\xa9")]
 

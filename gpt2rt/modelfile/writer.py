@@ -1,0 +1,239 @@
+"""A model file that is written: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from gpt2rt._kernels import crc32c
+from gpt2rt.errors import ModelFileError, UsageError
+from gpt2rt.modelfile.layout import (
+    ALIGNMENT,
+    CHECKSUM,
+    CHECKSUM_OFFSET,
+    FLAG_HEAD,
+    GROUP_SIZES,
+    HEADER,
+    MAGIC,
+    MAX_METADATA,
+    METADATA_ROOM,
+    QUANTIZED,
+    SECTION,
+    SECTION_TABLE,
+    VERSION,
+    WEIGHT_TYPES,
+    Hyperparameters,
+    align,
+    tensor_table,
+)
+
+TYPE_CHECKING = False  # typing's own would cost the import of typing
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import NoReturn, Self
+
+    from gpt2rt.modelfile.reader import Metadata, Path
+
+
+class Writer:
+    """Writes a model file next to its final place and moves it there when it is whole.
+
+    Use as a context manager: on an exception nothing is left behind, and a file that was there before is untouched.
+    Tensors are written in the order of `tensors`, so that only one has to be in memory. The metadata is written last,
+    so that it can tell of the weights: `metadata` may be changed until then, and grow by METADATA_ROOM bytes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        hyperparameters: Hyperparameters,
+        weight_type: str,
+        group_size: int,
+        metadata: Metadata,
+        vocabulary: bytes,
+        force: bool = False,
+        is_tied: bool = True,
+    ):
+        """
+        Args:
+            path: the file to make; UsageError where it exists, unless `force`, or is anything but a file.
+            metadata: a JSON-ready dict. vocabulary: the bytes of the vocabulary section (`vocabulary_section`).
+            is_tied: as for `tensor_table`.
+        """
+        self.path = os.fspath(path)
+        if problem := hyperparameters.problem():
+            raise UsageError(f"{self.path}: {problem}")
+        if weight_type in QUANTIZED and group_size not in GROUP_SIZES:
+            raise UsageError(f"group size {group_size}: expected one of {', '.join(map(str, GROUP_SIZES))}")
+        if os.path.isdir(self.path):
+            raise UsageError(f"{self.path}: is a folder, expected the name of a file to write")
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise UsageError(f"{self.path}: is no ordinary file, expected the name of a file to write")
+        if not force and os.path.lexists(self.path):
+            self._refuse_to_overwrite()
+        self.force = force
+        self.hyperparameters, self.weight_type, self.group_size = hyperparameters, weight_type, group_size
+        self.is_tied = is_tied
+        self.tensors = tensor_table(hyperparameters, weight_type, group_size, is_tied)
+        self.metadata = metadata
+        self._metadata_length = align(len(self._encoded_metadata()) + METADATA_ROOM, ALIGNMENT)
+        self._vocabulary = vocabulary
+        self._written = 0
+
+    def _refuse_to_overwrite(self) -> NoReturn:
+        raise UsageError(f"{self.path}: exists already (--force overwrites it)")
+
+    def _encoded_metadata(self) -> bytes:
+        import json
+
+        try:
+            encoded = json.dumps(self.metadata, ensure_ascii=False, indent=1).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{self.path}: its metadata, {self.metadata!r:.200}, is no text in UTF-8") from None
+        if len(encoded) > MAX_METADATA - METADATA_ROOM - ALIGNMENT:
+            raise UsageError(f"{self.path}: metadata of {len(encoded)} bytes, expected less than {MAX_METADATA}")
+        return encoded
+
+    def __enter__(self) -> Self:
+        folder, name = os.path.split(self.path)
+        # Not in a folder for temporary files: only within a file system can a file be moved in one step.
+        self._temporary = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.part")
+        try:
+            self._file = open(self._temporary, "xb")
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{folder or '.'}: can't write there: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        try:
+            with self._errors_named():
+                self._begin()
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    @contextlib.contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = (
+                "free some space or write elsewhere with -o"
+                if error.errno == errno.ENOSPC
+                else "nothing was left there"
+            )
+            raise ModelFileError(f"{self.path}: can't be written: {error.strerror or error} ({hint})") from None
+
+    def _begin(self) -> None:
+        vocabulary_offset = ALIGNMENT + self._metadata_length
+        self._file.write(bytes(vocabulary_offset))  # header and metadata come last
+        self._file.write(self._vocabulary)
+        end = vocabulary_offset + len(self._vocabulary)
+        self._weights_offset, self._weights_checksum, self._weights_length = align(end, ALIGNMENT), 0, 0
+        self._file.write(bytes(self._weights_offset - end))
+
+    def write_tensor(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Writes the next tensor of `tensors`.
+
+        Args:
+            chunks: an iterable of buffers that are together exactly its length, padding included.
+        """
+        tensor = self.tensors[self._written]
+        length = 0
+        for chunk in chunks:
+            with self._errors_named():
+                self._file.write(chunk)
+            self._weights_checksum = crc32c(chunk, self._weights_checksum)
+            length += len(chunk)
+        if length != tensor.length:
+            raise ValueError(f"{tensor.name}: got {length} bytes, expected {tensor.length}")
+        self._weights_length += length
+        self._written += 1
+
+    def written_weights(self) -> memoryview:
+        """The weights section as it lies in the file once all tensors are written: a read-only view of a mapping.
+
+        Whoever holds it must let go of it before the writer ends: some systems move no file that is mapped.
+        """
+        with self._errors_named():
+            self._file.flush()
+            with open(self._temporary, "rb") as file:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return memoryview(mapping)[self._weights_offset : self._weights_offset + self._weights_length]
+
+    def _finish(self) -> None:
+        if self._written != len(self.tensors):
+            raise ValueError(f"{self._written} tensors were written, expected {len(self.tensors)}")
+        encoded = self._encoded_metadata()
+        if len(encoded) > self._metadata_length:
+            raise ValueError(f"the metadata grew to {len(encoded)} bytes, expected at most {self._metadata_length}")
+        metadata = encoded.ljust(self._metadata_length)  # JSON may end with spaces
+        header = bytearray(ALIGNMENT)
+        HEADER.pack_into(
+            header,
+            0,
+            MAGIC,
+            VERSION,
+            ALIGNMENT,
+            self._weights_offset + self._weights_length,
+            *self.hyperparameters,
+            WEIGHT_TYPES.index(self.weight_type),
+            self.group_size,
+            0 if self.is_tied else FLAG_HEAD,
+        )
+        sections = (
+            (ALIGNMENT, len(metadata), crc32c(metadata), 0),
+            (ALIGNMENT + len(metadata), len(self._vocabulary), crc32c(self._vocabulary), 0),
+            (self._weights_offset, self._weights_length, self._weights_checksum, 0),
+        )
+        for index, section in enumerate(sections):
+            SECTION.pack_into(header, SECTION_TABLE + index * SECTION.size, *section)
+        CHECKSUM.pack_into(header, CHECKSUM_OFFSET, crc32c(header[:CHECKSUM_OFFSET]))
+        with self._errors_named():
+            self._file.seek(0)
+            self._file.write(header)
+            self._file.write(metadata)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._move()
+
+    def _move(self) -> None:
+        """Gives the file its name; without `force` a file that has come to be there meanwhile stays."""
+        if self.force:
+            os.replace(self._temporary, self.path)
+            return
+        try:
+            if sys.platform == "win32":
+                os.rename(self._temporary, self.path)  # refuses to overwrite, there
+            else:
+                os.link(self._temporary, self.path)
+                os.unlink(self._temporary)
+        except FileExistsError:
+            self._refuse_to_overwrite()
+        except OSError:  # a file system without links
+            if os.path.lexists(self.path):
+                self._refuse_to_overwrite()
+            os.replace(self._temporary, self.path)
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            try:
+                self._finish()
+            except BaseException:
+                self._abandon()
+                raise
+        else:
+            self._abandon()
