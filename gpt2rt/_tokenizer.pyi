@@ -1,9 +1,7 @@
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import SupportsIndex, final
 
 from _typeshed import ReadableBuffer
-
-def build_merge_slots(merges: Sequence[tuple[int, int, int]], n_slots: int) -> bytes: ...
 
 @final
 class Tokenizer:

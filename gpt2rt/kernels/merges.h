@@ -1,0 +1,156 @@
+/* Merges of byte-level BPE over the tables of a model file (docs/format.md, "Vocabulary"): the pair of the least rank
+ * first, the leftmost of equals. Nothing that is read from the tables is believed. */
+#ifndef GPT2RT_MERGES_H
+#define GPT2RT_MERGES_H
+
+#include <Python.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MERGES_SHORT 32         /* tokens of a piece up to which looking at every pair beats a heap */
+#define MERGES_PATIENCE 0x4000  /* pairs between looks for Ctrl-C, a power of two */
+#define MERGES_NONE 0xFFFFFFFFu /* no merge, no place */
+#define MERGES_WRONG 0xFFFFFFFEu /* in place of a rank */
+
+enum { MERGES_DAMAGED = -1, MERGES_RAISED = -2 }; /* in place of how many tokens are left */
+
+typedef struct {
+    uint32_t left, right; /* tokens; left is MERGES_NONE in an empty slot */
+    uint32_t rank;
+    uint32_t merged; /* token */
+} Merge;
+
+typedef struct {
+    const uint8_t *token_offsets;  /* u32 (n_vocab + 1) */
+    const uint8_t *byte_tokens;    /* u32 (256) */
+    const uint8_t *special_tokens; /* u32 (n_special) */
+    const uint8_t *merge_slots;    /* Merge (n_slots), n_slots a power of two */
+    const uint8_t *token_bytes;    /* (n_token_bytes) */
+    uint32_t n_vocab, n_special, n_slots, n_token_bytes;
+} Tables;
+
+/* The rank of a pair; MERGES_NONE where it does not merge, MERGES_WRONG where the table can't be right.
+ * OUT: merged, what the pair merges into. */
+static inline uint32_t find_merge(const Tables *t, uint32_t left, uint32_t right, uint32_t *merged) {
+    const uint64_t mixed = left * 0x9E3779B1u + right * 0x85EBCA77u; /* modulo 2^32 */
+    uint32_t slot = (uint32_t)(mixed * t->n_slots >> 32);
+    for (uint32_t probe = 0; probe < t->n_slots; probe++) {
+        Merge merge;
+        memcpy(&merge, t->merge_slots + slot * sizeof(Merge), sizeof(Merge));
+        if (merge.left == left && merge.right == right) {
+            *merged = merge.merged;
+            return merge.merged >= t->n_vocab || merge.rank >= t->n_slots ? MERGES_WRONG : merge.rank;
+        }
+        if (merge.left == MERGES_NONE) return MERGES_NONE;
+        slot = (slot + 1) & (t->n_slots - 1);
+    }
+    return MERGES_WRONG;
+}
+
+/* Merges a piece of 2 to MERGES_SHORT tokens in place; returns how many are left, or MERGES_DAMAGED. */
+static ptrdiff_t merge_short(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
+    uint32_t ranks[MERGES_SHORT], merged[MERGES_SHORT]; /* of each token with the one behind it */
+    for (ptrdiff_t i = 0; i < n - 1; i++) {
+        ranks[i] = find_merge(t, tokens[i], tokens[i + 1], &merged[i]);
+        if (ranks[i] == MERGES_WRONG) return MERGES_DAMAGED;
+    }
+    for (;;) {
+        uint32_t least = MERGES_NONE;
+        ptrdiff_t best = 0;
+        for (ptrdiff_t i = 0; i < n - 1; i++)
+            if (ranks[i] < least) least = ranks[i], best = i;
+        if (least == MERGES_NONE) return n;
+        tokens[best] = merged[best];
+        n--;
+        memmove(&tokens[best + 1], &tokens[best + 2], (size_t)(n - best - 1) * sizeof(uint32_t));
+        if (best < n - 1) {
+            memmove(&ranks[best + 1], &ranks[best + 2], (size_t)(n - best - 2) * sizeof(uint32_t));
+            memmove(&merged[best + 1], &merged[best + 2], (size_t)(n - best - 2) * sizeof(uint32_t));
+            ranks[best] = find_merge(t, tokens[best], tokens[best + 1], &merged[best]);
+            if (ranks[best] == MERGES_WRONG) return MERGES_DAMAGED;
+        }
+        if (best) {
+            ranks[best - 1] = find_merge(t, tokens[best - 1], tokens[best], &merged[best - 1]);
+            if (ranks[best - 1] == MERGES_WRONG) return MERGES_DAMAGED;
+        }
+    }
+}
+
+static inline void heap_sift_down(uint64_t *heap, size_t n, size_t i) {
+    uint64_t key = heap[i];
+    for (size_t child = 2 * i + 1; child < n; child = 2 * i + 1) {
+        if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= key) break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = key;
+}
+
+/* Adds a key to a heap of n; there is room for it. */
+static inline void heap_push(uint64_t *heap, size_t n, uint64_t key) {
+    size_t i = n;
+    for (; i && heap[(i - 1) >> 1] > key; i = (i - 1) >> 1) heap[i] = heap[(i - 1) >> 1];
+    heap[i] = key;
+}
+
+/* The work of merge_long in its memory, a heap of pairs over a linked list of tokens: heap (2 n) of rank << 32 | place
+ * of the left token; links (4 n). */
+static ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t n, uint64_t *heap, uint32_t *links) {
+    uint32_t *following = links, *preceding = links + n;
+    uint32_t *ranks = links + 2 * (size_t)n, *merged = links + 3 * (size_t)n; /* as in merge_short */
+    size_t size = 0, steps = 0;
+    for (uint32_t left = 0; left < n; left++) {
+        uint32_t rank = MERGES_NONE;
+        following[left] = left + 1, preceding[left] = left - 1;
+        if (left + 1 < n) rank = find_merge(t, tokens[left], tokens[left + 1], &merged[left]);
+        if (rank == MERGES_WRONG) return MERGES_DAMAGED;
+        ranks[left] = rank;
+        if (rank != MERGES_NONE) heap[size++] = (uint64_t)rank << 32 | left;
+        if (left % MERGES_PATIENCE == 0 && PyErr_CheckSignals() < 0) return MERGES_RAISED;
+    }
+    for (size_t i = size / 2; i; i--) heap_sift_down(heap, size, i - 1);
+    while (size) {
+        if (++steps % MERGES_PATIENCE == 0 && PyErr_CheckSignals() < 0) return MERGES_RAISED;
+        const uint64_t key = heap[0];
+        heap[0] = heap[--size];
+        heap_sift_down(heap, size, 0);
+        const uint32_t left = (uint32_t)key;
+        if (ranks[left] != key >> 32) continue; /* one of the two was merged with another since */
+        const uint32_t right = following[left], behind = following[right], before = preceding[left];
+        tokens[left] = merged[left];
+        ranks[right] = ranks[left] = MERGES_NONE;
+        following[left] = behind;
+        if (behind < n) {
+            preceding[behind] = left;
+            const uint32_t rank = ranks[left] = find_merge(t, tokens[left], tokens[behind], &merged[left]);
+            if (rank == MERGES_WRONG) return MERGES_DAMAGED;
+            if (rank != MERGES_NONE) heap_push(heap, size++, (uint64_t)rank << 32 | left);
+        }
+        if (before != MERGES_NONE) {
+            const uint32_t rank = ranks[before] = find_merge(t, tokens[before], tokens[left], &merged[before]);
+            if (rank == MERGES_WRONG) return MERGES_DAMAGED;
+            if (rank != MERGES_NONE) heap_push(heap, size++, (uint64_t)rank << 32 | before);
+        }
+    }
+    for (uint32_t left = 0; left < n; left = following[left]) tokens[size++] = tokens[left];
+    return (ptrdiff_t)size;
+}
+
+/* Merges a piece of n < MERGES_NONE tokens in place, in O(n log n). Returns how many are left, MERGES_DAMAGED, or
+ * MERGES_RAISED where memory is short or a signal handler raised. Needs the GIL. */
+static ptrdiff_t merge_long(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
+    /* A merge takes one key off the heap and adds two at most. */
+    uint64_t *heap = malloc((size_t)n * (2 * sizeof(uint64_t) + 4 * sizeof(uint32_t)));
+    if (!heap) {
+        PyErr_NoMemory();
+        return MERGES_RAISED;
+    }
+    n = merge_linked(t, tokens, (uint32_t)n, heap, (uint32_t *)(heap + 2 * n));
+    free(heap);
+    return n;
+}
+
+#endif
