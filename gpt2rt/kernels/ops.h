@@ -220,7 +220,7 @@ ALWAYS_INLINE void FN(strip)(const int type, const int tiles, const Matrix *m, i
 ALWAYS_INLINE void FN(matmul_type)(const int type, const Matrix *m, const Inputs *in, int64_t T, float *out,
                                    int64_t out_stride, int64_t first, int64_t end, int mode) {
     int64_t tile = first;
-    if (T == 1) /* one token: more tiles, for more sums that don't wait for each other */
+    if (TILES_ALONE > TILES && T == 1) /* one token: more tiles, for more sums that don't wait for each other */
         for (; tile + TILES_ALONE <= end; tile += TILES_ALONE)
             FN(block)(type, TILES_ALONE, 1, m, tile, in, 0, out, out_stride, mode);
     for (; tile + TILES <= end; tile += TILES) FN(strip)(type, TILES, m, tile, in, T, out, out_stride, mode);
