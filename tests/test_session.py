@@ -1,5 +1,8 @@
 """Facts about models and sessions: the public way to logits."""
 
+import copy
+import inspect
+import pickle
 import subprocess
 import sys
 import threading
@@ -10,6 +13,8 @@ import reference
 from random_models import random_tensors, write_model
 
 import gpt2rt
+from gpt2rt._sampler import Sampler
+from gpt2rt._tokenizer import StreamDecoder, Tokenizer
 from gpt2rt.modelfile import Hyperparameters
 
 SHAPE = Hyperparameters(n_vocab=300, n_ctx=50, n_embd=48, n_head=3, n_layer=2)
@@ -174,3 +179,16 @@ def test_importing_the_package_imports_nothing_else():
     code = "import sys; before = set(sys.modules); import gpt2rt; print(*sorted(set(sys.modules) - before))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["gpt2rt"]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, *(lambda x, p=p: pickle.dumps(x, p) for p in range(6))])
+def test_what_holds_memory_is_neither_pickled_nor_copied(path, copied):
+    model = gpt2rt.open_model(path)
+    sampler, decoder = Sampler(gpt2rt.SamplingParams(), 1), StreamDecoder(model.tokenizer)
+    for x in (model.tokenizer, model._weights, model._team, model.session()._state, sampler, decoder):
+        with pytest.raises(TypeError, match="cannot pickle"):
+            copied(x)
+
+
+def test_compiled_methods_tell_their_arguments():
+    assert list(inspect.signature(Tokenizer.encode).parameters) == ["self", "text", "special"]
