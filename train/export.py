@@ -41,7 +41,6 @@ def write(model, vocabulary, folder):
         shape_and_slices=[""] * len(tensors),
         tensors=list(tensors.values()),
     )
-    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=[str(folder / PREFIX)], destination_prefix=str(folder / PREFIX))
     (folder / "checkpoint").write_text(f'model_checkpoint_path: "{PREFIX}"\n', encoding="utf-8")
     (folder / "hparams.json").write_text(json.dumps(model.shape._asdict(), indent=2), encoding="utf-8")
     for name in ("encoder.json", "vocab.bpe"):
