@@ -14,8 +14,10 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# The limited API does not exist on free-threaded builds; there a wheel is made for that one version.
+# The limited API does not exist on free-threaded builds; there a wheel is made for that one version. The headers of
+# some 3.12 and 3.13 take None and True for immortal, which they are not in 3.11: what was built there is not for 3.11.
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
+OLDEST = min(sys.version_info.minor, 12)
 DEBUG = bool(os.environ.get("GPT2RT_DEBUG"))
 SANITIZE = os.environ.get("GPT2RT_SANITIZE")
 
@@ -33,7 +35,7 @@ else:
         compile_args += sanitizers
         link_args += sanitizers
 
-macros = [("Py_LIMITED_API", "0x030B0000")] if LIMITED else []
+macros = [("Py_LIMITED_API", f"0x03{OLDEST:02X}0000")] if LIMITED else []
 if not DEBUG:
     macros.append(("CYTHON_WITHOUT_ASSERTIONS", "1"))
 
@@ -54,6 +56,7 @@ extensions = [
         define_macros=macros,
         extra_compile_args=compile_args,
         extra_link_args=link_args,
+        libraries=[] if sys.platform == "win32" else ["m"],
         py_limited_api=LIMITED,
     )
     for name, source in MODULES.items()
@@ -99,5 +102,5 @@ setup(
             "auto_pickle": False,
         },
     ),
-    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
+    options={"bdist_wheel": {"py_limited_api": f"cp3{OLDEST}"}} if LIMITED else {},
 )
