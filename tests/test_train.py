@@ -15,14 +15,16 @@ import sys
 import numpy as np
 import pytest
 import reference
-from tokenizers import decoders
 
 import about
-import prepare
 import text
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.modelfile import tensor_table
+
+decoders = pytest.importorskip("tokenizers.decoders", reason="tokenizers is not installed")
+
+import prepare  # noqa: E402, it needs tokenizers
 
 TRAIN = pathlib.Path(about.__file__).parent
 NUMBER = {**{name: n for n, name in enumerate(about.NUMBERS)}, **{str(n): n for n in range(21)}}
