@@ -1,4 +1,4 @@
-"""Draws docs/chat.svg: a chat with the bundled model in a terminal. Run `python docs/make_picture.py` after a new model."""
+"""Draws docs/chat.svg, a chat with the bundled model in a terminal; to be run after each new model."""
 
 import os
 import pathlib
