@@ -54,8 +54,8 @@ def main():
         console = Console(record=True, width=WIDTH, file=nowhere)
         for line in talk():
             text = Text(line)
-            text.highlight_regex(r"^(\$ |User:)", "bold green")
-            text.highlight_regex(r"^Bot:", "bold cyan")
+            text.highlight_regex(r"^(\$ |User: )", "bold green")
+            text.highlight_regex(r"^Bot: ", "bold cyan")
             console.print(text)
         svg = console.export_svg(title="gpt2rt", theme=MONOKAI, unique_id="chat")
     # The font of rich's template is fetched from a server; the reader's own will do.

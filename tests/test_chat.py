@@ -225,10 +225,10 @@ def test_a_seed_gives_the_same_conversation_again(model):
 
 
 def test_the_same_question_gets_different_answers(model):
-    # Without the guard all six are the same: the talk so far says that this is how the question is answered.
+    # Without the guard two of the six are different: the talk so far says that this is how the question is answered.
     conversation = Conversation(model, seed=1, repetition_penalty=1.0, no_repeat_ngram=0)
-    answers = [words_of(say(conversation, "What is your name?").text) for _ in range(6)]
-    assert len(set(answers)) >= 4
+    answers = [words_of(say(conversation, "Who are you?").text) for _ in range(6)]
+    assert len(set(answers)) >= 5
 
 
 def test_a_greedy_conversation_may_repeat_itself_but_ends(model):

@@ -98,16 +98,17 @@ def test_mistakes_are_sentences(cli, demo, arguments, code, message):
 
 
 def test_generate_prints_the_text_and_reports_to_stderr(cli, demo):
-    code, out, err = cli("generate", demo, "User: Hello!\nBot:", "-n", "12", "--temperature", "0", "--seed", "7")
-    assert (code, out) == (0, " Hi there! What would you like to talk about?\n")
-    assert err.startswith("seed 7; prompt 7 tokens, ")
-    assert "; text 12 tokens, " in err
+    code, out, err = cli("generate", demo, "User: Good morning!\nBot:", "-n", "9", "--temperature", "0", "--seed", "7")
+    assert (code, out) == (0, " Good morning! Did you sleep well?\n")
+    assert err.startswith("seed 7; prompt 8 tokens, ")
+    assert "; text 9 tokens, " in err
     assert err.count("\n") == 1
 
 
 def test_generate_reads_the_prompt_from_a_pipe_and_echoes_it(cli, demo):
-    code, out, _ = cli("generate", demo, "-", "--echo", "-n", "11", "--temperature", "0", typed="User: Hello!\nBot:\n")
-    assert (code, out) == (0, "User: Hello!\nBot: Hi there! What would you like to talk about?\n")
+    prompt = "User: Good morning!\nBot:"
+    code, out, _ = cli("generate", demo, "-", "--echo", "-n", "8", "--temperature", "0", typed=f"{prompt}\n")
+    assert (code, out) == (0, f"{prompt} Good morning! Did you sleep well?\n")
 
 
 def test_a_seed_that_was_drawn_gives_the_text_again(cli, demo):
@@ -122,8 +123,8 @@ def test_neither_threads_nor_mapping_change_the_text(cli, demo):
 
 
 def test_stop_may_be_repeated(cli, demo):
-    arguments = ["generate", demo, "User: Hello!\nBot:", "--temperature", "0"]
-    assert cli(*arguments, "--stop", "talk", "--stop", "would")[1] == " Hi there! What \n"
+    arguments = ["generate", demo, "User: Good morning!\nBot:", "--temperature", "0"]
+    assert cli(*arguments, "--stop", "well", "--stop", "you")[1] == " Good morning! Did \n"
 
 
 # --- info, verify, tokenize, convert
@@ -141,7 +142,7 @@ def test_info_as_json(cli, demo):
     _, out, _ = cli("info", demo, "--json")
     document = json.loads(out)
     assert document["size"] == os.path.getsize(demo)
-    assert document["n_parameters"] == 4_339_200
+    assert document["n_parameters"] == 5_918_720
     assert document["metadata"]["chat"]["format"] == "plain"
     assert set(document["sections"]) == {"metadata", "vocabulary", "weights"}
 
@@ -334,7 +335,7 @@ class TestTerminal:
     def test_a_chat_opens_with_what_it_is_and_how_to_leave_and_ctrl_d_leaves(self, demo, start):
         terminal = start("--seed", "1")
         opening = terminal.read_to("User: ")
-        assert "a GPT-2 of 4.3 million parameters" in opening
+        assert "a GPT-2 of 5.9 million parameters" in opening
         assert "Ctrl-D or /quit leaves" in opening
         assert "small bundled model" in opening
         terminal.type("Hello!\n")

@@ -28,6 +28,9 @@ ELSEWHERE = {
     **dict.fromkeys(["pip install", "python3 -m venv"], "an environment is made and installed into by .ci/run"),
     **dict.fromkeys(["ruff", "mypy", "lint-imports", "mkdocs"], ".ci/run does"),
     **dict.fromkeys(["export GPT2RT_DEBUG", "LD_PRELOAD"], "a build with sanitizers takes minutes"),
+    **dict.fromkeys(
+        [f"python train/{name}.py" for name in ("prepare", "train", "export", "plot")], "an hour; tests/test_train.py"
+    ),
     "pytest": "that is this run",
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
@@ -35,8 +38,13 @@ ELSEWHERE = {
 SLOW = ("gpt2rt bench", "python bench/chat_quality.py --seeds")
 
 # Files that command lines name, and what is put in their place.
-MODELS = ["124M-int8.bin", "124M-f32.bin", "124M-f16.bin", "int8.bin", "f32.bin"]
-CHECKPOINTS = {"models/124M": "model.ckpt", "checkpoint/run1": "model-1000", "CHECKPOINT": "model.ckpt"}  # prefixes
+MODELS = ["demo.bin", "124M-int8.bin", "124M-f32.bin", "124M-f16.bin", "int8.bin", "f32.bin"]
+CHECKPOINTS = {  # and the last part of their prefix
+    "models/124M": "model.ckpt",
+    "checkpoint/run1": "model-1000",
+    "CHECKPOINT": "model.ckpt",
+    "DEMO": "model.ckpt",
+}
 TEXT = b"Hello! How are you?\nI am well. And you?\n" * 5
 PASSAGES = json.dumps({"text": "It was a cold day in the old town"}).encode()
 DIALOGUES = json.dumps({"turns": ["Hello!", "Hello! How are you?"]}).encode()

@@ -33,9 +33,9 @@ def text_of(model, **options):
 
 
 def test_greedy_answer_is_the_one_published_for_the_model(model):
-    generation = model.generate("User: Hello!\nBot:", max_tokens=12, temperature=0)
-    assert "".join(generation) == " Hi there! What would you like to talk about?\n"
-    assert generation.tokens == [807, 473, 0, 434, 433, 287, 366, 274, 853, 436, 30, 198]
+    generation = model.generate("User: Good morning!\nBot:", max_tokens=9, temperature=0)
+    assert "".join(generation) == " Good morning! Did you sleep well?\n"
+    assert generation.tokens == [1129, 1107, 0, 777, 287, 1602, 626, 30, 198]
 
 
 def test_the_same_seed_gives_the_same_text_and_another_one_does_not(model):

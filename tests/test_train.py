@@ -107,6 +107,12 @@ class TestText:
     def test_a_turn_without_capitals_gets_them(self, turn, mended):
         assert text.mend(turn) == mended
 
+    def test_dialogues_of_one_source_can_be_told_apart(self, tmp_path):
+        lines = [json.dumps({"source": name, "turns": [name, "yes"]}) for name in ("a", "b", "a")]
+        (tmp_path / "d.jsonl.xz").write_bytes(lzma.compress("\n".join(lines).encode()))
+        assert list(text.dialogues(tmp_path / "d.jsonl.xz", source="b")) == ["User: b\nBot: yes\n"]
+        assert len(list(text.dialogues(tmp_path / "d.jsonl.xz"))) == 3
+
     def test_a_turn_is_one_line(self):
         assert text.dialogue(["a\nb", "c"]) == "User: a b\nBot: c\n"
 

@@ -66,11 +66,12 @@ def mend(turn):
     return re.sub(r"(?:^|(?<=[.!?] ))[a-z]", lambda match: match[0].upper(), turn)
 
 
-def dialogues(path, change=str):
-    """The documents of a file of dialogues; `change` is made to each turn."""
+def dialogues(path, change=str, source=None):
+    """The documents of a file of dialogues, or of those of one source; `change` is made to each turn."""
     with lzma.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield dialogue([change(turn) for turn in json.loads(line)["turns"]])
+        for line in map(json.loads, file):
+            if source in (None, line.get("source")):
+                yield dialogue([change(turn) for turn in line["turns"]])
 
 
 def documents(folder, group):
@@ -93,9 +94,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+")
     parser.add_argument("--first", type=int, metavar="N", help="so many of each file, in turns")
+    parser.add_argument("--source", metavar="NAME", help="dialogues of this source alone")
     parser.add_argument("--about", action="store_true", help="dialogues of about.py as well")
     options = parser.parse_args()
-    sources = [dialogues(path) for path in options.files]
+    sources = [dialogues(path, source=options.source) for path in options.files]
     if options.about:
         sources.append(map(dialogue, about_dialogues()))
     turns = itertools.zip_longest(*(itertools.islice(source, options.first) for source in sources))
