@@ -95,8 +95,9 @@ def prepare(text, work, vocabulary=None, held_out=None):
         shuffled[group] = list(documents(text, group))
         random.Random(0).shuffle(shuffled[group])
     if vocabulary:
-        for name in ("encoder.json", "vocab.bpe"):
-            shutil.copyfile(vocabulary / name, work / name)
+        for name, other in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):  # Hugging Face's other names
+            path = vocabulary / name
+            shutil.copyfile(path if path.exists() else vocabulary / other, work / name)
     else:
         write_vocabulary(work, *learn_vocabulary(text for texts in shuffled.values() for text in sample(texts)))
     tokenizer = read_tokenizer(work)

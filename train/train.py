@@ -175,19 +175,20 @@ class Training:
 
 
 def initial_model(work, initial, shape):
-    """A new model with the vocabulary of `work`, random or from the checkpoint `initial`, whose shape it then has."""
+    """A new model with the vocabulary of `work`, random or from `initial`, whose shape it then has."""
     n_vocab = len(json.loads((work / "encoder.json").read_text(encoding="utf-8")))
     given = {name: number for name, number in shape.items() if number is not None}
     if not initial:
         torch.manual_seed(SEED)
         return Gpt2(Shape(**{"n_ctx": 512, "n_embd": 256, "n_head": 4, "n_layer": 4, "n_vocab": n_vocab} | given))
+    from gpt2rt.converter.model_source import ModelFileSource, is_model_file
     from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
     from gpt2rt.modelfile import tensor_table
 
-    checkpoint = TensorFlowCheckpoint(initial)
-    model = Gpt2(Shape(**checkpoint.hyperparameters._asdict() | given))
-    names = [tensor.name for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0, True)]
-    model.load({name: checkpoint.tensor(name) for name in names})
+    source = ModelFileSource(initial) if is_model_file(initial) else TensorFlowCheckpoint(initial)
+    model = Gpt2(Shape(**source.hyperparameters._asdict() | given))
+    names = [tensor.name for tensor in tensor_table(source.hyperparameters, "f32", 0, True)]
+    model.load({name: source.tensor(name) for name in names})
     return model
 
 
@@ -196,7 +197,11 @@ def main():
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--initial", metavar="CHECKPOINT", help="begin with these weights, of the same vocabulary")
+    parser.add_argument(
+        "--initial",
+        metavar="SOURCE",
+        help="begin with the weights of a checkpoint or a model file (f32, f16), whose vocabulary is WORK's",
+    )
     for name in ("n_embd", "n_head", "n_layer"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="of a model that is begun")
     options = parser.parse_args()
