@@ -35,6 +35,7 @@ ELSEWHERE = {
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
 }
+NEEDS = {"gpt2rt export": "safetensors"}  # packages beyond the wheel's own
 SLOW = ("gpt2rt bench", "python bench/chat_quality.py --seeds")
 
 # Files that command lines name, and what is put in their place.
@@ -117,6 +118,9 @@ def test_a_command_line_works(line, stand_ins, tmp_path):
     for start, reason in ELSEWHERE.items():
         if line.startswith(start):
             pytest.skip(reason)
+    for start, package in NEEDS.items():
+        if line.startswith(start):
+            pytest.importorskip(package, reason=f"{package} is not installed")
     wanted = re.match(r"GPT2RT_ISA=(\w+)", line)
     if wanted and wanted[1] not in available_isas():
         pytest.skip(f"this processor has no {wanted[1]}")
