@@ -105,21 +105,27 @@ static inline void project(const Pass *p, const Matrix *m, const Inputs *inputs,
                                 share(m->tiles, member + 1, members), mode);
 }
 
+/* Makes a row of floats row i of the inputs of m: through layer norm into inputs->x where g is given, and quantized. */
+static inline void prepare_row(const Pass *p, const Matrix *m, const Inputs *inputs, int64_t i, const float *row,
+                               const float *g, const float *b) {
+    const Kernels *kernels = p->network->kernels;
+    const int64_t groups = m->group ? m->n_in / m->group : 0;
+    float *x = inputs->x + i * inputs->x_stride;
+    if (g) kernels->layernorm(x, row, g, b, p->network->config.n_embd);
+    if (groups)
+        kernels->quantize(inputs->q + i * m->n_in, inputs->scale + i * groups, inputs->offset + i * groups, x, groups,
+                          m->group, m->type);
+}
+
 /* Makes (T, stride) floats the inputs of m: through layer norm (g, b, into norm) where g is given, and quantized.
  * A single token is prepared by each member for itself, which saves a barrier; many are shared out. */
 static void prepare(const Pass *p, const Matrix *m, Inputs *inputs, float *rows, int64_t stride, const float *g,
                     const float *b, float *norm, int member, int members) {
-    const Kernels *kernels = p->network->kernels;
-    const int64_t groups = m->group ? m->n_in / m->group : 0;
     const int alone = p->n_tokens == 1;
     const int64_t end = alone ? 1 : share(p->n_tokens, member + 1, members);
     inputs->x = g ? norm : rows, inputs->x_stride = stride;
-    for (int64_t t = alone ? 0 : share(p->n_tokens, member, members); t < end; t++) {
-        if (g) kernels->layernorm(norm + t * stride, rows + t * stride, g, b, p->network->config.n_embd);
-        if (groups)
-            kernels->quantize(inputs->q + t * m->n_in, inputs->scale + t * groups, inputs->offset + t * groups,
-                              inputs->x + t * stride, groups, m->group, m->type);
-    }
+    for (int64_t t = alone ? 0 : share(p->n_tokens, member, members); t < end; t++)
+        prepare_row(p, m, inputs, t, rows + t * stride, g, b);
     if (!alone) team_barrier(p->team);
 }
 
@@ -157,25 +163,18 @@ static void attend(const Pass *p, int64_t layer, float *scratch, int member, int
 /* The logits of the wanted rows: final layer norm, then times the head. Prepared as in `prepare`. */
 static void head(const Pass *p, Private *own, int member, int members) {
     const Network *network = p->network;
-    const Kernels *kernels = network->kernels;
     const Config *c = &network->config;
     const Matrix *m = &network->head;
     const int alone = p->n_logits == 1;
     Inputs inputs = alone ? own->inputs : p->state->inputs;
-    const int64_t groups = m->group ? m->n_in / m->group : 0;
     const int64_t end = alone ? 1 : share(p->n_logits, member + 1, members);
     inputs.x = alone ? own->norm : p->state->norm, inputs.x_stride = c->E;
-    for (int64_t i = alone ? 0 : share(p->n_logits, member, members); i < end; i++) {
-        kernels->layernorm(inputs.x + i * c->E, p->state->x + p->logit_rows[i] * c->E, network->ln_f_g,
-                           network->ln_f_b, c->n_embd);
-        if (groups)
-            kernels->quantize(inputs.q + i * m->n_in, inputs.scale + i * groups, inputs.offset + i * groups,
-                              inputs.x + i * c->E, groups, m->group, m->type);
-    }
+    for (int64_t i = alone ? 0 : share(p->n_logits, member, members); i < end; i++)
+        prepare_row(p, m, &inputs, i, p->state->x + p->logit_rows[i] * c->E, network->ln_f_g, network->ln_f_b);
     if (!alone) team_barrier(p->team);
     if (p->n_logits)
-        kernels->matmul(m, &inputs, p->n_logits, p->logits, c->V, share(m->tiles, member, members),
-                        share(m->tiles, member + 1, members), MATMUL_STORE);
+        network->kernels->matmul(m, &inputs, p->n_logits, p->logits, c->V, share(m->tiles, member, members),
+                                 share(m->tiles, member + 1, members), MATMUL_STORE);
 }
 
 /* Runs Python's signal handlers now and then; one that raises (Ctrl-C) ends the pass behind this layer. */
