@@ -17,9 +17,9 @@ from gpt2rt.converter.model_source import ModelFileSource
 from gpt2rt.converter.vocabulary import END_OF_TEXT, Vocabulary, byte_characters
 from gpt2rt.errors import CheckpointError, UsageError, VocabularyError
 from gpt2rt.modelfile import MERGE_SLOT, tensor_table
+from gpt2rt.modelfile.vocabulary import NO_TOKEN
 
 SHARD = 512 << 20  # bytes of tensors in a file, at most, where several fit: they are in memory together
-EMPTY = 0xFFFFFFFF  # the left token of an empty slot
 
 Texts = tuple[list[str], list[str], list[int]]
 
@@ -104,7 +104,7 @@ def _read_texts(source: ModelFileSource) -> Texts:
     section = source.vocabulary().section()
     tables, characters = source.file.vocabulary(), byte_characters()
     slots = np.frombuffer(tables["merge_slots"], "<u4").reshape(-1, MERGE_SLOT.size // 4)
-    used = slots[slots[:, 0] != EMPTY]
+    used = slots[slots[:, 0] != NO_TOKEN]
     pairs = used[used[:, 2].argsort(), :2].tolist()
     special = np.frombuffer(tables["special_tokens"], "<u4").tolist()
     as_they_are = set(special).difference(used[:, :2].ravel().tolist())  # the text of others is part of a merge's
