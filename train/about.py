@@ -97,10 +97,14 @@ class Talk:
         return f"{NUMBERS[a]} {name} {NUMBERS[b]}" if self.random.random() < 0.6 else f"{a} {sign} {b}"
 
 
+def capitalized(text):
+    """With capitals where sentences begin."""
+    return re.sub(r"(?:^|(?<=[.!?] ))[a-z]", lambda match: match[0].upper(), text)
+
+
 def finished(text):
     """With capitals where sentences begin, and `an` where a vowel follows."""
-    text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
-    return re.sub(r"(?:^|(?<=[.!?] ))[a-z]", lambda match: match[0].upper(), text)
+    return capitalized(re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text))
 
 
 def sloppy(text, generator):

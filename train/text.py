@@ -14,9 +14,10 @@ import lzma
 import re
 import sys
 
+from about import capitalized
 from about import dialogues as about_dialogues
+from gpt2rt.converter.vocabulary import END_OF_TEXT
 
-END_OF_TEXT = "<|endoftext|>"
 SPEAKERS = ("User", "Bot")
 
 # {group: files}; docs/demo-model.md has their sources and licences. `about` is made by about.py.
@@ -62,8 +63,7 @@ def mend(turn):
     turn = turn.translate(PLAIN)
     if turn != turn.lower():
         return turn
-    turn = re.sub(r"\bi\b(?!\.)", "I", turn)
-    return re.sub(r"(?:^|(?<=[.!?] ))[a-z]", lambda match: match[0].upper(), turn)
+    return capitalized(re.sub(r"\bi\b(?!\.)", "I", turn))
 
 
 def dialogues(path, change=str, source=None):
