@@ -20,7 +20,7 @@ import about
 import text
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.converter.vocabulary import Vocabulary
-from gpt2rt.modelfile import tensor_table
+from gpt2rt.modelfile import Hyperparameters, tensor_table
 
 decoders = pytest.importorskip("tokenizers.decoders", reason="tokenizers is not installed")
 
@@ -160,10 +160,10 @@ def torch():
 class TestModel:
     @pytest.fixture
     def model(self, torch):
-        from gpt2 import Gpt2, Shape
+        from gpt2 import Gpt2
 
         torch.manual_seed(1)
-        model = Gpt2(Shape(n_vocab=300, n_ctx=20, n_embd=32, n_head=2, n_layer=2))
+        model = Gpt2(Hyperparameters(n_vocab=300, n_ctx=20, n_embd=32, n_head=2, n_layer=2))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)

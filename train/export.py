@@ -13,7 +13,8 @@ import shutil
 
 import torch
 
-from gpt2 import Gpt2, Shape
+from gpt2 import Gpt2
+from gpt2rt.modelfile import Hyperparameters
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -53,7 +54,7 @@ def main():
     parser.add_argument("checkpoint", type=pathlib.Path)
     options = parser.parse_args()
     state = torch.load(options.work / "state.pt", map_location="cpu", weights_only=True)
-    model = Gpt2(Shape(**state["shape"]))
+    model = Gpt2(Hyperparameters(**state["shape"]))
     model.load_state_dict(state["model"])
     write(model, options.work, options.checkpoint)
 

@@ -21,7 +21,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gpt2 import Gpt2, Shape
+from gpt2 import Gpt2
+from gpt2rt.converter.model_source import ModelFileSource, is_model_file
+from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
+from gpt2rt.modelfile import Hyperparameters, tensor_table
 
 
 class Stage(NamedTuple):
@@ -166,7 +169,7 @@ class Training:
     @classmethod
     def resume(cls, path, device):
         state = torch.load(path, map_location=device, weights_only=True)
-        training = cls(Gpt2(Shape(**state["shape"])), device)
+        training = cls(Gpt2(Hyperparameters(**state["shape"])), device)
         training.model.load_state_dict(state["model"])
         for optimizer, saved in zip(training.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -180,15 +183,10 @@ def initial_model(work, initial, shape):
     given = {name: number for name, number in shape.items() if number is not None}
     if not initial:
         torch.manual_seed(SEED)
-        return Gpt2(Shape(**{"n_ctx": 512, "n_embd": 256, "n_head": 4, "n_layer": 4, "n_vocab": n_vocab} | given))
-    from gpt2rt.converter.model_source import ModelFileSource, is_model_file
-    from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
-    from gpt2rt.modelfile import tensor_table
-
+        return Gpt2(Hyperparameters(n_vocab, n_ctx=512, n_embd=256, n_head=4, n_layer=4)._replace(**given))
     source = ModelFileSource(initial) if is_model_file(initial) else TensorFlowCheckpoint(initial)
-    model = Gpt2(Shape(**source.hyperparameters._asdict() | given))
-    names = [tensor.name for tensor in tensor_table(source.hyperparameters, "f32", 0, True)]
-    model.load({name: source.tensor(name) for name in names})
+    model = Gpt2(source.hyperparameters._replace(**given))
+    model.load({tensor.name: source.tensor(tensor.name) for tensor in tensor_table(source.hyperparameters, "f32", 0)})
     return model
 
 
