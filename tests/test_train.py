@@ -15,6 +15,7 @@ import sys
 import numpy as np
 import pytest
 import reference
+from checkpoints import write_checkpoint
 
 import about
 import text
@@ -198,6 +199,13 @@ class TestModel:
         deeper.load({name: array[0] if array.ndim == 3 else array for name, array in tensors.items()})
         tokens = [random.Random(3).randrange(300) for _ in range(21)]
         assert self.loss(torch, deeper, tokens) == pytest.approx(self.loss(torch, model, tokens), rel=1e-5)
+
+    def test_weights_of_another_vocabulary_are_refused(self, torch, work, tmp_path):
+        import train
+
+        write_checkpoint(tmp_path / "other")
+        with pytest.raises(SystemExit, match=r"other.*: has 301 tokens, expected the \d+ of .*--vocabulary"):
+            train.initial_model(work, tmp_path / "other", {})
 
     def test_what_is_exported_is_read_back(self, model, work, tmp_path):
         pytest.importorskip("tensorflow", reason="tensorflow is not installed")

@@ -185,6 +185,11 @@ def initial_model(work, initial, shape):
         torch.manual_seed(SEED)
         return Gpt2(Hyperparameters(n_vocab, n_ctx=512, n_embd=256, n_head=4, n_layer=4)._replace(**given))
     source = ModelFileSource(initial) if is_model_file(initial) else TensorFlowCheckpoint(initial)
+    if source.hyperparameters.n_vocab != n_vocab:
+        raise SystemExit(
+            f"{initial}: has {source.hyperparameters.n_vocab} tokens, expected the {n_vocab} of {work}"
+            " (give prepare.py its --vocabulary)"
+        )
     model = Gpt2(source.hyperparameters._replace(**given))
     model.load({tensor.name: source.tensor(tensor.name) for tensor in tensor_table(source.hyperparameters, "f32", 0)})
     return model
