@@ -39,7 +39,7 @@ macros = [("Py_LIMITED_API", f"0x03{OLDEST:02X}0000")] if LIMITED else []
 if not DEBUG:
     macros.append(("CYTHON_WITHOUT_ASSERTIONS", "1"))
 
-HEADERS = sorted(glob.glob("gpt2rt/kernels/*.h"))
+HEADERS = sorted(glob.glob("gpt2rt/core/**/*.h", recursive=True))
 MODULES = {
     "gpt2rt._kernels": "gpt2rt/_kernels.pyx",
     "gpt2rt._sampler": "gpt2rt/_sampler.pyx",
@@ -51,7 +51,7 @@ extensions = [
     Extension(
         name,
         [source],
-        include_dirs=["gpt2rt", "converter"],
+        include_dirs=["gpt2rt/core", "converter"],
         depends=[*HEADERS, "converter/pack.h"],
         define_macros=macros,
         extra_compile_args=compile_args,

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "kernels/half.h"
+#include "half.h"
 
 #define TILE 16
 

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What `_kernels.pyx` needs of the C headers in `kernels/`, where every pointer has its shape and letters are told."""
+"""What `_kernels.pyx` needs of the C headers in `core/`, where every pointer has its shape and letters are told."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -19,7 +19,7 @@ cdef extern from "kernels/kernels.h" nogil:
     int kernels_here(const Kernels** found)
 
 
-cdef extern from "kernels/network.h" nogil:
+cdef extern from "network.h" nogil:
     ctypedef struct Config:
         int64_t n_vocab, n_ctx, n_embd, n_head, n_layer
         int64_t head_dim
@@ -38,7 +38,7 @@ cdef extern from "kernels/network.h" nogil:
                       int64_t group)
 
 
-cdef extern from "kernels/team.h" nogil:
+cdef extern from "threadpool.h" nogil:
     ctypedef long Shared
     ctypedef struct Team:
         pass
@@ -53,7 +53,7 @@ cdef extern from "kernels/team.h" nogil:
     void team_run(Team* team, TeamJob job, void* argument)
 
 
-cdef extern from "kernels/pass.h" nogil:
+cdef extern from "forward.h" nogil:
     const double SIGNAL_INTERVAL
     const int N_PARTS
 
@@ -86,10 +86,10 @@ cdef extern from "kernels/pass.h" nogil:
     void run_pass(void* argument, int member, int members) noexcept nogil
 
 
-cdef extern from "kernels/clock.h" nogil:
+cdef extern from "clock.h" nogil:
     double clock_seconds()
 
 
-cdef extern from "kernels/crc32c.h" nogil:
+cdef extern from "crc32c.h" nogil:
     void crc32c_init()
     uint32_t crc32c_update "crc32c"(uint32_t sum, const uint8_t* p, size_t n)

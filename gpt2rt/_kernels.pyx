@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
 """The kernels and what is built of them: checksums, weights, the state of a run and the forward pass.
 
-What runs is C, in `kernels/`; here is what owns its memory, and what users can get wrong is found.
+What runs is C, in `core/`; here is what owns its memory, and what users can get wrong is found.
 """
 
 cimport cython

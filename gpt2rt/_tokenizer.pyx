@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
 """Byte-level BPE over the mapped vocabulary of a model file (docs/format.md, "Vocabulary").
 
-A text is split into pieces (`kernels/pieces.h`), and the bytes of each piece are merged by rank (`kernels/merges.h`).
+A text is split into pieces (`core/pieces.h`), and the bytes of each piece are merged by rank (`core/merges.h`).
 Nothing is built at start, and nothing that is read from the tables is believed: a damaged vocabulary gives wrong
 tokens or a VocabularyError.
 
@@ -21,7 +21,7 @@ from gpt2rt.errors import UsageError, VocabularyError
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
-cdef extern from "kernels/merges.h":
+cdef extern from "merges.h":
     int MERGES_RAISED
     uint32_t MERGES_NONE
     Py_ssize_t MERGES_SHORT
@@ -37,7 +37,7 @@ cdef extern from "kernels/merges.h":
     Py_ssize_t merge_short(const Tables* t, uint32_t* tokens, Py_ssize_t n)
     Py_ssize_t merge_long(const Tables* t, uint32_t* tokens, Py_ssize_t n)
 
-cdef extern from "kernels/pieces.h":
+cdef extern from "pieces.h":
     const uint8_t* piece_end(const uint8_t* p, const uint8_t* end)
 
 

@@ -3,7 +3,7 @@
 #ifdef EVEX_FOR_AVX_VNNI /* where AVX-512 VNNI stands in for AVX-VNNI: the same instruction in another encoding */
 #define AVX_VNNI_TARGET "avx2,fma,f16c,avx512vl,avx512vnni"
 #define AVX_VNNI_PREFIX ""
-#include "kernels/cpu.h"
+#include "cpu.h"
 #define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32
 #endif
 #include "kernels/kernels.h"

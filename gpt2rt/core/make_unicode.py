@@ -1,6 +1,6 @@
 """Writes unicode.h: the classes of Unicode 16.0's code points that GPT-2's splitting of text asks for.
 
-Run with `python gpt2rt/kernels/make_unicode.py` where `unicodedata` or the package `unicodedata2` is of that version
+Run with `python gpt2rt/core/make_unicode.py` where `unicodedata` or the package `unicodedata2` is of that version
 (Python 3.14, or `pip install unicodedata2==16.0.0`). Another version would split differently from the published
 tokenizers, which have this one, wherever code points were added.
 """

@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-#include "kernels.h"
+#include "matrix.h"
 
 typedef struct {
     int64_t n_vocab, n_ctx, n_embd, n_head, n_layer;

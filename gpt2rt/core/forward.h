@@ -9,7 +9,7 @@
 
 #include "clock.h"
 #include "network.h"
-#include "team.h"
+#include "threadpool.h"
 
 #define SIGNAL_INTERVAL 0.005 /* seconds between looks for Ctrl-C; at most one look a layer */
 
