@@ -6,18 +6,21 @@
 
 #include <math.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <string.h>
 
-#include "half.h"
+#include "tile.h"
 
-#define TILE 16
+/* A matrix of f32: element (row, i) is w[row * row_stride + i * in_stride]. */
+typedef struct {
+    const float *w;
+    ptrdiff_t row_stride, in_stride;
+    int64_t n_out, n_in;
+} PackSource;
 
-/* IN: w, element (row, i) at w[row * row_stride + i * in_stride]. OUT: values (n_in, 16), zero beyond n_out. */
-static void pack_gather(float *values, const float *w, ptrdiff_t row_stride, ptrdiff_t in_stride, int64_t row,
-                        int64_t n_out, int64_t n_in) {
-    int64_t rows = n_out - row < TILE ? n_out - row : TILE;
-    w += row * row_stride;
+/* Gathers the tile that begins at a row. OUT: values (n_in, 16), zero beyond n_out. */
+static void pack_gather(float *values, const PackSource *source, int64_t row) {
+    const int64_t n_in = source->n_in, rows = source->n_out - row < TILE ? source->n_out - row : TILE;
+    const ptrdiff_t row_stride = source->row_stride, in_stride = source->in_stride;
+    const float *w = source->w + row * row_stride;
     if (rows < TILE) memset(values, 0, sizeof(float) * TILE * (size_t)n_in);
     if (rows == TILE && row_stride == 1) {
         for (int64_t i = 0; i < n_in; i++) memcpy(values + i * TILE, w + i * in_stride, sizeof(float) * TILE);
@@ -39,25 +42,26 @@ static int pack_is_finite(const float *values, int64_t n_in) {
 }
 
 static void pack_f32(uint8_t *tile, const float *values, int64_t n_in) {
-    memcpy(tile, values, sizeof(float) * TILE * (size_t)n_in);
+    for (int64_t i = 0; i < n_in; i++) tile_write_f32(tile, i, values + i * TILE);
 }
 
 static void pack_f16(uint8_t *tile, const float *values, int64_t n_in, double error[2]) {
-    for (int64_t i = 0; i < n_in * TILE; i++) {
-        uint16_t half = half_from_float(values[i]);
-        double off = fabs((double)float_from_half(half) - values[i]);
-        memcpy(tile + 2 * i, &half, 2);
-        if (off > error[0]) error[0] = off;
-        error[1] += off;
-    }
+    for (int64_t i = 0; i < n_in; i++)
+        for (int lane = 0; lane < TILE; lane++) {
+            uint16_t half = half_from_float(values[i * TILE + lane]);
+            double off = fabs((double)float_from_half(half) - (double)values[i * TILE + lane]);
+            tile_write_f16(tile, i, lane, half);
+            if (off > error[0]) error[0] = off;
+            error[1] += off;
+        }
 }
 
 /* Symmetric, one scale for `group` inputs of a row: the least f16 that is not below max|w| / 127, so that no value is
  * cut off and no error is above half a scale.
  * OUT: error[0] the largest absolute error so far, error[1] their sum. */
-static void pack_int8(uint8_t *tile, const float *values, int64_t n_in, int64_t group, double error[2]) {
-    int64_t n_groups = (n_in + group - 1) / group;
-    uint8_t *quants = tile + (n_groups * TILE * 2 + 63) / 64 * 64;
+static void pack_int8(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in,
+                      double error[2]) {
+    const int64_t group = layout->group, n_groups = layout->n_in / group;
     for (int64_t g = 0; g < n_groups; g++) {
         int64_t begin = g * group, end = begin + group < n_in ? begin + group : n_in;
         float largest[TILE] = {0}, scale[TILE], inverse[TILE];
@@ -69,14 +73,14 @@ static void pack_int8(uint8_t *tile, const float *values, int64_t n_in, int64_t 
         for (int lane = 0; lane < TILE; lane++) {
             uint16_t half = half_from_float(largest[lane] / 127.0f);
             half += float_from_half(half) < largest[lane] / 127.0f; /* the next number of f16 is the next integer */
-            memcpy(tile + 2 * (g * TILE + lane), &half, 2);
+            tile_write_scale(tile, g, lane, half);
             scale[lane] = float_from_half(half);
             inverse[lane] = scale[lane] > 0 ? 1.0f / scale[lane] : 0.0f;
         }
         float most[TILE] = {0}, sum[TILE] = {0};
-        for (int64_t i = begin; i < begin + group; i += 4) {
-            uint32_t four[TILE] = {0}; /* four inputs' bytes, the first one lowest */
-            for (int k = 0; k < 4; k++)
+        for (int64_t i = begin; i < begin + group; i += line_inputs(TYPE_INT8)) {
+            uint32_t words[TILE] = {0};
+            for (int k = 0; k < line_inputs(TYPE_INT8); k++)
                 for (int lane = 0; lane < TILE; lane++) {
                     float w = i + k < end ? values[(i + k) * TILE + lane] : 0.0f;
                     float q = w * inverse[lane];
@@ -85,12 +89,9 @@ static void pack_int8(uint8_t *tile, const float *values, int64_t n_in, int64_t 
                     float off = fabsf(q * scale[lane] - w);
                     most[lane] = off > most[lane] ? off : most[lane];
                     sum[lane] += off;
-                    four[lane] |= (uint32_t)((int)q + 128) << 8 * k;
+                    words[lane] |= (uint32_t)((int)q + tile_excess(TYPE_INT8)) << line_shift(TYPE_INT8, k);
                 }
-            for (int lane = 0; lane < TILE; lane++) {
-                uint8_t *out = quants + i * TILE + lane * 4;
-                for (int k = 0; k < 4; k++) out[k] = (uint8_t)(four[lane] >> 8 * k);
-            }
+            tile_write_line(layout, tile, i, words);
         }
         for (int lane = 0; lane < TILE; lane++) {
             if (most[lane] > error[0]) error[0] = most[lane];
@@ -184,37 +185,44 @@ static void search_scales4(float scale[TILE], const float *w, int64_t n) {
 }
 
 /* Asymmetric, -8 to 7, one scale for `group` inputs of a row. OUT: error, as of pack_int8. */
-static void pack_int4(uint8_t *tile, const float *values, int64_t n_in, int64_t group, double error[2]) {
-    int64_t n_groups = (n_in + group - 1) / group;
-    uint8_t *quants = tile + (n_groups * TILE * 2 + 63) / 64 * 64;
+static void pack_int4(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in,
+                      double error[2]) {
+    const int64_t group = layout->group, n_groups = layout->n_in / group;
     for (int64_t g = 0; g < n_groups; g++) {
         int64_t begin = g * group, end = begin + group < n_in ? begin + group : n_in;
         float scale[TILE], inverse[TILE], most[TILE] = {0}, sum[TILE] = {0};
         search_scales4(scale, values + begin * TILE, end - begin);
         for (int lane = 0; lane < TILE; lane++) {
             uint16_t half = half_from_float(scale[lane]);
-            memcpy(tile + 2 * (g * TILE + lane), &half, 2);
+            tile_write_scale(tile, g, lane, half);
             inverse[lane] = inverse_of(scale[lane]);
         }
-        for (int64_t i = begin; i < begin + group; i += 8) {
-            uint32_t eight[TILE] = {0}; /* the first four inputs in the low nibbles, one byte after the other */
-            for (int k = 0; k < 8; k++)
+        for (int64_t i = begin; i < begin + group; i += line_inputs(TYPE_INT4)) {
+            uint32_t words[TILE] = {0};
+            for (int k = 0; k < line_inputs(TYPE_INT4); k++)
                 for (int lane = 0; lane < TILE; lane++) {
                     float w = i + k < end ? values[(i + k) * TILE + lane] : 0.0f;
                     float q = nibble(w, inverse[lane]), off = fabsf(q * scale[lane] - w);
                     most[lane] = off > most[lane] ? off : most[lane];
                     sum[lane] += off;
-                    eight[lane] |= (uint32_t)((int)q + 8) << (k % 4 * 8 + k / 4 * 4);
+                    words[lane] |= (uint32_t)((int)q + tile_excess(TYPE_INT4)) << line_shift(TYPE_INT4, k);
                 }
-            for (int lane = 0; lane < TILE; lane++) {
-                uint8_t *out = quants + i / 8 * 64 + lane * 4;
-                for (int k = 0; k < 4; k++) out[k] = (uint8_t)(eight[lane] >> 8 * k);
-            }
+            tile_write_line(layout, tile, i, words);
         }
         for (int lane = 0; lane < TILE; lane++) {
             if (most[lane] > error[0]) error[0] = most[lane];
             error[1] += sum[lane];
         }
+    }
+}
+
+/* Packs a tile. IN: values (n_in, 16). OUT: error, as of pack_int8. */
+static void pack_tile(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in, double error[2]) {
+    switch (layout->type) {
+    case TYPE_F32: pack_f32(tile, values, n_in); break;
+    case TYPE_F16: pack_f16(tile, values, n_in, error); break;
+    case TYPE_INT8: pack_int8(layout, tile, values, n_in, error); break;
+    default: pack_int4(layout, tile, values, n_in, error); break;
     }
 }
 

@@ -9,9 +9,15 @@ cdef extern from "kernels/kernels.h" nogil:
         const char* name
         void evaluate(int function, float* x, const float* y, const float* z, int64_t n) noexcept nogil
 
-    ctypedef struct Cache:
+    ctypedef struct KVCache:
+        uint8_t* k
+        uint8_t* v
         int type
         int64_t n_head, head_dim, n_ctx
+
+    int64_t kvcache_k_size(const KVCache* cache)
+    int64_t kvcache_v_size(const KVCache* cache)
+    void kvcache_copy(const KVCache* to, const KVCache* source, int64_t length)
 
     const int TYPE_F32, TYPE_F16
     const int FUNCTION_EXP, FUNCTION_GELU, FUNCTION_FMA
@@ -76,7 +82,7 @@ cdef extern from "forward.h" nogil:
         const int64_t* logit_rows
         int64_t n_logits
         float* logits
-        Cache cache
+        KVCache cache
         int64_t k_layer, v_layer
         double check_at
         Shared stop

@@ -208,19 +208,16 @@ cdef class RunState:
     cdef void* cache_memory
     cdef uint8_t* k
     cdef uint8_t* v
-    cdef Cache cache
+    cdef KVCache cache
     cdef int64_t k_layer, v_layer
     cdef Shared taken
 
     def __cinit__(self, Weights weights, ThreadTeam team):
         cdef const Config* c = &weights.network.config
-        cdef int64_t size
         self.weights, self.team = weights, team
         self.cache.type = TYPE_F32 if weights.type == TYPE_F32 else TYPE_F16
-        size = 4 if self.cache.type == TYPE_F32 else 2
         self.cache.n_head, self.cache.head_dim, self.cache.n_ctx = c.n_head, c.head_dim, align(c.n_ctx, 16)
-        self.k_layer = c.n_head * self.cache.n_ctx * c.head_dim * size
-        self.v_layer = c.n_head * self.cache.n_ctx * align(c.head_dim, 16) * size
+        self.k_layer, self.v_layer = kvcache_k_size(&self.cache), kvcache_v_size(&self.cache)
         # Zeroed by the system as it is touched: a cache costs the memory of the positions that are in use.
         self.cache_memory = calloc(<size_t>(c.n_layer * (self.k_layer + self.v_layer) + 64), 1)
         if self.cache_memory == NULL:
@@ -302,17 +299,14 @@ cdef class RunState:
         """A copy that goes its own way; it shares weights and threads."""
         cdef RunState other = RunState.__new__(RunState, self.weights, self.team)
         cdef const Config* c = &self.weights.network.config
-        cdef int64_t size = 4 if self.cache.type == TYPE_F32 else 2
-        cdef int64_t stride = self.cache.n_ctx * 16 * size, i
+        cdef KVCache source = self.cache, copy = self.cache
+        cdef int64_t i
         self.take()
         try:
-            # Only positions in use: keys lie by positions within a head, values within 16 dimensions of a head.
-            for i in range(c.n_layer * c.n_head):
-                memcpy(other.k + i * self.cache.n_ctx * c.head_dim * size,
-                       self.k + i * self.cache.n_ctx * c.head_dim * size,
-                       <size_t>(align(self.length, 16) * c.head_dim * size))
-            for i in range(c.n_layer * c.n_head * (align(c.head_dim, 16) // 16)):
-                memcpy(other.v + i * stride, self.v + i * stride, <size_t>(self.length * 16 * size))
+            for i in range(c.n_layer):
+                source.k, source.v = self.k + i * self.k_layer, self.v + i * self.v_layer
+                copy.k, copy.v = other.k + i * self.k_layer, other.v + i * self.v_layer
+                kvcache_copy(&copy, &source, self.length)
             other.length = self.length
             other.reserve_logits(self.n_logits)
             if self.n_logits:

@@ -71,18 +71,16 @@ static void run_layernorm(const Kernels *k) {
  * smallest and the largest only, so that sums which saturate anywhere show. */
 static void run_matmul(const Kernels *k, int type, const char *name, int64_t group, int extreme) {
     enum { ROWS = 7 * TILE, INPUTS = 256, TOKENS = 13 };
-    int64_t groups = group ? INPUTS / group : 0, values = (groups * 32 + 63) / 64 * 64;
-    int64_t widths[] = {64, 32, 16, 8};
-    Matrix m = {.type = type, .tiles = ROWS / TILE, .n_in = INPUTS, .values = values, .group = group,
-                .stride = values + INPUTS * widths[type]};
-    uint8_t *data = room((size_t)(m.tiles * m.stride));
+    Matrix m = {.tiles = ROWS / TILE, .layout = tile_layout(type, INPUTS, group)};
+    const int64_t groups = group ? INPUTS / group : 0, stride = m.layout.stride;
+    uint8_t *data = room((size_t)(m.tiles * stride));
     float *bias = room(4 * ROWS), *out = room(4 * ROWS * TOKENS);
     Inputs in = {.x = room(4 * INPUTS * TOKENS), .x_stride = INPUTS, .q = room(INPUTS * TOKENS),
                  .scale = room(4 * INPUTS * TOKENS), .offset = room(4 * INPUTS * TOKENS)};
     state = 3;
     for (int64_t tile = 0; tile < m.tiles; tile++) {
-        uint8_t *p = data + tile * m.stride;
-        for (int64_t i = 0; i < m.stride; i++) p[i] = extreme ? (draw() & 7 ? 0 : 255) : (uint8_t)draw();
+        uint8_t *p = data + tile * stride;
+        for (int64_t i = 0; i < stride; i++) p[i] = extreme ? (draw() & 7 ? 0 : 255) : (uint8_t)draw();
         for (int64_t i = 0; i < groups * 16; i++) {
             uint16_t half = half_from_float(draw_float() / 100);
             memcpy(p + 2 * i, &half, 2);
@@ -94,16 +92,16 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
     for (int i = 0; i < INPUTS * TOKENS; i++) in.x[i] = extreme ? (draw() & 7 ? -1.0f : 1.0f) : draw_float();
     m.data = data;
     m.bias = bias;
-    for (int64_t t = 0; groups && t < TOKENS; t++)
-        k->quantize(in.q + t * INPUTS, in.scale + t * groups, in.offset + t * groups, in.x + t * INPUTS, groups, group,
-                    type);
+    for (int64_t t = 0; t < TOKENS; t++)
+        k->quantize_inputs(&in, t, &m);
     add_to_digest(in.q, INPUTS * TOKENS); /* not the offsets: they are the instruction set's own */
     add_to_digest(in.scale, 4 * (size_t)groups * TOKENS);
     int modes[] = {MATMUL_STORE, MATMUL_ADD, MATMUL_GELU};
     for (int64_t T = 1; T <= TOKENS; T++)
         for (int64_t first = 0; first < 3; first++) { /* 7, 6 and 5 tiles */
             for (int i = 0; i < ROWS * TOKENS; i++) out[i] = in.x[i % (INPUTS * TOKENS)];
-            k->matmul(&m, &in, T, out, ROWS, first, m.tiles, modes[(T + first) % 3]);
+            const MatmulArgs args = {&m, &in, T, out, ROWS, modes[(T + first) % 3]};
+            k->matmul(&args, first, m.tiles);
             add_to_digest(out, 4 * ROWS * TOKENS);
         }
     print_digest(name, k->name);
@@ -112,7 +110,7 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
 static void run_attention(const Kernels *k, int type, const char *name) {
     enum { HEADS = 3, DIM = 40, CONTEXT = 128, POSITIONS = 101, WIDTH = HEADS * DIM };
     size_t size = HEADS * CONTEXT * 48 * 4;
-    Cache cache = {.k = room(size), .v = room(size), .type = type, .n_head = HEADS, .head_dim = DIM, .n_ctx = CONTEXT};
+    KVCache cache = {.k = room(size), .v = room(size), .type = type, .n_head = HEADS, .head_dim = DIM, .n_ctx = CONTEXT};
     float *q = room(4 * POSITIONS * WIDTH), *keys = room(4 * WIDTH), *out = room(4 * POSITIONS * WIDTH + 64);
     float *scratch = room(4 * (size_t)attention_scratch(CONTEXT, DIM));
     state = 4;
@@ -120,13 +118,16 @@ static void run_attention(const Kernels *k, int type, const char *name) {
     for (int64_t position = 0; position < POSITIONS; position++)
         for (int64_t head = 0; head < HEADS; head++) {
             for (int i = 0; i < WIDTH; i++) keys[i] = draw_float();
-            k->remember(&cache, keys, keys + DIM, head, position);
+            k->kv_store(&cache, keys, keys + DIM, head, position);
         }
     for (int64_t head = 0; head < HEADS; head++)
         for (int64_t position = 0; position < POSITIONS; position += 5) {
             int64_t T = POSITIONS - position < 5 ? POSITIONS - position : 5;
-            k->attention(&cache, q + position * WIDTH + head * DIM, WIDTH, head, position, T,
-                         out + position * WIDTH + head * DIM, WIDTH, scratch);
+            const AttentionArgs args = {
+                .cache = &cache, .q = q + position * WIDTH + head * DIM, .q_stride = WIDTH, .head = head,
+                .position = position, .n_queries = T, .out = out + position * WIDTH + head * DIM, .out_stride = WIDTH,
+                .scratch = scratch};
+            k->attention(&args);
         }
     add_to_digest(cache.k, size);
     add_to_digest(cache.v, size);

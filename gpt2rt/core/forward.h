@@ -60,7 +60,7 @@ typedef struct {
     const int64_t *logit_rows; /* (n_logits) rows whose logits are wanted */
     int64_t n_logits;
     float *logits;            /* (n_logits, V) */
-    Cache cache;              /* shape of a layer's cache */
+    KVCache cache;              /* shape of a layer's cache */
     int64_t k_layer, v_layer; /* bytes of a layer in k and in v */
     double check_at;          /* when to look for signals next, seconds */
     Shared stop;              /* set once a signal handler raised */
@@ -101,20 +101,16 @@ static void *activations_new(Activations *state, const Config *c, int64_t n_toke
 /* Times a matrix: a member's share of its rows, for all tokens. */
 static inline void project(const Pass *p, const Matrix *m, const Inputs *inputs, float *out, int64_t stride, int mode,
                            int member, int members) {
-    p->network->kernels->matmul(m, inputs, p->n_tokens, out, stride, share(m->tiles, member, members),
-                                share(m->tiles, member + 1, members), mode);
+    const MatmulArgs args = {m, inputs, p->n_tokens, out, stride, mode};
+    p->network->kernels->matmul(&args, share(m->tiles, member, members), share(m->tiles, member + 1, members));
 }
 
 /* Makes a row of floats row i of the inputs of m: through layer norm into inputs->x where g is given, and quantized. */
 static inline void prepare_row(const Pass *p, const Matrix *m, const Inputs *inputs, int64_t i, const float *row,
                                const float *g, const float *b) {
     const Kernels *kernels = p->network->kernels;
-    const int64_t groups = m->group ? m->n_in / m->group : 0;
-    float *x = inputs->x + i * inputs->x_stride;
-    if (g) kernels->layernorm(x, row, g, b, p->network->config.n_embd);
-    if (groups)
-        kernels->quantize(inputs->q + i * m->n_in, inputs->scale + i * groups, inputs->offset + i * groups, x, groups,
-                          m->group, m->type);
+    if (g) kernels->layernorm(inputs->x + i * inputs->x_stride, row, g, b, p->network->config.n_embd);
+    kernels->quantize_inputs(inputs, i, m);
 }
 
 /* Makes (T, stride) floats the inputs of m: through layer norm (g, b, into norm) where g is given, and quantized.
@@ -134,28 +130,32 @@ static void attend(const Pass *p, int64_t layer, float *scratch, int member, int
     const Config *c = &p->network->config;
     const Kernels *kernels = p->network->kernels;
     const int64_t n = c->head_dim;
-    Cache cache = p->cache;
+    KVCache cache = p->cache;
     for (int64_t h = share(c->n_head, member, members); h < share(c->n_head, member + 1, members); h++)
         for (const Span *span = p->spans; span < p->spans + p->n_spans; span++) {
             cache.k = span->k + layer * p->k_layer, cache.v = span->v + layer * p->v_layer;
             float *row = p->state->qkv + span->first * c->Q + h * n;
             for (int64_t t = 0; t < span->count; t++, row += c->Q)
-                kernels->remember(&cache, row + c->n_embd, row + 2 * c->n_embd, h, span->position + t);
+                kernels->kv_store(&cache, row + c->n_embd, row + 2 * c->n_embd, h, span->position + t);
             if (p->n_tokens == 1) /* nobody else has to wait for this head */
-                kernels->attention(&cache, row - c->Q, c->Q, h, span->position, 1, p->state->att + h * n, c->E, scratch);
+                kernels->attention(&(AttentionArgs){
+                    .cache = &cache, .q = row - c->Q, .q_stride = c->Q, .head = h, .position = span->position,
+                    .n_queries = 1, .out = p->state->att + h * n, .out_stride = c->E, .scratch = scratch});
         }
     if (p->n_tokens == 1) return;
     team_barrier(p->team);
     int64_t item = 0;
     for (const Span *span = p->spans; span < p->spans + p->n_spans; span++) {
         cache.k = span->k + layer * p->k_layer, cache.v = span->v + layer * p->v_layer;
-        for (int64_t t = 0; t < span->count; t += ATTENTION_TOKENS) {
-            const int64_t count = span->count - t < ATTENTION_TOKENS ? span->count - t : ATTENTION_TOKENS;
+        for (int64_t t = 0; t < span->count; t += ATTENTION_QUERIES) {
+            const int64_t count = span->count - t < ATTENTION_QUERIES ? span->count - t : ATTENTION_QUERIES;
             for (int64_t h = 0; h < c->n_head; h++, item++)
                 if (item % members == member)
-                    kernels->attention(&cache, p->state->qkv + (span->first + t) * c->Q + h * n, c->Q, h,
-                                       span->position + t, count, p->state->att + (span->first + t) * c->E + h * n,
-                                       c->E, scratch);
+                    kernels->attention(&(AttentionArgs){
+                        .cache = &cache, .q = p->state->qkv + (span->first + t) * c->Q + h * n, .q_stride = c->Q,
+                        .head = h, .position = span->position + t, .n_queries = count,
+                        .out = p->state->att + (span->first + t) * c->E + h * n, .out_stride = c->E,
+                        .scratch = scratch});
         }
     }
 }
@@ -172,9 +172,10 @@ static void head(const Pass *p, Private *own, int member, int members) {
     for (int64_t i = alone ? 0 : share(p->n_logits, member, members); i < end; i++)
         prepare_row(p, m, &inputs, i, p->state->x + p->logit_rows[i] * c->E, network->ln_f_g, network->ln_f_b);
     if (!alone) team_barrier(p->team);
-    if (p->n_logits)
-        network->kernels->matmul(m, &inputs, p->n_logits, p->logits, c->V, share(m->tiles, member, members),
-                                 share(m->tiles, member + 1, members), MATMUL_STORE);
+    if (p->n_logits) {
+        const MatmulArgs args = {m, &inputs, p->n_logits, p->logits, c->V, MATMUL_STORE};
+        network->kernels->matmul(&args, share(m->tiles, member, members), share(m->tiles, member + 1, members));
+    }
 }
 
 /* Runs Python's signal handlers now and then; one that raises (Ctrl-C) ends the pass behind this layer. */

@@ -50,18 +50,9 @@ typedef struct {
 static const float *next_vector(Tensors *t) { return (const float *)(t->section + *t->offsets++); }
 
 static Matrix next_matrix(Tensors *t, int64_t n_out, int64_t n_in, int has_bias) {
-    Matrix m = {.data = t->section + *t->offsets++, .type = t->type, .tiles = align(n_out, TILE) / TILE};
+    Matrix m = {.data = t->section + *t->offsets++, .tiles = align(n_out, TILE) / TILE,
+                .layout = tile_layout(t->type, n_in, t->group)};
     if (has_bias) m.bias = next_vector(t);
-    if (t->type == TYPE_INT8 || t->type == TYPE_INT4) {
-        int64_t groups = align(n_in, t->group) / t->group;
-        m.group = t->group;
-        m.n_in = groups * t->group;
-        m.values = align(groups * 2 * TILE, 64);
-        m.stride = m.values + m.n_in * (t->type == TYPE_INT8 ? TILE : TILE / 2);
-    } else {
-        m.n_in = n_in;
-        m.stride = align(n_in * TILE * (t->type == TYPE_F32 ? 4 : 2), 64);
-    }
     return m;
 }
 

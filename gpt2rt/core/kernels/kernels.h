@@ -2,13 +2,35 @@
 #ifndef GPT2RT_KERNELS_H
 #define GPT2RT_KERNELS_H
 
+#include <math.h>
+
+#include "cpu.h"
 #include "matrix.h"
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 8")
+#else
+#define UNROLL
+#endif
+
+/* A part of a matrix product, constant at compile time, so that its sums stay in registers. */
+typedef struct {
+    int type;
+    int tiles;  /* at most MAX_BLOCK_TILES */
+    int tokens; /* at most MAX_BLOCK_TOKENS */
+} Block;
+
+#define MAX_BLOCK_TILES 4
+#define MAX_BLOCK_TOKENS 6
+#define MAX_PREFETCH (64 << 10) /* bytes of the tiles that a block prefetches: a part of any L2 cache */
 
 #define STRING_(text) #text
 #define STRING(text) STRING_(text)
 #define JOIN_(name, isa) name##_##isa
 #define JOIN(name, isa) JOIN_(name, isa)
-#define FN(name) JOIN(name, ISA) /* what one instruction set has of a name */
+#define FN(name) JOIN(name, ISA) /* a name in one instruction set */
 
 #include "lanes_portable.h"
 #define ISA portable
@@ -103,7 +125,7 @@ ISA_END
 #endif
 #endif
 
-/* Writes the kernels that this processor can run, best first, and returns how many. */
+/* Lists the kernels that this processor can run, best first; returns how many. */
 static int kernels_here(const Kernels *found[8]) {
     int n = 0;
 #ifdef GPT2RT_X86_64
@@ -118,7 +140,7 @@ static int kernels_here(const Kernels *found[8]) {
 #ifdef GPT2RT_DOTPROD
     if (cpu_has_dotprod()) found[n++] = &kernels_neon_dotprod;
 #endif
-    found[n++] = &kernels_neon; /* every such processor has it */
+    found[n++] = &kernels_neon; /* every 64-bit Arm has it */
 #endif
     found[n++] = &kernels_portable;
     return n;

@@ -1,15 +1,16 @@
-/* The operations of a forward pass over sixteen lanes. Included once for each instruction set behind its lanes_*.h, with
- * these defined: ISA; TILES (with many tokens) and TILES_ALONE (with one), TOKENS_FLOAT and TOKENS_INT: what a block holds
- * in registers; EXCESS of int8 weights as dot4 sees them: all twins come from this one text.
+/* The operations of a forward pass over sixteen lanes: one text for the portable reference and all vector implementations.
+ * Included once for each instruction set after its lanes_*.h, with these defined: ISA; TILES (with many tokens) and
+ * TILES_ALONE (with one), TOKENS_FLOAT and TOKENS_INT: what a block holds in registers; EXCESS of int8 weights as dot4
+ * takes them.
  *
- * Letters: T tokens of a pass; n_in, n_out of a matrix; a tile is 16 rows (outputs); a group is inputs with one scale.
- * A lane is an output row, a position or a dimension of a head, so nothing is summed across lanes but where the tree of
- * FN(sum) says how. Every sum runs over its inputs in ascending order, whatever the blocking: the same bits from all. */
+ * Letters: a token is a row of inputs; a tile is 16 rows of a matrix (outputs); a group is inputs with one scale.
+ * A lane is an output row, a position or a dimension of a head, so nothing is summed across lanes except as the tree of
+ * FN(sum) says. Every sum runs over its inputs in ascending order, whatever the blocking: the same bits from all. */
 
 #define F32 FN(f32x16)
 #define I32 FN(i32x16)
 
-/* The first `count` of 16 values, `fill` behind them. */
+/* The first `count` of 16 values, then `fill`. */
 ALWAYS_INLINE F32 FN(load_part)(const float *p, int64_t count, float fill) {
     float part[16];
     for (int l = 0; l < 16; l++) part[l] = l < count ? p[l] : fill;
@@ -40,7 +41,6 @@ ALWAYS_INLINE F32 FN(gelu)(F32 x) {
     return FN(div)(x, FN(add)(FN(splat)(1.0f), e));
 }
 
-/* In place, x of x, or x * y + z; n is a multiple of 16. What kernels are made of, for those who test it. */
 static void FN(evaluate)(int function, float *x, const float *y, const float *z, int64_t n) {
     for (int64_t i = 0; i < n; i += 16) {
         F32 a = FN(load)(x + i);
@@ -51,7 +51,6 @@ static void FN(evaluate)(int function, float *x, const float *y, const float *z,
     }
 }
 
-/* IN: x (n), g, b (n, filled up with zeros to 16). OUT: out (n, filled up with zeros to 16). */
 static void FN(layernorm)(float *out, const float *x, const float *g, const float *b, int64_t n) {
     int64_t whole = n / 16 * 16, rest = n - whole;
     F32 sum = FN(splat)(0.0f), squares = sum;
@@ -74,12 +73,17 @@ static void FN(layernorm)(float *out, const float *x, const float *g, const floa
     }
 }
 
-/* Inputs to s8 for weights of this type, one scale a group: max|x| / 127. IN: x (groups * group). OUT: a row of
- * Inputs. */
-static void FN(quantize)(int8_t *q, float *scale, int32_t *offset, const float *x, int64_t groups, int64_t group,
-                         int type) {
+/* To s8 with one scale for a group: max|x| / 127. */
+static void FN(quantize_inputs)(const Inputs *inputs, int64_t row, const Matrix *matrix) {
+    const int64_t group = matrix->layout.group, n_in = matrix->layout.n_in;
+    if (!group) return;
     const F32 shift = FN(splat)(12582912.0f);
-    const int32_t excess = type == TYPE_INT4 ? 8 : EXCESS;
+    const int32_t excess = matrix->layout.type == TYPE_INT4 ? tile_excess(TYPE_INT4) : EXCESS;
+    const int64_t groups = n_in / group;
+    const float *x = inputs->x + row * inputs->x_stride;
+    int8_t *q = inputs->q + row * n_in;
+    float *scale = inputs->scale + row * groups;
+    int32_t *offset = inputs->offset + row * groups;
     for (int64_t g = 0; g < groups; g++, x += group, q += group) {
         F32 sizes = FN(abs)(FN(load)(x));
         for (int64_t i = 16; i < group; i += 16) sizes = FN(max)(FN(abs)(FN(load)(x + i)), sizes);
@@ -96,17 +100,18 @@ static void FN(quantize)(int8_t *q, float *scale, int32_t *offset, const float *
     }
 }
 
-/* Of `tiles` x `tokens` values, in place. */
+/* GELU of tiles x tokens values, in place. */
 static NEVER_INLINE void FN(gelu_block)(float *out, int64_t out_stride, int tiles, int tokens) {
     for (int t = 0; t < tokens; t++, out += out_stride)
         for (int i = 0; i < tiles * TILE; i += TILE) FN(store)(out + i, FN(gelu)(FN(load)(out + i)));
 }
 
-/* The sums of a block to their places. Only the block that quantized prompts are made of has a GELU of its own: in all
- * of them it would be half of the code, for nothing that can be measured. */
-ALWAYS_INLINE void FN(finish)(F32 (*acc)[6], const int has_gelu, const int tiles, const int tokens, float *out,
-                              int64_t out_stride, int mode) {
-    if (has_gelu && mode == MATMUL_GELU) {
+/* Writes the sums of a block. Only the block that quantized prompts are made of has a GELU of its own: in all of them
+ * it would be half of the code, for nothing that can be measured. */
+ALWAYS_INLINE void FN(finish)(F32 (*acc)[MAX_BLOCK_TOKENS], const Block block, const MatmulArgs *args, float *out) {
+    const int64_t out_stride = args->out_stride;
+    const int mode = args->mode, tiles = block.tiles, tokens = block.tokens;
+    if (is_quantized(block.type) && tokens == TOKENS_INT && mode == MATMUL_GELU) {
         UNROLL for (int k = 0; k < tiles; k++)
             UNROLL for (int t = 0; t < tokens; t++) FN(store)(out + t * out_stride + k * TILE, FN(gelu)(acc[k][t]));
         return;
@@ -119,24 +124,25 @@ ALWAYS_INLINE void FN(finish)(F32 (*acc)[6], const int has_gelu, const int tiles
     if (mode == MATMUL_GELU) FN(gelu_block)(out, out_stride, tiles, tokens);
 }
 
-/* `tiles` x `tokens` of a product, both known to the compiler, so that the sums stay in registers. */
-ALWAYS_INLINE void FN(block_float)(const int half, const int tiles, const int tokens, const Matrix *m, int64_t tile,
-                                   const Inputs *in, int64_t token, float *out, int64_t out_stride, int mode) {
-    const uint8_t *w = m->data + tile * m->stride;
-    const float *x = in->x + token * in->x_stride;
-    F32 acc[4][6];
-    out += token * out_stride + tile * TILE;
+/* A block of a product of f32 or f16. */
+ALWAYS_INLINE void FN(block_float)(const Block block, const MatmulArgs *args, int64_t tile, int64_t token) {
+    const Matrix *m = args->matrix;
+    const int half = block.type == TYPE_F16, tiles = block.tiles, tokens = block.tokens, mode = args->mode;
+    const int64_t stride = m->layout.stride, x_stride = args->inputs->x_stride, out_stride = args->out_stride;
+    const uint8_t *w = m->data + tile * stride;
+    const float *x = args->inputs->x + token * x_stride;
+    float *out = args->out + token * out_stride + tile * TILE;
+    F32 acc[MAX_BLOCK_TILES][MAX_BLOCK_TOKENS];
     UNROLL for (int k = 0; k < tiles; k++)
         UNROLL for (int t = 0; t < tokens; t++)
             acc[k][t] = mode == MATMUL_CONTINUE ? FN(load)(out + t * out_stride + k * TILE)
                         : m->bias               ? FN(load)(m->bias + (tile + k) * TILE)
                                                 : FN(splat)(0.0f);
-    const int64_t stride = m->stride, x_stride = in->x_stride;
-    const int ask_ahead = token == 0 && tiles * stride <= PREFETCH_MOST; /* as in FN(block_int) */
-    for (int64_t i = m->n_in; i; i--, w += half ? 2 * TILE : 4 * TILE, x++) {
-        F32 weight[4];
+    const int prefetch = token == 0 && tiles * stride <= MAX_PREFETCH; /* as in FN(block_int) */
+    for (int64_t i = m->layout.n_in; i; i--, w += half ? 2 * TILE : 4 * TILE, x++) {
+        F32 weight[MAX_BLOCK_TILES];
         UNROLL for (int k = 0; k < tiles; k++) {
-            if (ask_ahead) PREFETCH(w + (tiles + k) * stride);
+            if (prefetch) PREFETCH(w + (tiles + k) * stride);
             weight[k] = half ? FN(load_half)((const uint16_t *)(w + k * stride)) : FN(load)((const float *)(w + k * stride));
         }
         UNROLL for (int t = 0; t < tokens; t++) {
@@ -144,41 +150,43 @@ ALWAYS_INLINE void FN(block_float)(const int half, const int tiles, const int to
             UNROLL for (int k = 0; k < tiles; k++) acc[k][t] = FN(fma)(weight[k], input, acc[k][t]);
         }
     }
-    FN(finish)(acc, 0, tiles, tokens, out, out_stride, mode);
+    FN(finish)(acc, block, args, out);
 }
 
-/* The dot product of a group is exact in i32; then acc = fma(dot, scale of the weights * scale of the inputs, acc). */
-ALWAYS_INLINE void FN(block_int)(const int type, const int tiles, const int tokens, const Matrix *m, int64_t tile,
-                                 const Inputs *in, int64_t token, float *out, int64_t out_stride, int mode) {
-    const int step = type == TYPE_INT4 ? 8 : 4; /* inputs of a line */
-    /* The first to need tiles waits for memory: processors don't foresee where the next ones begin; long ones they do. */
-    const int ask_ahead = token == 0 && tiles * m->stride <= PREFETCH_MOST;
-    const int64_t stride = m->stride, group = m->group, groups = m->n_in / group;
-    const uint8_t *scales = m->data + tile * stride, *lines = scales + m->values;
-    const int8_t *q = in->q + token * m->n_in;
-    const float *input_scale = in->scale + token * groups;
-    const int32_t *offset = in->offset + token * groups;
-    F32 acc[4][6];
-    out += token * out_stride + tile * TILE;
+/* A block of a product of int8 or int4. The dot product of a group is exact in i32; then
+ * acc = fma(dot, scale of the weights * scale of the inputs, acc). */
+ALWAYS_INLINE void FN(block_int)(const Block block, const MatmulArgs *args, int64_t tile, int64_t token) {
+    const Matrix *m = args->matrix;
+    const int type = block.type, tiles = block.tiles, tokens = block.tokens;
+    const int64_t stride = m->layout.stride, n_in = m->layout.n_in, group = m->layout.group, groups = n_in / group;
+    /* The first token of a block prefetches the next tiles: processors don't predict where they begin. Long tiles they
+     * do. */
+    const int prefetch = token == 0 && tiles * stride <= MAX_PREFETCH;
+    const uint8_t *scales = m->data + tile * stride, *lines = scales + m->layout.values;
+    const int8_t *q = args->inputs->q + token * n_in;
+    const float *input_scale = args->inputs->scale + token * groups;
+    const int32_t *offset = args->inputs->offset + token * groups;
+    float *out = args->out + token * args->out_stride + tile * TILE;
+    F32 acc[MAX_BLOCK_TILES][MAX_BLOCK_TOKENS];
     UNROLL for (int k = 0; k < tiles; k++)
         UNROLL for (int t = 0; t < tokens; t++)
             acc[k][t] = m->bias ? FN(load)(m->bias + (tile + k) * TILE) : FN(splat)(0.0f);
-    for (int64_t g = 0; g < groups; g++, scales += 2 * TILE) {
-        I32 dot[4][6];
+    for (int64_t g = 0; g < groups; g++, scales += scale_offset(1, 0)) {
+        I32 dot[MAX_BLOCK_TILES][MAX_BLOCK_TOKENS];
         UNROLL for (int k = 0; k < tiles; k++)
             UNROLL for (int t = 0; t < tokens; t++) dot[k][t] = FN(splat_i32)(offset[t * groups + g]);
-        for (int64_t i = 0; i < group; i += step, lines += 4 * TILE, q += step) {
-            FN(weights8) bytes[4];
-            FN(weights4) nibbles[4];
+        for (int64_t i = 0; i < group; i += line_inputs(type), lines += TILE_LINE, q += line_inputs(type)) {
+            FN(weights8) bytes[MAX_BLOCK_TILES];
+            FN(weights4) nibbles[MAX_BLOCK_TILES];
             UNROLL for (int k = 0; k < tiles; k++) {
-                if (ask_ahead) PREFETCH(lines + (tiles + k) * stride);
+                if (prefetch) PREFETCH(lines + (tiles + k) * stride);
                 if (type == TYPE_INT8) bytes[k] = FN(load_weights8)(lines + k * stride);
                 if (type == TYPE_INT4) nibbles[k] = FN(load_weights4)(lines + k * stride);
             }
             UNROLL for (int t = 0; t < tokens; t++)
                 UNROLL for (int k = 0; k < tiles; k++)
-                    dot[k][t] = type == TYPE_INT4 ? FN(dot8)(dot[k][t], nibbles[k], q + t * m->n_in)
-                                                  : FN(dot4)(dot[k][t], bytes[k], q + t * m->n_in);
+                    dot[k][t] = type == TYPE_INT4 ? FN(dot8)(dot[k][t], nibbles[k], q + t * n_in)
+                                                  : FN(dot4)(dot[k][t], bytes[k], q + t * n_in);
         }
         UNROLL for (int k = 0; k < tiles; k++) {
             F32 scale = FN(load_half)((const uint16_t *)(scales + k * stride));
@@ -187,83 +195,77 @@ ALWAYS_INLINE void FN(block_int)(const int type, const int tiles, const int toke
                                     FN(mul)(scale, FN(splat)(input_scale[t * groups + g])), acc[k][t]);
         }
     }
-    FN(finish)(acc, tokens == TOKENS_INT, tiles, tokens, out, out_stride, mode);
+    FN(finish)(acc, block, args, out);
 }
 
-ALWAYS_INLINE void FN(block)(const int type, const int tiles, const int tokens, const Matrix *m, int64_t tile,
-                             const Inputs *in, int64_t token, float *out, int64_t out_stride, int mode) {
-    if (type == TYPE_INT8 || type == TYPE_INT4)
-        FN(block_int)(type, tiles, tokens, m, tile, in, token, out, out_stride, mode);
+ALWAYS_INLINE void FN(block)(const Block block, const MatmulArgs *args, int64_t tile, int64_t token) {
+    if (is_quantized(block.type))
+        FN(block_int)(block, args, tile, token);
     else
-        FN(block_float)(type == TYPE_F16, tiles, tokens, m, tile, in, token, out, out_stride, mode);
+        FN(block_float)(block, args, tile, token);
 }
 
 /* All tokens of some tiles: as many as registers hold at a time, then the rest. */
-ALWAYS_INLINE void FN(strip)(const int type, const int tiles, const Matrix *m, int64_t tile, const Inputs *in,
-                             int64_t T, float *out, int64_t out_stride, int mode) {
-    const int tokens = type == TYPE_INT8 || type == TYPE_INT4 ? TOKENS_INT : TOKENS_FLOAT;
+ALWAYS_INLINE void FN(strip)(const int type, const int tiles, const MatmulArgs *args, int64_t tile) {
+    const int tokens = is_quantized(type) ? TOKENS_INT : TOKENS_FLOAT;
+    const int64_t end = args->n_rows;
     int64_t token = 0;
-#define BLOCK(n) FN(block)(type, tiles, n, m, tile, in, token, out, out_stride, mode)
-    for (; token + tokens <= T; token += tokens) BLOCK(tokens);
-    if (tiles < TILES) /* what is left of the tiles: rare, and each block is some 500 bytes */
-        for (; token < T; token++) BLOCK(1);
-    switch (T - token) {
+#define BLOCK(n) FN(block)((Block){type, tiles, n}, args, tile, token)
+    for (; token + tokens <= end; token += tokens) BLOCK(tokens);
+    if (tiles < TILES) /* the last tile of an odd number: rare, and each block is some 500 bytes */
+        for (; token < end; token++) BLOCK(1);
+    switch (end - token) {
     case 5: if (tokens > 5) BLOCK(5); break;
     case 4: if (tokens > 4) BLOCK(4); break;
     case 3: if (tokens > 3) BLOCK(3); break;
     case 2: if (tokens > 2) BLOCK(2); break;
     case 1: BLOCK(1); break;
+    default: break;
     }
 #undef BLOCK
 }
 
-ALWAYS_INLINE void FN(matmul_type)(const int type, const Matrix *m, const Inputs *in, int64_t T, float *out,
-                                   int64_t out_stride, int64_t first, int64_t end, int mode) {
-    int64_t tile = first;
-    if (TILES_ALONE > TILES && T == 1) /* one token: more tiles, for more sums that don't wait for each other */
-        for (; tile + TILES_ALONE <= end; tile += TILES_ALONE)
-            FN(block)(type, TILES_ALONE, 1, m, tile, in, 0, out, out_stride, mode);
-    for (; tile + TILES <= end; tile += TILES) FN(strip)(type, TILES, m, tile, in, T, out, out_stride, mode);
-    for (; tile < end; tile++) FN(strip)(type, 1, m, tile, in, T, out, out_stride, mode);
+ALWAYS_INLINE void FN(matmul_type)(const int type, const MatmulArgs *args, int64_t first_tile, int64_t end_tile) {
+    int64_t tile = first_tile;
+    if (TILES_ALONE > TILES && args->n_rows == 1) /* more tiles, for more sums that don't wait for each other */
+        for (; tile + TILES_ALONE <= end_tile; tile += TILES_ALONE)
+            FN(block)((Block){type, TILES_ALONE, 1}, args, tile, 0);
+    for (; tile + TILES <= end_tile; tile += TILES) FN(strip)(type, TILES, args, tile);
+    for (; tile < end_tile; tile++) FN(strip)(type, 1, args, tile);
 }
 
-/* Rows of tiles [first, end) of m times T rows of inputs. OUT: out (T, out_stride), at the rows' own places. */
-static void FN(matmul)(const Matrix *m, const Inputs *in, int64_t T, float *out, int64_t out_stride, int64_t first,
-                       int64_t end, int mode) {
-    if (m->type == TYPE_INT8)
-        FN(matmul_type)(TYPE_INT8, m, in, T, out, out_stride, first, end, mode);
-    else if (m->type == TYPE_INT4)
-        FN(matmul_type)(TYPE_INT4, m, in, T, out, out_stride, first, end, mode);
-    else if (m->type == TYPE_F16)
-        FN(matmul_type)(TYPE_F16, m, in, T, out, out_stride, first, end, mode);
-    else
-        FN(matmul_type)(TYPE_F32, m, in, T, out, out_stride, first, end, mode);
+static void FN(matmul)(const MatmulArgs *args, int64_t first_tile, int64_t end_tile) {
+    switch (args->matrix->layout.type) {
+    case TYPE_INT8: FN(matmul_type)(TYPE_INT8, args, first_tile, end_tile); break;
+    case TYPE_INT4: FN(matmul_type)(TYPE_INT4, args, first_tile, end_tile); break;
+    case TYPE_F16: FN(matmul_type)(TYPE_F16, args, first_tile, end_tile); break;
+    default: FN(matmul_type)(TYPE_F32, args, first_tile, end_tile); break;
+    }
 }
 
-/* Puts a head's key and value (head_dim each) into the cache. */
-static void FN(remember)(const Cache *c, const float *k, const float *v, int64_t head, int64_t position) {
-    const int64_t n = c->head_dim;
-    Matrix keys = cache_keys(c, head, position + 1), values = cache_values(c, head, position, 1);
-    uint8_t *key = (uint8_t *)keys.data + position / TILE * keys.stride, *value = (uint8_t *)values.data;
+static void FN(kv_store)(const KVCache *cache, const float *k, const float *v, int64_t head, int64_t position) {
+    const int64_t n = cache->head_dim, lane = position % TILE, stride = kvcache_value_layout(cache).stride;
+    uint8_t *key = kvcache_key_tile(cache, head, position), *value = kvcache_value(cache, head, position);
     const F32 limit = FN(splat)(65504.0f), low = FN(splat)(-65504.0f); /* the largest f16 */
-    for (int64_t d = 0; d < n; d += 16) {
-        F32 a = d + 16 <= n ? FN(load)(k + d) : FN(load_part)(k + d, n - d, 0.0f);
-        F32 b = d + 16 <= n ? FN(load)(v + d) : FN(load_part)(v + d, n - d, 0.0f);
-        int64_t count = n - d < 16 ? n - d : 16;
-        if (c->type == TYPE_F16) {
-            uint16_t halves[16], *column = (uint16_t *)key + d * TILE + position % TILE;
+    for (int64_t d = 0; d < n; d += TILE, value += stride) {
+        F32 a = d + TILE <= n ? FN(load)(k + d) : FN(load_part)(k + d, n - d, 0.0f);
+        F32 b = d + TILE <= n ? FN(load)(v + d) : FN(load_part)(v + d, n - d, 0.0f);
+        int64_t count = n - d < TILE ? n - d : TILE;
+        if (cache->type == TYPE_F16) {
+            uint16_t halves[TILE], *column = (uint16_t *)(key + float_offset(TYPE_F16, d, lane));
             FN(store_half)(halves, FN(max)(FN(min)(a, limit), low));
             for (int64_t l = 0; l < count; l++) column[l * TILE] = halves[l];
-            FN(store_half)((uint16_t *)(value + d / 16 * values.stride), FN(max)(FN(min)(b, limit), low));
+            FN(store_half)((uint16_t *)value, FN(max)(FN(min)(b, limit), low));
         } else {
-            float *column = (float *)key + d * TILE + position % TILE;
+            float *column = (float *)(key + float_offset(TYPE_F32, d, lane));
             for (int64_t l = 0; l < count; l++) column[l * TILE] = k[d + l];
-            FN(store)((float *)(value + d / 16 * values.stride), b);
+            FN(store)((float *)value, b);
         }
     }
 }
 
-/* row (n scores, room to a multiple of 16) becomes exp(scale * row - its maximum); returns 1 / their sum. */
+/* row (n scores, with room to a multiple of 16) becomes exp(scale * row - its maximum), padded with zeros; returns
+ * 1 / their sum. */
 static float FN(softmax)(float *row, int64_t n, float scale) {
     int64_t whole = n / 16 * 16, rest = n - whole;
     F32 factor = FN(splat)(scale), most = FN(splat)(-INFINITY), sum = FN(splat)(0.0f);
@@ -282,35 +284,60 @@ static float FN(softmax)(float *row, int64_t n, float scale) {
     return 1.0f / FN(sum)(sum);
 }
 
-/* Causal attention of one head for T <= ATTENTION_TOKENS consecutive positions, whose keys and values are in the cache.
- * IN: q, rows of this head's queries. OUT: out, rows of head_dim. scratch: attention_scratch() floats. */
-static void FN(attention)(const Cache *c, const float *q, int64_t q_stride, int64_t head, int64_t position, int64_t T,
-                          float *out, int64_t out_stride, float *scratch) {
-    const int64_t n = c->head_dim, width = (n + 15) / 16 * 16;
+/* Writes a query's softmax: n weights divided by their sum, then zeros to `end`. */
+static void FN(write_weights)(float *out, const float *row, float inverse, int64_t n, int64_t end) {
+    for (int64_t i = 0; i < n; i++) out[i] = row[i] * inverse;
+    for (int64_t i = n; i < end; i++) out[i] = 0.0f;
+}
+
+static void FN(attention)(const AttentionArgs *args) {
+    const KVCache *cache = args->cache;
+    const int64_t n = cache->head_dim, width = align(n, TILE), n_ctx = cache->n_ctx;
+    const int64_t head = args->head, position = args->position, n_queries = args->n_queries;
     const float scale = 1.0f / sqrtf((float)n);
-    float *scores = scratch, *sums = scratch + T * c->n_ctx, inverse[ATTENTION_TOKENS];
-    Matrix keys = cache_keys(c, head, position + T), values = cache_values(c, head, 0, position + 1);
-    Inputs queries = {.x = (float *)q, .x_stride = q_stride}, weights = {.x = scores, .x_stride = c->n_ctx};
-    FN(matmul)(&keys, &queries, T, scores, c->n_ctx, 0, keys.tiles, MATMUL_STORE);
-    for (int64_t t = 0; t < T; t++) inverse[t] = FN(softmax)(scores + t * c->n_ctx, position + t + 1, scale);
-    FN(matmul)(&values, &weights, T, sums, width, 0, values.tiles, MATMUL_STORE);
-    for (int64_t t = 1; t < T; t++) { /* the positions that not all of these queries see */
-        Matrix later = cache_values(c, head, position + 1, t);
-        Inputs rest = {.x = scores + t * c->n_ctx + position + 1};
-        FN(matmul)(&later, &rest, 1, sums + t * width, width, 0, later.tiles, MATMUL_CONTINUE);
+    float *scores = args->scratch, *sums = scores + n_queries * n_ctx, inverse[ATTENTION_QUERIES];
+
+    const Matrix keys = key_matrix(cache, head, position + n_queries);
+    const Inputs queries = {.x = (float *)args->q, .x_stride = args->q_stride};
+    const MatmulArgs score = {&keys, &queries, n_queries, scores, n_ctx, MATMUL_STORE};
+    FN(matmul)(&score, 0, keys.tiles);
+    for (int64_t t = 0; t < n_queries; t++) {
+        float *row = scores + t * n_ctx;
+        const int64_t seen = position + t + 1;
+        inverse[t] = FN(softmax)(row, seen, scale);
+        if (args->weights)
+            FN(write_weights)(args->weights + t * args->weights_stride, row, inverse[t], seen, position + n_queries);
     }
-    for (int64_t t = 0; t < T; t++) {
-        for (int64_t d = 0; d < n; d += 16) {
+
+    /* The positions that all of these queries see, then for each the positions that not all see. */
+    const Matrix values = value_matrix(cache, head, 0, position + 1);
+    const Inputs weights = {.x = scores, .x_stride = n_ctx};
+    const MatmulArgs sum = {&values, &weights, n_queries, sums, width, MATMUL_STORE};
+    FN(matmul)(&sum, 0, values.tiles);
+    for (int64_t t = 1; t < n_queries; t++) {
+        const Matrix later = value_matrix(cache, head, position + 1, t);
+        const Inputs rest = {.x = scores + t * n_ctx + position + 1};
+        const MatmulArgs more = {&later, &rest, 1, sums + t * width, width, MATMUL_CONTINUE};
+        FN(matmul)(&more, 0, later.tiles);
+    }
+
+    for (int64_t t = 0; t < n_queries; t++) {
+        for (int64_t d = 0; d < n; d += TILE) {
             F32 mean = FN(mul)(FN(load)(sums + t * width + d), FN(splat)(inverse[t]));
             FN(store)(sums + t * width + d, mean);
         }
-        memcpy(out + t * out_stride, sums + t * width, sizeof(float) * (size_t)n);
+        memcpy(args->out + t * args->out_stride, sums + t * width, sizeof(float) * (size_t)n);
     }
 }
 
 static const Kernels FN(kernels) = {
-    STRING(ISA), FN(layernorm), FN(quantize), FN(matmul), FN(remember), FN(attention),
-    FN(evaluate),
+    .name = STRING(ISA),
+    .layernorm = FN(layernorm),
+    .quantize_inputs = FN(quantize_inputs),
+    .matmul = FN(matmul),
+    .kv_store = FN(kv_store),
+    .attention = FN(attention),
+    .evaluate = FN(evaluate),
 };
 
 #undef F32
