@@ -44,7 +44,7 @@ cdef extern from "network.h" nogil:
                       int64_t group)
 
 
-cdef extern from "threadpool.h" nogil:
+cdef extern from "team.h" nogil:
     ctypedef long Shared
     ctypedef struct Team:
         pass

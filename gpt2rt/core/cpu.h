@@ -4,6 +4,8 @@
 #ifndef GPT2RT_CPU_H
 #define GPT2RT_CPU_H
 
+#include "platform.h"
+
 #include <stdint.h>
 
 #if defined(__x86_64__) || defined(_M_X64)

@@ -9,7 +9,7 @@
 
 #include "clock.h"
 #include "network.h"
-#include "threadpool.h"
+#include "team.h"
 
 #define SIGNAL_INTERVAL 0.005 /* seconds between looks for Ctrl-C; at most one look a layer */
 

@@ -1,210 +1,227 @@
-/* A team of threads that run one function together and meet at barriers.
+/* Threads that run one function together.
  *
- * The caller is member 0; the others are started once, spin for a short while after each job and then park on a lock
- * of Python's portable thread API, so idle costs no CPU. They never touch Python. A child process that inherits a team
- * by fork() inherits no threads: team_is_alive() says so, and the owner makes a new one. */
-#ifndef GPT2RT_TEAM_H
-#define GPT2RT_TEAM_H
+ * The caller is worker 0; the helpers are started once. After each job they spin for a short while and then park, so an
+ * idle pool uses no CPU. A child process inherits a pool by fork() without its threads: pool_is_alive() says so, and the
+ * owner makes a new one. */
+#ifndef GPT2RT_THREADPOOL_H
+#define GPT2RT_THREADPOOL_H
 
-#include <Python.h>
+#include "platform.h"
+
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "cpu.h"
+#include "atomics.h"
+#include "clock.h"
+#include "float_state.h"
+#include "thread.h"
 
-#ifdef _WIN32
-#include <process.h>
-#include <windows.h>
-#define current_process() ((long)_getpid())
-#define yield_processor() SwitchToThread()
-#else
-#include <sched.h>
-#include <unistd.h>
-#define current_process() ((long)getpid())
-#define yield_processor() sched_yield()
-#endif
+#define POOL_MAX_THREADS 1024
+#define POOL_JOB_SPIN 200e-6    /* seconds before a helper that waits for a job parks */
+#define POOL_BARRIER_SPIN 30e-6 /* seconds before a worker that waits at a barrier lets other threads run */
+#define POOL_APART 128          /* bytes between flags: two x86 cache lines are fetched together, Apple's have 128 */
 
-#if defined(_MSC_VER) && !defined(__clang__)
-typedef volatile long Shared; /* /volatile:ms orders plain reads and writes */
-#define shared_load(p) (MemoryBarrier(), *(p))
-#define shared_store(p, x) InterlockedExchange((p), (x))
-#define shared_add(p, x) (InterlockedExchangeAdd((p), (x)))
-#define shared_exchange(p, x) InterlockedExchange((p), (x))
-#else
-typedef long Shared;
-#define shared_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
-#define shared_store(p, x) __atomic_store_n((p), (x), __ATOMIC_SEQ_CST)
-#define shared_add(p, x) __atomic_fetch_add((p), (x), __ATOMIC_SEQ_CST)
-#define shared_exchange(p, x) __atomic_exchange_n((p), (x), __ATOMIC_SEQ_CST)
-#endif
+typedef struct ThreadPool ThreadPool;
 
-#ifdef GPT2RT_X86_64
-#define pause_processor() _mm_pause()
-#elif defined(GPT2RT_ARM64) && !defined(_MSC_VER)
-#define pause_processor() __asm__ volatile("yield")
-#else
-#define pause_processor() ((void)0)
-#endif
-
-#define THREAD_NOT_STARTED ((unsigned long)-1) /* PYTHREAD_INVALID_THREAD_ID, which the limited API leaves out */
-#define TEAM_MOST 256          /* threads */
-#define TEAM_SPINS_JOB 4000    /* pauses before a member that waits for a job parks: 0.05 to 0.2 ms */
-#define TEAM_SPINS_BARRIER 500 /* pauses before a member that waits at a barrier lets others run */
-
-typedef void (*TeamJob)(void *argument, int member, int members);
-
-typedef struct Team Team;
 typedef struct {
-    Team *team;
-    int number;
-    PyThread_type_lock wake; /* held; released to wake the member */
-    Shared parked;
-    char apart[40]; /* no two members' flags on one cache line */
-} TeamMember;
+    ThreadPool *pool; /* NULL where the caller runs alone */
+    int index, count;
+    int64_t next; /* where the caller runs alone: what pool_chunk() has not handed out begins here */
+} Worker;
 
-struct Team {
-    int members; /* the caller included */
+typedef void (*PoolJob)(void *argument, Worker *worker);
+
+typedef struct {
+    ThreadPool *pool;
+    int index;
+    Thread thread;
+    Mutex mutex;
+    Condition wake;
+    Atomic parked; /* it sleeps, or is about to */
+    char apart[POOL_APART];
+} PoolHelper;
+
+struct ThreadPool {
+    int n_threads; /* the caller included */
     long process;
-    TeamJob job;
+    Atomic busy; /* some thread's job runs */
+    char apart_1[POOL_APART];
+    Atomic jobs;  /* number of jobs given to the helpers */
+    PoolJob job;  /* the last of them; NULL ends a helper */
     void *argument;
-    Shared quit, taken;
-    char apart[64];
-    Shared jobs; /* how many were given out */
-    char apart_2[64];
-    Shared arrived;
-    char apart_3[64];
-    Shared barriers; /* how many were passed */
-    char apart_4[64];
-    Shared left; /* helpers that have ended */
-    TeamMember member[TEAM_MOST];
+    char apart_2[POOL_APART];
+    Atomic chunks; /* number of chunks taken since the last barrier */
+    char apart_3[POOL_APART];
+    Atomic arrived; /* workers at the barrier */
+    char apart_4[POOL_APART];
+    Atomic barriers; /* number of barriers passed */
+    char apart_5[POOL_APART];
+    PoolHelper helper[]; /* (n_threads - 1) */
 };
 
-/* The state that rounding and subnormal numbers depend on; a host program may have changed it. Returns the old one. */
-static uint64_t float_state_begin(void) {
-#if defined(GPT2RT_X86_64)
-    unsigned old = _mm_getcsr();
-    _mm_setcsr(0x1f80); /* to the nearest, subnormals kept, no traps */
-    return old;
-#elif defined(GPT2RT_ARM64) && !defined(_MSC_VER)
-    uint64_t old;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
-    return old;
-#else
+/* Where a worker's even part of n begins; the next worker's begins where it ends. */
+static inline int64_t partition(int64_t n, int index, int count) { return n * index / count; }
+
+/* Sets [*begin, *end) to chunk `index` of [0, n) and returns 1, or returns 0 past the last chunk. Each round of `count`
+ * chunks divides half of what the rounds before have left, so that the last chunks, which even out the workers' speeds,
+ * are small, and there are few. All bounds but n are multiples of the granule. */
+static inline int chunk_bounds(int64_t index, int64_t n, int64_t granule, int count, int64_t *begin, int64_t *end) {
+    const int64_t granules = n / granule + (n % granule > 0);
+    int64_t left = granules, size = 0; /* in granules: left before this round, of a chunk in it */
+    for (; left > 0; left -= size * count, index -= count) {
+        size = (left - 1) / (2 * count) + 1;
+        if (index < count) break;
+    }
+    if (left <= index * size) return 0;
+    const int64_t first = granules - left + index * size;
+    const int64_t last = first + size;
+    *begin = first * granule;
+    *end = last < granules ? last * granule : n;
+    return 1;
+}
+
+/* Sets [*begin, *end) to a piece of [0, n) that no worker has taken since the last barrier, and returns 1; returns 0 once
+ * all of it is handed out. All workers pass the same n and granule, and meet at a barrier before they divide anything
+ * else. */
+static inline int pool_chunk(Worker *worker, int64_t n, int64_t granule, int64_t *begin, int64_t *end) {
+    if (worker->count > 1) {
+        return chunk_bounds(atomic_add(&worker->pool->chunks, 1), n, granule, worker->count, begin, end);
+    }
+    if (worker->next >= n) return 0;
+    *begin = worker->next;
+    *end = worker->next = n;
+    return 1;
+}
+
+/* Waits until *p is no longer `old`, for about `seconds`. Returns whether it changed. */
+static inline int pool_spin(const Atomic *p, long old, double seconds) {
+    double until = 0;
+    do {
+        for (int i = 0; i < 32; i++) {
+            if (atomic_get(p) != old) return 1;
+            thread_pause();
+        }
+        if (until == 0) until = clock_seconds() + seconds;
+    } while (clock_seconds() < until);
     return 0;
-#endif
 }
 
-static void float_state_end(uint64_t old) {
-#if defined(GPT2RT_X86_64)
-    _mm_setcsr((unsigned)old);
-#elif defined(GPT2RT_ARM64) && !defined(_MSC_VER)
-    __asm__ volatile("msr fpcr, %0" : : "r"(old));
-#else
-    (void)old;
-#endif
-}
-
-/* Where a member's share of n begins; the next member's begins where it ends. */
-static inline int64_t share(int64_t n, int member, int members) { return n * member / members; }
-
-/* Waits until all members have come here. */
-static void team_barrier(Team *team) {
-    if (!team || team->members == 1) return;
-    long passed = shared_load(&team->barriers);
-    if (shared_add(&team->arrived, 1) == team->members - 1) {
-        shared_store(&team->arrived, 0);
-        shared_store(&team->barriers, passed + 1);
-        return;
+/* Waits until all workers have come here. */
+static inline void pool_barrier(Worker *worker) {
+    worker->next = 0;
+    if (worker->count == 1) return;
+    ThreadPool *pool = worker->pool;
+    const long passed = atomic_get(&pool->barriers); /* nobody can pass this one before this worker has arrived */
+    if (atomic_add(&pool->arrived, 1) == worker->count - 1) {
+        atomic_set(&pool->arrived, 0);
+        atomic_set(&pool->chunks, 0);
+        atomic_add(&pool->barriers, 1); /* releases the others, who then see both as 0 */
+    } else if (!pool_spin(&pool->barriers, passed, POOL_BARRIER_SPIN)) {
+        while (atomic_get(&pool->barriers) == passed) thread_yield();
     }
-    for (int spins = 0; shared_load(&team->barriers) == passed;) {
-        if (spins < TEAM_SPINS_BARRIER) {
-            pause_processor();
-            spins++;
-        } else {
-            yield_processor();
+}
+
+/* No wake-up is lost. A helper sets `parked` and then reads `jobs`; the caller counts up `jobs` and then reads `parked`;
+ * all four are steps of the one order that sequentially consistent operations have. So either the helper's read comes
+ * after the new job and it does not sleep, or its `parked` comes before the caller's read and the caller wakes it. The
+ * caller then takes the mutex, which the helper holds from before `parked` until it sleeps: the signal finds it asleep. A
+ * `parked` that the caller clears is never a later one, since a helper has to pass the caller at the job's last barrier
+ * before it can park again. */
+static inline void pool_park(PoolHelper *helper, long seen) {
+    mutex_lock(&helper->mutex);
+    atomic_swap(&helper->parked, 1);
+    while (atomic_add(&helper->pool->jobs, 0) == seen) condition_wait(&helper->wake, &helper->mutex);
+    atomic_set(&helper->parked, 0);
+    mutex_unlock(&helper->mutex);
+}
+
+/* Gives the helpers a job, or NULL to end them. */
+static inline void pool_give(ThreadPool *pool, PoolJob job, void *argument) {
+    pool->job = job;
+    pool->argument = argument;
+    atomic_add(&pool->jobs, 1);
+    for (int i = 0; i < pool->n_threads - 1; i++) {
+        PoolHelper *helper = &pool->helper[i];
+        if (!atomic_swap(&helper->parked, 0)) continue;
+        mutex_lock(&helper->mutex);
+        mutex_unlock(&helper->mutex);
+        condition_signal(&helper->wake);
+    }
+}
+
+THREAD_FUNCTION(pool_help, argument) {
+    PoolHelper *helper = argument;
+    ThreadPool *pool = helper->pool;
+    float_state_begin(); /* for the thread's life */
+    for (long seen = 0;;) {
+        if (!pool_spin(&pool->jobs, seen, POOL_JOB_SPIN)) pool_park(helper, seen);
+        seen = atomic_get(&pool->jobs); /* the next job waits for this worker */
+        if (!pool->job) return 0;
+        Worker worker = {pool, helper->index, pool->n_threads, 0};
+        pool->job(pool->argument, &worker);
+        pool_barrier(&worker);
+    }
+}
+
+/* Makes a pool of n_threads threads, the caller included, or of as many as can be started (at most POOL_MAX_THREADS).
+ * Returns NULL without memory. */
+static inline ThreadPool *pool_new(int n_threads) {
+    if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
+    const size_t n_helpers = n_threads > 1 ? (size_t)n_threads - 1 : 0;
+    ThreadPool *pool = calloc(1, sizeof(ThreadPool) + n_helpers * sizeof(PoolHelper));
+    if (!pool) return NULL;
+    pool->process = current_process();
+    for (pool->n_threads = 1; pool->n_threads < n_threads; pool->n_threads++) {
+        PoolHelper *helper = &pool->helper[pool->n_threads - 1];
+        helper->pool = pool;
+        helper->index = pool->n_threads;
+        if (!mutex_init(&helper->mutex)) break;
+        if (condition_init(&helper->wake)) {
+            if (thread_start(&helper->thread, pool_help, helper)) continue;
+            condition_free(&helper->wake);
+        }
+        mutex_free(&helper->mutex);
+        break;
+    }
+    return pool;
+}
+
+static inline int pool_threads(const ThreadPool *pool) { return pool->n_threads; }
+
+/* Returns 0 in a child process that inherited the pool by fork(). */
+static inline int pool_is_alive(const ThreadPool *pool) { return pool->process == current_process(); }
+
+/* Ends the helpers, who must have no job; in a child process there are none. */
+static inline void pool_free(ThreadPool *pool) {
+    if (!pool) return;
+    if (pool_is_alive(pool)) {
+        pool_give(pool, NULL, NULL);
+        for (int i = 0; i < pool->n_threads - 1; i++) {
+            PoolHelper *helper = &pool->helper[i];
+            thread_join(helper->thread);
+            condition_free(&helper->wake);
+            mutex_free(&helper->mutex);
         }
     }
+    free(pool);
 }
 
-static void team_helper(void *argument) {
-    TeamMember *self = argument;
-    Team *team = self->team;
-    long seen = 0;
-    float_state_begin();
-    for (;;) {
-        for (int spins = 0; shared_load(&team->jobs) == seen && spins < TEAM_SPINS_JOB; spins++) pause_processor();
-        if (shared_load(&team->jobs) == seen) {
-            shared_store(&self->parked, 1);
-            /* Whoever takes the flag back first decides: the giver of a job then releases the lock. */
-            if (shared_load(&team->jobs) == seen || !shared_exchange(&self->parked, 0))
-                PyThread_acquire_lock(self->wake, WAIT_LOCK);
-        }
-        seen++;
-        if (shared_load(&team->quit)) break;
-        team->job(team->argument, self->number, team->members);
-        team_barrier(team);
-    }
-    shared_add(&team->left, 1);
-}
-
-static void team_give(Team *team) {
-    shared_add(&team->jobs, 1);
-    for (int i = 1; i < team->members; i++)
-        if (shared_exchange(&team->member[i].parked, 0)) PyThread_release_lock(team->member[i].wake);
-}
-
-/* Runs job(argument, member, members) on all members and returns when all are done. A team that is running already
- * (another thread's job), and no team, run it on the caller alone. */
-static void team_run(Team *team, TeamJob job, void *argument) {
-    uint64_t old = float_state_begin();
-    if (!team || team->members == 1 || shared_exchange(&team->taken, 1)) {
-        job(argument, 0, 1);
+/* Runs job(argument, worker) on all threads of the pool and returns when all are done. The caller runs it alone where
+ * there is no pool, where the pool is busy with another thread's job (or with the one that calls this), and where it was
+ * inherited by fork(). */
+static inline void pool_run(ThreadPool *pool, PoolJob job, void *argument) {
+    const uint64_t old = float_state_begin();
+    if (!pool || pool->n_threads == 1 || !pool_is_alive(pool) || atomic_swap(&pool->busy, 1)) {
+        Worker alone = {NULL, 0, 1, 0};
+        job(argument, &alone);
     } else {
-        team->job = job;
-        team->argument = argument;
-        team_give(team);
-        job(argument, 0, team->members);
-        team_barrier(team);
-        shared_store(&team->taken, 0);
+        Worker worker = {pool, 0, pool->n_threads, 0};
+        pool_give(pool, job, argument);
+        job(argument, &worker);
+        pool_barrier(&worker);
+        atomic_set(&pool->busy, 0);
     }
     float_state_end(old);
-}
-
-static int team_is_alive(const Team *team) { return team->process == current_process(); }
-
-/* Ends the helpers; in a child process there are none left to end. */
-static void team_free(Team *team) {
-    if (!team) return;
-    if (team_is_alive(team)) {
-        shared_store(&team->quit, 1);
-        team_give(team);
-        while (shared_load(&team->left) < team->members - 1) yield_processor();
-        for (int i = 1; i < team->members; i++) PyThread_free_lock(team->member[i].wake);
-    }
-    free(team);
-}
-
-/* A team of `members` threads, or of as many as can be started; NULL where there is no memory. */
-static Team *team_new(int members) {
-    Team *team = calloc(1, sizeof(Team));
-    if (!team) return NULL;
-    team->process = current_process();
-    team->members = 1;
-    for (int i = 1; i < members && i < TEAM_MOST; i++) {
-        TeamMember *member = &team->member[i];
-        member->team = team;
-        member->number = i;
-        member->wake = PyThread_allocate_lock();
-        if (!member->wake) break;
-        PyThread_acquire_lock(member->wake, WAIT_LOCK);
-        if (PyThread_start_new_thread(team_helper, member) == THREAD_NOT_STARTED) {
-            PyThread_free_lock(member->wake);
-            break;
-        }
-        team->members++;
-    }
-    return team;
 }
 
 #endif

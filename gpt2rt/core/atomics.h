@@ -1,0 +1,66 @@
+/* A counter or flag that several threads read and write.
+ *
+ * atomic_get acquires: what another thread wrote before it set the value is visible after. atomic_set releases. The
+ * others, which read and write in one step, do both and are sequentially consistent: all threads see all of them in one
+ * order. A get may move before an earlier set of another variable; where that matters, read with atomic_add(p, 0). */
+#ifndef GPT2RT_ATOMICS_H
+#define GPT2RT_ATOMICS_H
+
+#if defined(_MSC_VER) && !defined(__clang__)
+
+#include <intrin.h>
+
+typedef volatile long Atomic;
+
+/* Microsoft's volatile orders accesses only under /volatile:ms, which is not the default on Arm. The __iso_volatile
+ * intrinsics never do, so the barriers below are what orders them. */
+#if defined(_M_ARM64)
+#define ATOMIC_BARRIER() __dmb(_ARM64_BARRIER_ISH)
+#else /* x86 orders loads with loads and stores with stores; only the compiler may not move them */
+#define ATOMIC_BARRIER() _ReadWriteBarrier()
+#endif
+
+static inline long atomic_get(const Atomic *p) {
+    const long x = __iso_volatile_load32((const volatile int *)p);
+    ATOMIC_BARRIER();
+    return x;
+}
+
+static inline void atomic_set(Atomic *p, long x) {
+    ATOMIC_BARRIER();
+    __iso_volatile_store32((volatile int *)p, x);
+}
+
+/* Returns the old value. */
+static inline long atomic_add(Atomic *p, long x) { return _InterlockedExchangeAdd(p, x); }
+
+/* Returns the old value. */
+static inline long atomic_swap(Atomic *p, long x) { return _InterlockedExchange(p, x); }
+
+/* Stores x where the value is `expected`. Returns whether it was. */
+static inline int atomic_replace(Atomic *p, long expected, long x) {
+    return _InterlockedCompareExchange(p, x, expected) == expected;
+}
+
+#else
+
+typedef long Atomic;
+
+static inline long atomic_get(const Atomic *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+
+static inline void atomic_set(Atomic *p, long x) { __atomic_store_n(p, x, __ATOMIC_RELEASE); }
+
+/* Returns the old value. */
+static inline long atomic_add(Atomic *p, long x) { return __atomic_fetch_add(p, x, __ATOMIC_SEQ_CST); }
+
+/* Returns the old value. */
+static inline long atomic_swap(Atomic *p, long x) { return __atomic_exchange_n(p, x, __ATOMIC_SEQ_CST); }
+
+/* Stores x where the value is `expected`. Returns whether it was. */
+static inline int atomic_replace(Atomic *p, long expected, long x) {
+    return __atomic_compare_exchange_n(p, &expected, x, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+#endif
+
+#endif
