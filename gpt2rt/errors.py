@@ -25,5 +25,9 @@ class ContextFullError(Gpt2rtError):
     """More tokens than the model has positions for."""
 
 
+class CancelledError(Gpt2rtError):
+    """What was running was cancelled from another thread; it is where its last step ended."""
+
+
 class UsageError(Gpt2rtError, ValueError):
     """An argument or option has a value that can't be used; the command line exits with 2."""

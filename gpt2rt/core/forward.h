@@ -1,252 +1,414 @@
-/* One run through a network: consecutive tokens of one or more sequences.
+/* One forward pass through a network: rows of one or more sequences.
  *
- * It runs on all members of a thread team; every member runs the same text, does its share of the rows, heads or tokens,
- * and meets the others at barriers. Work is never split along a sum, so the logits don't depend on how many they are.
+ * Every worker of the thread pool runs the same code, takes chunks of the tiles, heads or rows of a step until none is
+ * left, and meets the others at barriers. Work is never split along a sum, so the logits do not depend on the number
+ * of workers.
  *
- * Letters: T tokens of the pass; E, F, Q and V as in network.h. */
-#ifndef GPT2RT_PASS_H
-#define GPT2RT_PASS_H
+ * Letters: T rows (tokens) of the pass, R of them whose logits are wanted; E, F, Q and V as in network.h. */
+#ifndef GPT2RT_FORWARD_H
+#define GPT2RT_FORWARD_H
+
+#include <stdlib.h>
 
 #include "clock.h"
 #include "network.h"
-#include "team.h"
+#include "threadpool.h"
 
-#define SIGNAL_INTERVAL 0.005 /* seconds between looks for Ctrl-C; at most one look a layer */
+#define MAX_TOKENS 256 /* rows of a pass: more add nothing to the speed, but memory */
+#define CHUNK_TILES 4  /* tiles that are handed out together at least: what kernels multiply side by side */
 
-/* What a member of the team writes alone. */
+#ifdef GPT2RT_SLOW_WORKER /* a benchmark build: worker 1 computes each of its chunks twice */
+#define REPEATS(worker) ((worker)->index == 1 ? 2 : 1)
+#else
+#define REPEATS(worker) 1
+#endif
+
+/* What one worker writes alone. */
 typedef struct {
-    float *norm;    /* (E), of a pass of one token */
-    Inputs inputs;  /* (F), likewise */
-    float *scratch; /* attention_scratch() */
-} Private;
+    float *norm;      /* (E) */
+    Inputs inputs;    /* (1, F) */
+    float *attention; /* attention_scratch() */
+} WorkerScratch;
 
+/* Activations; nothing in here outlives a pass. */
 typedef struct {
-    float *x;         /* (T, E) the residual stream */
-    float *norm;      /* (T, E) normalized */
-    Inputs inputs;    /* (T, F) quantized */
-    float *qkv;       /* (T, Q) */
-    float *att;       /* (T, E) */
-    float *fc;        /* (T, F) */
-    Private *private; /* (members) */
-} Activations;
+    int64_t max_rows;
+    void *memory;
+    float *x;               /* (T, E) the residual stream */
+    float *norm;            /* (T, E) layer norm of x */
+    Inputs inputs;          /* (T, F) inputs of the next matrix, quantized */
+    float *qkv;             /* (T, Q) */
+    float *att;             /* (T, E) */
+    float *fc;              /* (T, F) */
+    WorkerScratch *workers; /* (n_workers) */
+} Scratch;
 
 /* Consecutive tokens of one sequence: rows [first, first + count) of a pass, from `position` on. */
 typedef struct {
     uint8_t *k; /* (n_layer, n_head, n_ctx / 16, head_dim, 16) */
     uint8_t *v; /* (n_layer, n_head, head_dim / 16, n_ctx, 16) */
     int64_t position, first, count;
-} Span;
+} SequenceSlice;
 
-/* What a pass spends its time on, with the wait for the other members that follows. */
+/* Consecutive queries that attention answers together: rows [row, row + count), of one sequence slice. */
+typedef struct {
+    int64_t slice, row, position, count;
+} QueryRun;
+
+/* Copies of what a pass computes on its way, for who asks. */
+typedef struct {
+    float *hidden;    /* (n_layer + 1, n_rows, n_embd): the residual stream before layer 0 and after each layer */
+    float *attention; /* (n_layer, n_head, n_rows, n_positions): 0 after a row's own position */
+    int64_t n_rows, n_positions;
+    int64_t first; /* the trace's row that the pass's row 0 is */
+} Trace;
+
+/* What a pass spends its time on, the wait for the other workers included. */
 typedef enum {
-    PART_EMBED,
-    PART_C_ATTN,
-    PART_ATTENTION,
-    PART_ATTN_C_PROJ,
-    PART_C_FC,
-    PART_MLP_C_PROJ,
-    PART_HEAD,
-    N_PARTS
-} Part;
+    STEP_EMBED,
+    STEP_ATTN_C_ATTN,
+    STEP_ATTENTION,
+    STEP_ATTN_C_PROJ,
+    STEP_MLP_C_FC,
+    STEP_MLP_C_PROJ,
+    STEP_HEAD,
+    N_STEPS
+} ForwardStep;
 
 typedef struct {
     const Network *network;
-    Activations *state;
-    Team *team;
+    Scratch *scratch;
+    KVCache kv;            /* the shape of a layer's cache in every sequence; k and v are the slices' */
+    int64_t k_size, v_size; /* bytes of a layer in k and in v */
     const int32_t *tokens; /* (T) */
-    int64_t n_tokens;
-    const Span *spans; /* (n_spans) */
-    int64_t n_spans;
-    const int64_t *logit_rows; /* (n_logits) rows whose logits are wanted */
-    int64_t n_logits;
-    float *logits;            /* (n_logits, V) */
-    KVCache cache;              /* shape of a layer's cache */
-    int64_t k_layer, v_layer; /* bytes of a layer in k and in v */
-    double check_at;          /* when to look for signals next, seconds */
-    Shared stop;              /* set once a signal handler raised */
-    double *parts;            /* (N_PARTS) seconds, or NULL */
-} Pass;
+    int64_t n_rows;        /* T */
+    const SequenceSlice *slices; /* (n_slices) */
+    int64_t n_slices;
+    const int64_t *logit_rows; /* (R) ascending: the rows whose logits are wanted */
+    int64_t n_logits;          /* R */
+    float *logits;             /* (R, V) */
+    Trace *trace;              /* or NULL */
+    double *seconds;           /* (N_STEPS) to add to, or NULL */
+    int (*should_stop)(void *); /* asked by worker 0, the calling thread, after each layer; or NULL */
+    void *stop_argument;
+    Atomic stopped;
+    QueryRun runs[MAX_TOKENS];   /* of all rows */
+    QueryRun wanted[MAX_TOKENS]; /* of the R rows, by their places among them */
+    int64_t n_runs, n_wanted;
+} ForwardPass;
 
-/* The memory of a pass of n_tokens, which `state` then points into, for the caller to free; NULL where there is none. */
-static void *activations_new(Activations *state, const Config *c, int64_t n_tokens, int members) {
+static inline void scratch_free(Scratch *s) {
+    free(s->memory);
+    s->memory = NULL;
+    s->max_rows = 0;
+}
+
+/* Makes room for passes of n_rows on n_workers; returns 0 where there is no memory, then nothing has changed. */
+static inline int scratch_reserve(Scratch *s, const Config *c, int64_t n_rows, int n_workers) {
+    if (n_rows <= s->max_rows) return 1;
+    n_rows = n_rows > 32 ? MAX_TOKENS : n_rows > 1 ? 32 : 1;
     const int64_t groups = c->F / TILE; /* at most */
-    const int64_t scratch = attention_scratch(align(c->n_ctx, TILE), c->head_dim);
-    const int64_t own = align(c->E + 2 * groups + scratch, 16) + 16; /* the last 16: no two members' on one cache line */
-    const int64_t floats = n_tokens * (3 * c->E + c->Q + c->F + 2 * groups) + members * own;
-    const int64_t bytes = (n_tokens + members) * c->F;
-    void *memory = calloc((size_t)(4 * floats + bytes + members * (int64_t)sizeof(Private) + 128), 1);
-    if (!memory) return NULL;
+    const int64_t scores = attention_scratch(align(c->n_ctx, TILE), c->head_dim);
+    const int64_t own = align(c->E + 2 * groups + scores, 16) + 16; /* the last 16: no cache line belongs to two workers */
+    const int64_t floats = n_rows * (3 * c->E + c->Q + c->F + 2 * groups) + n_workers * own;
+    const int64_t bytes = (n_rows + n_workers) * c->F;
+    void *memory = calloc((size_t)(4 * floats + bytes + n_workers * (int64_t)sizeof(WorkerScratch) + 128), 1);
+    if (!memory) return 0;
+    free(s->memory);
+    s->memory = memory, s->max_rows = n_rows;
     float *at = (float *)align((intptr_t)memory, 64);
-    state->x = at, at += n_tokens * c->E;
-    state->norm = at, at += n_tokens * c->E;
-    state->att = at, at += n_tokens * c->E;
-    state->qkv = at, at += n_tokens * c->Q;
-    state->fc = at, at += n_tokens * c->F;
-    state->inputs.scale = at, at += n_tokens * groups;
-    state->inputs.offset = (int32_t *)at, at += n_tokens * groups;
-    int8_t *q = (int8_t *)(at + members * own);
-    state->inputs.q = q, q += n_tokens * c->F;
-    state->private = (Private *)align((intptr_t)(q + members * c->F), 64);
-    for (int i = 0; i < members; i++, at += own) {
-        Private *private = &state->private[i];
-        private->norm = at;
-        private->scratch = at + c->E;
-        private->inputs.scale = at + own - 16 - 2 * groups;
-        private->inputs.offset = (int32_t *)(at + own - 16 - groups);
-        private->inputs.q = q + i * c->F;
+    s->x = at, at += n_rows * c->E;
+    s->norm = at, at += n_rows * c->E;
+    s->att = at, at += n_rows * c->E;
+    s->qkv = at, at += n_rows * c->Q;
+    s->fc = at, at += n_rows * c->F;
+    s->inputs.scale = at, at += n_rows * groups;
+    s->inputs.offset = (int32_t *)at, at += n_rows * groups;
+    int8_t *q = (int8_t *)(at + n_workers * own);
+    s->inputs.q = q, q += n_rows * c->F;
+    s->workers = (WorkerScratch *)align((intptr_t)(q + n_workers * c->F), 64);
+    for (int i = 0; i < n_workers; i++, at += own) {
+        WorkerScratch *worker = &s->workers[i];
+        worker->norm = at;
+        worker->attention = at + c->E;
+        worker->inputs.scale = at + own - 16 - 2 * groups;
+        worker->inputs.offset = (int32_t *)(at + own - 16 - groups);
+        worker->inputs.q = q + i * c->F;
     }
-    return memory;
+    return 1;
 }
 
-/* Times a matrix: a member's share of its rows, for all tokens. */
-static inline void project(const Pass *p, const Matrix *m, const Inputs *inputs, float *out, int64_t stride, int mode,
-                           int member, int members) {
-    const MatmulArgs args = {m, inputs, p->n_tokens, out, stride, mode};
-    p->network->kernels->matmul(&args, share(m->tiles, member, members), share(m->tiles, member + 1, members));
-}
-
-/* Makes a row of floats row i of the inputs of m: through layer norm into inputs->x where g is given, and quantized. */
-static inline void prepare_row(const Pass *p, const Matrix *m, const Inputs *inputs, int64_t i, const float *row,
-                               const float *g, const float *b) {
-    const Kernels *kernels = p->network->kernels;
-    if (g) kernels->layernorm(inputs->x + i * inputs->x_stride, row, g, b, p->network->config.n_embd);
-    kernels->quantize_inputs(inputs, i, m);
-}
-
-/* Makes (T, stride) floats the inputs of m: through layer norm (g, b, into norm) where g is given, and quantized.
- * A single token is prepared by each member for itself, which saves a barrier; many are shared out. */
-static void prepare(const Pass *p, const Matrix *m, Inputs *inputs, float *rows, int64_t stride, const float *g,
-                    const float *b, float *norm, int member, int members) {
-    const int alone = p->n_tokens == 1;
-    const int64_t end = alone ? 1 : share(p->n_tokens, member + 1, members);
-    inputs->x = g ? norm : rows, inputs->x_stride = stride;
-    for (int64_t t = alone ? 0 : share(p->n_tokens, member, members); t < end; t++)
-        prepare_row(p, m, inputs, t, rows + t * stride, g, b);
-    if (!alone) team_barrier(p->team);
-}
-
-/* Puts the keys and values of all tokens into their caches, then answers all queries: qkv -> att. */
-static void attend(const Pass *p, int64_t layer, float *scratch, int member, int members) {
-    const Config *c = &p->network->config;
-    const Kernels *kernels = p->network->kernels;
-    const int64_t n = c->head_dim;
-    KVCache cache = p->cache;
-    for (int64_t h = share(c->n_head, member, members); h < share(c->n_head, member + 1, members); h++)
-        for (const Span *span = p->spans; span < p->spans + p->n_spans; span++) {
-            cache.k = span->k + layer * p->k_layer, cache.v = span->v + layer * p->v_layer;
-            float *row = p->state->qkv + span->first * c->Q + h * n;
-            for (int64_t t = 0; t < span->count; t++, row += c->Q)
-                kernels->kv_store(&cache, row + c->n_embd, row + 2 * c->n_embd, h, span->position + t);
-            if (p->n_tokens == 1) /* nobody else has to wait for this head */
-                kernels->attention(&(AttentionArgs){
-                    .cache = &cache, .q = row - c->Q, .q_stride = c->Q, .head = h, .position = span->position,
-                    .n_queries = 1, .out = p->state->att + h * n, .out_stride = c->E, .scratch = scratch});
+/* Splits the pass's rows, and those whose logits are wanted, into runs of queries; what is left to do before forward(). */
+static inline void plan_queries(ForwardPass *p) {
+    p->n_runs = p->n_wanted = 0;
+    p->k_size = kvcache_k_size(&p->kv), p->v_size = kvcache_v_size(&p->kv);
+    int64_t i = 0;
+    for (int64_t s = 0; s < p->n_slices; s++) {
+        const SequenceSlice *slice = &p->slices[s];
+        for (int64_t t = 0; t < slice->count; t += ATTENTION_QUERIES) {
+            const int64_t left = slice->count - t;
+            p->runs[p->n_runs++] = (QueryRun){.slice = s, .row = slice->first + t, .position = slice->position + t,
+                                              .count = left < ATTENTION_QUERIES ? left : ATTENTION_QUERIES};
         }
-    if (p->n_tokens == 1) return;
-    team_barrier(p->team);
-    int64_t item = 0;
-    for (const Span *span = p->spans; span < p->spans + p->n_spans; span++) {
-        cache.k = span->k + layer * p->k_layer, cache.v = span->v + layer * p->v_layer;
-        for (int64_t t = 0; t < span->count; t += ATTENTION_QUERIES) {
-            const int64_t count = span->count - t < ATTENTION_QUERIES ? span->count - t : ATTENTION_QUERIES;
-            for (int64_t h = 0; h < c->n_head; h++, item++)
-                if (item % members == member)
-                    kernels->attention(&(AttentionArgs){
-                        .cache = &cache, .q = p->state->qkv + (span->first + t) * c->Q + h * n, .q_stride = c->Q,
-                        .head = h, .position = span->position + t, .n_queries = count,
-                        .out = p->state->att + (span->first + t) * c->E + h * n, .out_stride = c->E,
-                        .scratch = scratch});
+        int64_t run = -1; /* none to continue yet */
+        for (; i < p->n_logits && p->logit_rows[i] < slice->first + slice->count; i++) {
+            const int64_t position = slice->position + p->logit_rows[i] - slice->first;
+            QueryRun *last = run < 0 ? NULL : &p->wanted[run];
+            if (last && last->position + last->count == position && last->count < ATTENTION_QUERIES)
+                last->count++;
+            else
+                p->wanted[run = p->n_wanted++] = (QueryRun){.slice = s, .row = i, .position = position, .count = 1};
         }
     }
 }
 
-/* The logits of the wanted rows: final layer norm, then times the head. Prepared as in `prepare`. */
-static void head(const Pass *p, Private *own, int member, int members) {
+static inline KVCache layer_cache(const ForwardPass *p, int64_t slice, int64_t layer) {
+    KVCache cache = p->kv;
+    cache.k = p->slices[slice].k + layer * p->k_size;
+    cache.v = p->slices[slice].v + layer * p->v_size;
+    return cache;
+}
+
+/* x = wte[token] + wpe[position] for every row. */
+static inline void embed_rows(const ForwardPass *p, Worker *w) {
     const Network *network = p->network;
     const Config *c = &network->config;
-    const Matrix *m = &network->head;
-    const int alone = p->n_logits == 1;
-    Inputs inputs = alone ? own->inputs : p->state->inputs;
-    const int64_t end = alone ? 1 : share(p->n_logits, member + 1, members);
-    inputs.x = alone ? own->norm : p->state->norm, inputs.x_stride = c->E;
-    for (int64_t i = alone ? 0 : share(p->n_logits, member, members); i < end; i++)
-        prepare_row(p, m, &inputs, i, p->state->x + p->logit_rows[i] * c->E, network->ln_f_g, network->ln_f_b);
-    if (!alone) team_barrier(p->team);
-    if (p->n_logits) {
-        const MatmulArgs args = {m, &inputs, p->n_logits, p->logits, c->V, MATMUL_STORE};
-        network->kernels->matmul(&args, share(m->tiles, member, members), share(m->tiles, member + 1, members));
+    for (int64_t begin, end, s = 0; pool_chunk(w, p->n_rows, 1, &begin, &end);)
+        for (int64_t row = begin; row < end; row++) {
+            if (row < p->slices[s].first) s = 0;
+            while (row >= p->slices[s].first + p->slices[s].count) s++;
+            const int64_t position = p->slices[s].position + row - p->slices[s].first;
+            embed(p->scratch->x + row * c->E, &network->wte, p->tokens[row], network->wpe + position * c->n_embd,
+                  c->n_embd);
+        }
+}
+
+/* A layer norm, or none. */
+typedef struct {
+    const float *g, *b; /* (n_embd) */
+} Norm;
+
+/* Makes n rows (n, stride) the inputs of a matrix: through the norm, where there is one, and quantized.
+ * A single row is made by every worker for itself, which saves a barrier. Returns the inputs. */
+static inline Inputs inputs_of(const ForwardPass *p, Worker *w, const Matrix *m, float *rows, int64_t stride, int64_t n, Norm norm) {
+    WorkerScratch *own = &p->scratch->workers[w->index];
+    const int is_alone = n == 1;
+    Inputs inputs = is_alone ? own->inputs : p->scratch->inputs;
+    inputs.x = !norm.g ? rows : is_alone ? own->norm : p->scratch->norm;
+    inputs.x_stride = stride;
+    for (int64_t begin = 0, end = 1; is_alone || pool_chunk(w, n, 1, &begin, &end);) {
+        for (int repeat = 0; repeat < REPEATS(w); repeat++)
+            for (int64_t i = begin; i < end; i++) {
+                if (norm.g)
+                    p->network->kernels->layernorm(inputs.x + i * stride, rows + i * stride, norm.g, norm.b,
+                                                   p->network->config.n_embd);
+                p->network->kernels->quantize_inputs(&inputs, i, m);
+            }
+        if (is_alone) return inputs;
+    }
+    pool_barrier(w);
+    return inputs;
+}
+
+/* Tiles [first, end) of a matrix times n rows of inputs: out (n, stride). */
+static inline void project(const ForwardPass *p, Worker *w, const Matrix *m, const Inputs *inputs, int64_t n, float *out,
+                    int64_t stride, int mode, int64_t first, int64_t end) {
+    const MatmulArgs args = {.matrix = m, .inputs = inputs, .n_rows = n, .out = out, .out_stride = stride, .mode = mode};
+#ifdef GPT2RT_SLOW_WORKER
+    MatmulArgs again = args;
+    if (mode == MATMUL_ADD) again.out = p->scratch->qkv, again.out_stride = p->network->config.Q, again.mode = MATMUL_STORE;
+#endif
+    for (int64_t a, b; pool_chunk(w, end - first, CHUNK_TILES, &a, &b);) {
+        p->network->kernels->matmul(&args, first + a, first + b);
+#ifdef GPT2RT_SLOW_WORKER
+        if (w->index == 1) p->network->kernels->matmul(&again, first + a, first + b);
+#endif
     }
 }
 
-/* Runs Python's signal handlers now and then; one that raises (Ctrl-C) ends the pass behind this layer. */
-static void look_for_signals(Pass *p) {
-    const double now = clock_seconds();
-    if (now < p->check_at) return;
-    p->check_at = now + SIGNAL_INTERVAL;
-    PyGILState_STATE gil = PyGILState_Ensure();
-    if (PyErr_CheckSignals()) shared_store(&p->stop, 1);
-    PyGILState_Release(gil);
+/* One head's keys and values of a slice go to its cache. */
+static inline void store_keys_values(const ForwardPass *p, const KVCache *cache, const SequenceSlice *slice, int64_t head) {
+    const Config *c = &p->network->config;
+    const float *row = p->scratch->qkv + slice->first * c->Q + head * c->head_dim;
+    for (int64_t t = 0; t < slice->count; t++, row += c->Q)
+        p->network->kernels->kv_store(cache, row + c->n_embd, row + 2 * c->n_embd, head, slice->position + t);
 }
 
-/* Notes what a part took where that is asked for; returns when the next one begins. */
-static inline double spent(const Pass *p, Part part, int member, double begin) {
-    if (!p->parts || member) return begin;
+/* Answers a run of queries of one head: q of qkv -> att. */
+static inline void answer(const ForwardPass *p, Worker *w, const KVCache *cache, const QueryRun *run, int64_t layer, int64_t head) {
+    const Config *c = &p->network->config;
+    Trace *trace = p->trace;
+    AttentionArgs args = {.cache = cache,
+                          .q = p->scratch->qkv + run->row * c->Q + head * c->head_dim,
+                          .q_stride = c->Q,
+                          .head = head,
+                          .position = run->position,
+                          .n_queries = run->count,
+                          .out = p->scratch->att + run->row * c->E + head * c->head_dim,
+                          .out_stride = c->E,
+                          .scratch = p->scratch->workers[w->index].attention};
+    if (trace && trace->attention) {
+        args.weights_stride = trace->n_positions;
+        args.weights = trace->attention +
+                       ((layer * c->n_head + head) * trace->n_rows + trace->first + run->row) * trace->n_positions;
+    }
+    for (int repeat = 0; repeat < REPEATS(w); repeat++) p->network->kernels->attention(&args);
+}
+
+/* Stores the keys and values of all rows. */
+static inline void store_all(const ForwardPass *p, Worker *w, int64_t layer) {
+    for (int64_t head, end; pool_chunk(w, p->network->config.n_head, 1, &head, &end);)
+        for (; head < end; head++)
+            for (int64_t s = 0; s < p->n_slices; s++) {
+                const KVCache cache = layer_cache(p, s, layer);
+                for (int repeat = 0; repeat < REPEATS(w); repeat++) store_keys_values(p, &cache, &p->slices[s], head);
+            }
+}
+
+/* Answers runs of queries, every head of each. */
+static inline void answer_all(const ForwardPass *p, Worker *w, int64_t layer, const QueryRun *runs, int64_t n) {
+    const int64_t n_head = p->network->config.n_head;
+    for (int64_t item, end; pool_chunk(w, n * n_head, 1, &item, &end);)
+        for (; item < end; item++) {
+            const KVCache cache = layer_cache(p, runs[item / n_head].slice, layer);
+            answer(p, w, &cache, &runs[item / n_head], layer, item % n_head);
+        }
+}
+
+/* Attention of all rows: qkv -> att. A single row needs no barrier between storing and answering a head. */
+static inline void attend(const ForwardPass *p, Worker *w, int64_t layer) {
+    if (p->n_rows > 1) {
+        store_all(p, w, layer);
+        pool_barrier(w);
+        answer_all(p, w, layer, p->runs, p->n_runs);
+        return;
+    }
+    const KVCache cache = layer_cache(p, 0, layer);
+    for (int64_t head, end; pool_chunk(w, p->network->config.n_head, 1, &head, &end);)
+        for (; head < end; head++) {
+            store_keys_values(p, &cache, &p->slices[0], head);
+            answer(p, w, &cache, &p->runs[0], layer, head);
+        }
+}
+
+/* Moves the rows whose logits are wanted to the front: of x, and of the inputs of a matrix, if it is given. */
+static inline void keep_wanted_rows(const ForwardPass *p, const Matrix *m, const Inputs *inputs) {
+    const int64_t E = p->network->config.E, n_in = m ? m->layout.n_in : 0;
+    const int64_t groups = m && m->layout.group ? n_in / m->layout.group : 0;
+    for (int64_t i = 0; i < p->n_logits; i++) {
+        const int64_t row = p->logit_rows[i];
+        if (row == i) continue;
+        memcpy(p->scratch->x + i * E, p->scratch->x + row * E, sizeof(float) * (size_t)E);
+        if (!m) continue;
+        if (groups) {
+            memcpy(inputs->q + i * n_in, inputs->q + row * n_in, (size_t)n_in);
+            memcpy(inputs->scale + i * groups, inputs->scale + row * groups, sizeof(float) * (size_t)groups);
+            memcpy(inputs->offset + i * groups, inputs->offset + row * groups, sizeof(int32_t) * (size_t)groups);
+        } else {
+            memcpy(inputs->x + i * E, inputs->x + row * E, sizeof(float) * (size_t)E);
+        }
+    }
+}
+
+/* Attention of the last layer where not all rows' logits are wanted: keys and values of all rows, but queries and
+ * answers only of those R, which then lie in front of x and att. */
+static inline void attend_wanted(const ForwardPass *p, Worker *w, int64_t layer, const Inputs *inputs) {
+    const Config *c = &p->network->config;
+    const Matrix *m = &p->network->layers[layer].attn_c_attn;
+    project(p, w, m, inputs, p->n_rows, p->scratch->qkv, c->Q, MATMUL_STORE, c->n_embd / TILE, m->tiles);
+    pool_barrier(w);
+    store_all(p, w, layer);
+    if (w->index == 0) keep_wanted_rows(p, m, inputs);
+    pool_barrier(w);
+    project(p, w, m, inputs, p->n_logits, p->scratch->qkv, c->Q, MATMUL_STORE, 0, (c->n_embd + TILE - 1) / TILE);
+    pool_barrier(w);
+    answer_all(p, w, layer, p->wanted, p->n_wanted);
+}
+
+/* Copies the residual stream before layer `layer` (after all: n_layer) to the trace. */
+static inline void trace_hidden(const ForwardPass *p, const Worker *w, int64_t layer) {
+    const Config *c = &p->network->config;
+    const Trace *t = p->trace;
+    if (!t || !t->hidden) return;
+    for (int64_t i = partition(p->n_rows, w->index, w->count); i < partition(p->n_rows, w->index + 1, w->count); i++)
+        memcpy(t->hidden + (layer * t->n_rows + t->first + i) * c->n_embd, p->scratch->x + i * c->E,
+               sizeof(float) * (size_t)c->n_embd);
+}
+
+/* Adds to a step what it took; returns when the next one begins. */
+static inline double end_step(const ForwardPass *p, const Worker *w, ForwardStep step, double begin) {
+    if (!p->seconds || w->index) return begin;
     const double now = clock_seconds();
-    p->parts[part] += now - begin;
+    p->seconds[step] += now - begin;
     return now;
 }
 
-/* What each member of the team does: the whole pass, but only its share of it. A TeamJob. */
-static void run_pass(void *argument, int member, int members) {
-    Pass *p = argument;
+/* Runs the pass on all workers of a pool; returns 0 where it was told to stop after a layer. */
+static inline int forward(ForwardPass *p, Worker *w) {
     const Network *network = p->network;
     const Config *c = &network->config;
-    Activations *s = p->state;
-    Private *own = &s->private[member];
-    const int alone = p->n_tokens == 1;
-    Inputs inputs = alone ? own->inputs : s->inputs;
-    float *norm = alone ? own->norm : s->norm;
-    double begin = clock_seconds();
+    Scratch *s = p->scratch;
+    const Norm no_norm = {NULL, NULL};
+    Inputs inputs;
+    int64_t n = p->n_rows;
+    double begin = p->seconds ? clock_seconds() : 0;
 
-    if (members == 1) p->team = NULL; /* it is busy with another pass: no barriers here */
-    for (const Span *span = p->spans; span < p->spans + p->n_spans; span++)
-        for (int64_t t = span->first; t < span->first + span->count; t++)
-            if (t % members == member)
-                embed(s->x + t * c->E, &network->wte, p->tokens[t],
-                      network->wpe + (span->position + t - span->first) * c->n_embd, c->n_embd);
-    team_barrier(p->team);
-    begin = spent(p, PART_EMBED, member, begin);
+    /* 1. The embedding of each token and position. */
+    embed_rows(p, w);
+    pool_barrier(w);
+    begin = end_step(p, w, STEP_EMBED, begin);
 
     for (int64_t i = 0; i < c->n_layer; i++) {
         const Layer *layer = &network->layers[i];
-        prepare(p, &layer->attn_c_attn, &inputs, s->x, c->E, layer->ln_1_g, layer->ln_1_b, norm, member, members);
-        project(p, &layer->attn_c_attn, &inputs, s->qkv, c->Q, MATMUL_STORE, member, members);
-        team_barrier(p->team);
-        begin = spent(p, PART_C_ATTN, member, begin);
-        attend(p, i, own->scratch, member, members);
-        team_barrier(p->team);
-        begin = spent(p, PART_ATTENTION, member, begin);
-        prepare(p, &layer->attn_c_proj, &inputs, s->att, c->E, NULL, NULL, NULL, member, members);
-        project(p, &layer->attn_c_proj, &inputs, s->x, c->E, MATMUL_ADD, member, members);
-        team_barrier(p->team);
-        begin = spent(p, PART_ATTN_C_PROJ, member, begin);
-        prepare(p, &layer->mlp_c_fc, &inputs, s->x, c->E, layer->ln_2_g, layer->ln_2_b, norm, member, members);
-        project(p, &layer->mlp_c_fc, &inputs, s->fc, c->F, MATMUL_GELU, member, members);
-        team_barrier(p->team);
-        begin = spent(p, PART_C_FC, member, begin);
-        prepare(p, &layer->mlp_c_proj, &inputs, s->fc, c->F, NULL, NULL, NULL, member, members);
-        project(p, &layer->mlp_c_proj, &inputs, s->x, c->E, MATMUL_ADD, member, members);
-        if (member == 0) look_for_signals(p);
-        team_barrier(p->team);
-        begin = spent(p, PART_MLP_C_PROJ, member, begin);
-        if (shared_load(&p->stop)) return;
-    }
+        trace_hidden(p, w, i);
 
-    head(p, own, member, members);
-    if (p->parts) {
-        team_barrier(p->team);
-        spent(p, PART_HEAD, member, begin);
+        /* 2. Queries, keys and values. 3. Attention. The last layer's queries are those whose logits are wanted. */
+        inputs = inputs_of(p, w, &layer->attn_c_attn, s->x, c->E, n, (Norm){layer->ln_1_g, layer->ln_1_b});
+        if (i + 1 == c->n_layer && p->n_logits < n && !p->trace) {
+            attend_wanted(p, w, i, &inputs);
+            n = p->n_logits;
+        } else {
+            project(p, w, &layer->attn_c_attn, &inputs, n, s->qkv, c->Q, MATMUL_STORE, 0, layer->attn_c_attn.tiles);
+            pool_barrier(w);
+            begin = end_step(p, w, STEP_ATTN_C_ATTN, begin);
+            attend(p, w, i);
+        }
+        pool_barrier(w);
+        begin = end_step(p, w, STEP_ATTENTION, begin);
+        if (n == 0) return 1;
+
+        /* 4. The attention's output, added to the residual stream. */
+        inputs = inputs_of(p, w, &layer->attn_c_proj, s->att, c->E, n, no_norm);
+        project(p, w, &layer->attn_c_proj, &inputs, n, s->x, c->E, MATMUL_ADD, 0, layer->attn_c_proj.tiles);
+        pool_barrier(w);
+        begin = end_step(p, w, STEP_ATTN_C_PROJ, begin);
+
+        /* 5. The MLP, added as well. */
+        inputs = inputs_of(p, w, &layer->mlp_c_fc, s->x, c->E, n, (Norm){layer->ln_2_g, layer->ln_2_b});
+        project(p, w, &layer->mlp_c_fc, &inputs, n, s->fc, c->F, MATMUL_GELU, 0, layer->mlp_c_fc.tiles);
+        pool_barrier(w);
+        begin = end_step(p, w, STEP_MLP_C_FC, begin);
+        inputs = inputs_of(p, w, &layer->mlp_c_proj, s->fc, c->F, n, no_norm);
+        project(p, w, &layer->mlp_c_proj, &inputs, n, s->x, c->E, MATMUL_ADD, 0, layer->mlp_c_proj.tiles);
+        if (w->index == 0 && p->should_stop && p->should_stop(p->stop_argument)) atomic_set(&p->stopped, 1);
+        pool_barrier(w);
+        begin = end_step(p, w, STEP_MLP_C_PROJ, begin);
+        if (atomic_get(&p->stopped)) return 0;
     }
+    trace_hidden(p, w, c->n_layer);
+
+    /* 6. The logits of the wanted rows, which are in front now. */
+    if (p->n_logits < n) {
+        if (w->index == 0) keep_wanted_rows(p, NULL, NULL);
+        pool_barrier(w);
+        n = p->n_logits;
+    }
+    if (n == 0) return 1;
+    inputs = inputs_of(p, w, &network->head, s->x, c->E, n, (Norm){network->ln_f_g, network->ln_f_b});
+    project(p, w, &network->head, &inputs, n, p->logits, c->V, MATMUL_STORE, 0, network->head.tiles);
+    pool_barrier(w);
+    end_step(p, w, STEP_HEAD, begin);
+    return 1;
 }
 
 #endif

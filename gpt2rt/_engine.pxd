@@ -1,0 +1,115 @@
+# cython: language_level=3
+"""What `_engine.pyx` needs of the C headers in `core/`, where every pointer has its shape."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+
+from gpt2rt._kernels cimport Network
+
+
+cdef extern from "threadpool.h" nogil:
+    ctypedef long Atomic
+    long atomic_get(const Atomic* p)
+    void atomic_set(Atomic* p, long x)
+    long atomic_add(Atomic* p, long x)
+    ctypedef struct ThreadPool:
+        pass
+    ctypedef struct Worker:
+        int index, count
+    ctypedef void (*PoolJob)(void* argument, Worker* worker) noexcept nogil
+    ThreadPool* pool_new(int n_threads)
+    void pool_free(ThreadPool* pool)
+    bint pool_is_alive(const ThreadPool* pool)
+    void pool_run(ThreadPool* pool, PoolJob job, void* argument)
+    int64_t partition(int64_t n, int index, int count)
+
+
+cdef extern from "sampler.h" nogil:
+    ctypedef struct SamplingOptions:
+        double temperature, top_p, min_p
+        int64_t top_k, repeat_last_n, no_repeat_ngram_size
+        float repetition_penalty
+
+    ctypedef struct Random:
+        pass
+
+    void random_seed(Random* random, uint64_t seed)
+    double token_logprob(const float* logits, int64_t n_vocab, int32_t token)
+
+
+cdef extern from "forward.h" nogil:
+    const int N_STEPS
+
+    ctypedef struct CTrace "Trace":
+        float* hidden
+        float* attention
+        int64_t n_rows, n_positions
+
+    ctypedef struct ForwardPass:
+        double* seconds
+
+
+cdef extern from "sequence.h" nogil:
+    const int MAX_GUESSES, MAX_STOP_TOKENS, MAX_TOP_LOGPROBS
+
+    ctypedef enum SequenceStatus:
+        SEQUENCE_OK, SEQUENCE_STOPPED, SEQUENCE_NO_MEMORY, SEQUENCE_IN_USE, SEQUENCE_TORN, SEQUENCE_FULL
+        SEQUENCE_EMPTY, SEQUENCE_NOT_FINITE, SEQUENCE_ALL_FORBIDDEN
+
+    ctypedef struct SequenceSampler:
+        SamplingOptions options
+        Random random
+        int32_t* history
+        int64_t n_history
+        int32_t* exempt
+        int64_t n_exempt
+        int32_t* stop
+        int n_stop, n_logprobs
+
+    ctypedef struct Sampled:
+        int n
+        int32_t* ids
+        double* logprobs
+        int32_t* top_ids
+        double* top_logprobs
+
+    ctypedef struct CSequence "Sequence":
+        const Network* network
+        int32_t* ids
+        int64_t length, n_ids, n_logits
+        float* logits
+        bint samples
+        SequenceSampler sampler
+        Sampled sampled
+        int32_t* guesses
+        int n_guesses, n_new
+        SequenceStatus status
+        Atomic cancelled
+
+    SequenceStatus sequence_take(CSequence* s)
+    void sequence_release(CSequence* s)
+    bint sequence_open(CSequence* s, const Network* network)
+    void sequence_free(CSequence* s)
+    bint sequence_copy(CSequence* to, const CSequence* source)
+    bint sequence_reserve_history(CSequence* s, int64_t more)
+    void sequence_push(CSequence* s, const int32_t* ids, int64_t n)
+    void sequence_truncate(CSequence* s, int64_t length)
+    void sequence_retract(CSequence* s, int n)
+    void sequence_configure(CSequence* s, const SequenceSampler* sampler, bint samples)
+
+
+cdef extern from "engine.h" nogil:
+    ctypedef struct CEngine "Engine":
+        ThreadPool* pool
+        ForwardPass pass_ "pass"
+        int (*check)() noexcept nogil
+        bint raised
+        Atomic cancelled
+
+    SequenceStatus engine_take(CEngine* e)
+    void engine_release(CEngine* e)
+    bint engine_open(CEngine* e, const Network* network, int n_workers)
+    void engine_free(CEngine* e)
+    SequenceStatus engine_append(CEngine* e, CSequence* s, const int32_t* ids, int64_t n, int64_t n_logits,
+                                 double* scores, CTrace* trace)
+    SequenceStatus engine_logits_again(CEngine* e, const CSequence* s, float* out)
+    SequenceStatus engine_step(CEngine* e, CSequence** sequences, int64_t n)

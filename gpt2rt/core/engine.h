@@ -1,0 +1,383 @@
+/* The engine: plans one forward pass over many sequences, runs it, samples for those that are due, and commits.
+ *
+ * Two calls: engine_step() moves any number of sequences on by one pass, engine_append() evaluates ids of a single one.
+ * Both run without Python. The caller has taken the engine and the sequences.
+ *
+ * Letters: V as in network.h. */
+#ifndef GPT2RT_ENGINE_H
+#define GPT2RT_ENGINE_H
+
+#include "forward.h"
+#include "sequence.h"
+
+#define MIXED_TOKENS 128 /* rows of a pass that has decoding sequences, so that a long prompt stalls none of them */
+#define SCORED_TOKENS 64 /* rows of a pass all of whose logits are looked at: they take 200 KB each in a GPT-2 */
+
+/* One sequence's part in a step. */
+typedef struct {
+    Sequence *sequence;
+    int64_t first, count;   /* rows of the pass; none where it samples from kept logits */
+    int64_t n_guesses;      /* of these rows */
+    int64_t logits, n_rows; /* its rows of the step's logits */
+    int samples, keeps;     /* it samples; it keeps the logits of its last row */
+    int reads_again;        /* its row is its last token again, whose logits were not kept */
+    Sampled sampled;        /* but for the most likely tokens, which are written to the sequence's own */
+} Part;
+
+typedef struct {
+    const Network *network;
+    ThreadPool *pool; /* NULL for the caller alone; may change between steps */
+    int n_workers;
+    Scratch scratch;
+    SamplerScratch *samplers; /* (n_workers) */
+    float *logits;            /* (logits_rows, V) of a step */
+    int64_t logits_rows;
+    ForwardPass pass;
+    int32_t tokens[MAX_TOKENS];
+    SequenceSlice slices[MAX_TOKENS];
+    int64_t wanted[MAX_TOKENS];
+    Part *parts; /* (n_parts) */
+    int64_t n_parts, parts_capacity;
+    int64_t turn;      /* where the next step begins to look for prompts, so that none waits for ever */
+    const int32_t *next; /* (rows of the pass) the ids to score, each after its row; NULL for none */
+    double *scores;      /* as many: their log probabilities */
+    int (*check)(void);  /* runs signal handlers, now and then; NULL where the calling thread must not */
+    double check_at;
+    int raised; /* whether a handler did */
+    Atomic cancelled;
+    Atomic user; /* as a sequence's */
+} Engine;
+
+#define CHECK_INTERVAL 0.005 /* seconds between looks for signals; at most one look a layer */
+
+static inline int engine_open(Engine *e, const Network *network, int n_workers) {
+    memset(e, 0, sizeof(*e));
+    e->network = network, e->n_workers = n_workers;
+    e->samplers = calloc((size_t)n_workers, sizeof(SamplerScratch));
+    return e->samplers != NULL;
+}
+
+static inline void engine_free(Engine *e) {
+    scratch_free(&e->scratch);
+    for (int i = 0; e->samplers && i < e->n_workers; i++) sampler_scratch_free(&e->samplers[i]);
+    free(e->samplers);
+    free(e->logits);
+    free(e->parts);
+    memset(e, 0, sizeof(*e));
+}
+
+/* --- what the workers do ------------------------------------------------------------------------------------------ */
+
+/* Whether to stop after this layer: signals, the engine's own flag, or nobody is left who wants the result. */
+static inline int engine_should_stop(void *argument) {
+    Engine *e = argument;
+    if (e->check) {
+        const double now = clock_seconds();
+        if (now >= e->check_at) {
+            e->check_at = now + CHECK_INTERVAL;
+            if (e->check()) return e->raised = 1;
+        }
+    }
+    if (atomic_get(&e->cancelled)) return 1;
+    for (int64_t i = 0; i < e->n_parts; i++)
+        if (!atomic_get(&e->parts[i].sequence->cancelled)) return 0;
+    return 1;
+}
+
+/* Samples for one part: a token after its last prompt row, then one after each guess that was right. */
+static inline void sample_part(Engine *e, const Worker *w, Part *part) {
+    Sequence *s = part->sequence;
+    const SequenceSampler *sampler = &s->sampler;
+    const int64_t V = e->network->config.V, n_vocab = e->network->config.n_vocab;
+    Random random = sampler->random;
+    SamplerInput input = {.options = sampler->options, .history = sampler->history, .n_history = sampler->n_history,
+                          .exempt = sampler->exempt, .n_exempt = sampler->n_exempt};
+    const float *logits = part->n_rows ? e->logits + part->logits * V : s->logits + (s->n_logits - 1) * V;
+    Sampled *sampled = &part->sampled;
+    sampled->n = 0;
+    s->status = SEQUENCE_OK;
+    for (int i = 0; i <= part->n_guesses; i++, logits += V) {
+        int32_t token;
+        sampled->random[i] = random;
+        const int status = sampler_sample(&e->samplers[w->index], logits, &input, &random, &token);
+        if (status != SAMPLE_OK) { /* after the first token the next step says it */
+            if (i == 0) s->status = status == SAMPLE_NOT_FINITE ? SEQUENCE_NOT_FINITE : SEQUENCE_ALL_FORBIDDEN;
+            return;
+        }
+        if (sampler->n_logprobs >= 0) sampled->logprobs[i] = token_logprob(logits, n_vocab, token);
+        if (sampler->n_logprobs > 0)
+            top_logprobs(logits, n_vocab, sampler->n_logprobs, s->sampled.top_ids + i * MAX_TOP_LOGPROBS,
+                         s->sampled.top_logprobs + i * MAX_TOP_LOGPROBS);
+        sampled->ids[sampled->n++] = token;
+        sampler->history[input.n_history++] = token; /* there is room; it counts from the commit on */
+        for (int j = 0; j < sampler->n_stop; j++)
+            if (token == sampler->stop[j]) return;
+        if (i < part->n_guesses && token != s->guesses[i]) return;
+    }
+}
+
+static inline void engine_job(void *argument, Worker *w) {
+    Engine *e = argument;
+    const int64_t V = e->network->config.V;
+    int64_t begin, end;
+    if (e->pass.n_rows && !forward(&e->pass, w)) return;
+    if (e->scores) {
+        for (; pool_chunk(w, e->pass.n_logits, 1, &begin, &end);)
+            for (int64_t i = begin; i < end; i++)
+                e->scores[i] = token_logprob(e->pass.logits + i * V, e->network->config.n_vocab, e->next[i]);
+        return;
+    }
+    if (!e->parts) return;
+    for (; pool_chunk(w, e->n_parts, 1, &begin, &end);)
+        for (Part *part = e->parts + begin; part < e->parts + end; part++) {
+            if (part->samples) sample_part(e, w, part);
+            if (part->keeps)
+                memcpy(part->sequence->spare, e->logits + part->logits * V, (size_t)V * sizeof(float));
+        }
+}
+
+/* Runs the planned pass; returns 0 where it was stopped. */
+static inline int engine_run(Engine *e) {
+    ForwardPass *p = &e->pass;
+    p->network = e->network, p->scratch = &e->scratch;
+    p->tokens = e->tokens, p->slices = e->slices, p->logit_rows = e->wanted;
+    p->should_stop = engine_should_stop, p->stop_argument = e;
+    p->stopped = 0;
+    e->raised = 0;
+    e->check_at = e->check ? clock_seconds() + CHECK_INTERVAL : 0;
+    plan_queries(p);
+    pool_run(e->pool, engine_job, e);
+    return !atomic_get(&p->stopped);
+}
+
+/* Makes room for a pass; returns 0 where there is no memory. */
+static inline int engine_reserve(Engine *e, int64_t n_rows, int64_t logits_rows, int is_sampling) {
+    if (!scratch_reserve(&e->scratch, &e->network->config, n_rows, e->n_workers)) return 0;
+    if (logits_rows > e->logits_rows) {
+        float *logits = malloc((size_t)(logits_rows * e->network->config.V) * sizeof(float));
+        if (!logits) return 0;
+        free(e->logits);
+        e->logits = logits, e->logits_rows = logits_rows;
+    }
+    for (int i = 0; is_sampling && i < e->n_workers; i++)
+        if (!e->samplers[i].logits && !sampler_scratch_new(&e->samplers[i], e->network->config.n_vocab)) return 0;
+    return 1;
+}
+
+/* --- a single sequence -------------------------------------------------------------------------------------------- */
+
+/* Evaluates what is pending and then n ids, in passes of at most MAX_TOKENS; each is committed when it is done, and one
+ * that is stopped leaves the sequence at the last commit, with nothing pending.
+ *
+ * n_logits: of how many of the last of these tokens to keep the logits. scores: NULL, or (pending and n) log
+ * probabilities, each of the token after; the last one's is not computed. trace: NULL, or one with n_rows = pending + n. */
+static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t *ids, int64_t n, int64_t n_logits,
+                                    double *scores, Trace *trace) {
+    ForwardPass *p = &e->pass;
+    const int64_t V = e->network->config.V, begin = s->length, end = s->n_ids + n;
+    const int64_t rows = end - begin, kept = n_logits < rows ? n_logits : rows; /* kept: the last of them */
+    const int64_t most = scores ? SCORED_TOKENS : MAX_TOKENS;
+    if (rows == 0) return SEQUENCE_OK;
+    if (!sequence_reserve_spare(s, kept)) return SEQUENCE_NO_MEMORY;
+    if (!engine_reserve(e, rows < most ? rows : most, scores ? rows < most ? rows : most : 0, 0)) return SEQUENCE_NO_MEMORY;
+    if (n) memcpy(s->ids + s->n_ids, ids, (size_t)n * sizeof(int32_t)); /* scratch, until it is committed */
+    if (atomic_swap(&s->cancelled, 0)) return SEQUENCE_STOPPED;
+    Part part = {.sequence = s};
+    Part *const parts = e->parts;
+    SequenceStatus status = SEQUENCE_OK;
+    int64_t in_spare = 0; /* rows of logits that lie in `spare`, or in `logits` once it has taken spare's place */
+    for (int64_t at = begin; at < end;) {
+        const int64_t count = end - at < most ? end - at : most;
+        memcpy(e->tokens, s->ids + at, (size_t)count * sizeof(int32_t));
+        e->slices[0] = (SequenceSlice){s->kv.k, s->kv.v, at, 0, count};
+        const int64_t first = scores ? 0 : at + count > end - kept ? (end - kept > at ? end - kept - at : 0) : count;
+        for (int64_t i = first; i < count; i++) e->wanted[i - first] = i;
+        p->kv = s->kv, p->n_rows = count, p->n_slices = 1, p->n_logits = count - first;
+        p->trace = trace;
+        if (trace) trace->first = at - begin;
+        p->logits = scores ? e->logits : (at == begin ? s->spare : NULL);
+        if (!scores && at > begin) p->logits = (in_spare ? s->logits : s->spare) + in_spare * V;
+        e->next = s->ids + at + 1;
+        e->scores = scores ? scores + (at - begin) : NULL;
+        if (scores && at + count == end) s->ids[end] = 0; /* nothing follows the last token: any id, not looked at */
+        e->parts = &part, e->n_parts = 1;
+        const int is_done = engine_run(e);
+        e->parts = parts, e->n_parts = 0;
+        if (!is_done) {
+            atomic_set(&s->cancelled, 0);
+            status = SEQUENCE_STOPPED;
+            break;
+        }
+        at += count;
+        commit_begin(s);
+        if (!scores && p->n_logits && !in_spare) sequence_swap_logits(s);
+        if (!scores) in_spare += p->n_logits;
+        s->length = at;
+        if (s->n_ids < at) s->n_ids = at;
+        s->n_logits = in_spare;
+        s->sampled.n = s->n_guesses = 0;
+        commit_end(s);
+    }
+    e->scores = NULL, p->trace = NULL;
+    return status;
+}
+
+/* Computes the logits after the last token once more, into out (V), and changes nothing: the same keys and values are
+ * stored again. */
+static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, float *out) {
+    ForwardPass *p = &e->pass;
+    if (!engine_reserve(e, 1, 0, 0)) return SEQUENCE_NO_MEMORY;
+    e->tokens[0] = s->ids[s->length - 1];
+    e->slices[0] = (SequenceSlice){s->kv.k, s->kv.v, s->length - 1, 0, 1};
+    e->wanted[0] = 0;
+    p->kv = s->kv, p->n_rows = p->n_slices = p->n_logits = 1, p->logits = out;
+    Part part = {.sequence = (Sequence *)s};
+    Part *const parts = e->parts;
+    e->parts = &part, e->n_parts = 1;
+    const int is_done = engine_run(e);
+    e->parts = parts, e->n_parts = 0;
+    return is_done ? SEQUENCE_OK : SEQUENCE_STOPPED;
+}
+
+/* --- many sequences ------------------------------------------------------------------------------------------------ */
+
+/* Gives a sequence its rows of the pass. */
+static inline void plan_part(Engine *e, Sequence *s, int64_t count, int64_t n_guesses) {
+    ForwardPass *p = &e->pass;
+    const int64_t pending = s->n_ids - s->length;
+    const int reads_again = pending == 0 && count > 0, is_last = count >= pending || reads_again;
+    const int64_t position = reads_again ? s->length - 1 : s->length;
+    Part *part = &e->parts[e->n_parts++];
+    *part = (Part){.sequence = s, .first = p->n_rows, .count = count + n_guesses, .n_guesses = n_guesses,
+                   .logits = p->n_logits, .samples = s->samples && is_last, .keeps = !s->samples && is_last && count > 0,
+                   .reads_again = reads_again};
+    if (part->count == 0) return;
+    e->slices[p->n_slices++] = (SequenceSlice){s->kv.k, s->kv.v, position, p->n_rows, part->count};
+    for (int64_t i = 0; i < count; i++) e->tokens[p->n_rows++] = s->ids[position + i];
+    for (int64_t i = 0; i < n_guesses; i++) e->tokens[p->n_rows++] = s->guesses[i];
+    if (is_last) {
+        part->n_rows = 1 + n_guesses;
+        for (int64_t i = part->n_rows; i > 0; i--) e->wanted[p->n_logits++] = p->n_rows - i;
+    }
+}
+
+/* Changes a sequence's fields to what the step computed. */
+static inline void commit_part(Part *part) {
+    Sequence *s = part->sequence;
+    Sampled *sampled = &part->sampled;
+    const int n = part->samples ? sampled->n : 0;
+    if (part->samples && s->status != SEQUENCE_OK) return; /* nothing was sampled: it stays as it was */
+    commit_begin(s);
+    s->sampled.n = s->n_new = n;
+    if (part->keeps) sequence_swap_logits(s);
+    if (part->count && !part->reads_again) {
+        s->length += part->count - part->n_guesses;
+        s->n_logits = part->keeps;
+    }
+    if (n) {
+        memcpy(s->ids + s->length, sampled->ids, (size_t)n * sizeof(int32_t));
+        s->length += n - 1; /* the guesses that were right */
+        if (n > 1) s->n_logits = 0;
+        s->n_ids = s->length + 1;
+        s->sampler.n_history += n;
+        memcpy(s->sampled.ids, sampled->ids, sizeof(sampled->ids));
+        memcpy(s->sampled.logprobs, sampled->logprobs, sizeof(sampled->logprobs));
+        memcpy(s->sampled.random, sampled->random, sizeof(sampled->random));
+    }
+    s->n_guesses = 0;
+    commit_end(s);
+}
+
+/* What stands in the way of a sequence's part in a step, SEQUENCE_OK where nothing does. */
+static inline SequenceStatus part_problem(const Sequence *s) {
+    if (s->n_ids == 0) return SEQUENCE_EMPTY;
+    if (s->n_ids > s->network->config.n_ctx) return SEQUENCE_FULL; /* the sampled token has no position */
+    return SEQUENCE_OK;
+}
+
+/* Moves sequences on by one pass: first a row for each decoding one, with its guesses, then chunks of prompts.
+ *
+ * Each sequence's `status` says what came of it, `n_new` how many of `sampled` are new. Returns
+ * SEQUENCE_OK, or why no sequence has changed at all: SEQUENCE_STOPPED or SEQUENCE_NO_MEMORY. */
+static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, int64_t n) {
+    ForwardPass *p = &e->pass;
+    int64_t n_logits = 0, rows = 0;
+    int is_sampling = 0;
+    if (n > e->parts_capacity) {
+        Part *parts = realloc(e->parts, (size_t)n * sizeof(Part));
+        if (!parts) return SEQUENCE_NO_MEMORY;
+        e->parts = parts, e->parts_capacity = n;
+    }
+
+    /* 1. Who takes part: the memory that a commit may need is there before anything runs. */
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[i];
+        const int64_t pending = s->n_ids - s->length;
+        s->n_new = 0;
+        s->status = part_problem(s);
+        if (atomic_swap(&s->cancelled, 0)) s->status = SEQUENCE_STOPPED;
+        if (s->status != SEQUENCE_OK) continue;
+        if (s->samples) {
+            is_sampling = 1;
+            if (!sequence_reserve_history(s, MAX_SAMPLED)) return SEQUENCE_NO_MEMORY;
+            if (s->sampler.n_logprobs > 0 && !sequence_reserve_top(s)) return SEQUENCE_NO_MEMORY;
+        } else if (pending && !sequence_reserve_spare(s, 1)) {
+            return SEQUENCE_NO_MEMORY;
+        }
+        if (pending <= 1) n_logits += 1 + s->n_guesses;
+        rows += pending > 1 ? pending : 1 + s->n_guesses;
+    }
+    rows = rows < MAX_TOKENS ? rows : MAX_TOKENS;
+    n_logits = n_logits + n < rows ? n_logits + n : rows;
+    if (!engine_reserve(e, rows, n_logits, is_sampling)) return SEQUENCE_NO_MEMORY;
+
+    /* 2. Their rows: decoding sequences, then prompts, in turn. */
+    e->n_parts = 0, e->scores = NULL;
+    p->n_rows = p->n_slices = p->n_logits = 0;
+    p->logits = e->logits, p->trace = NULL;
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[(e->turn + i) % n];
+        const int64_t pending = s->n_ids - s->length, room = MAX_TOKENS - p->n_rows;
+        if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples) || room == 0) continue;
+        const int64_t left = e->network->config.n_ctx - s->n_ids; /* positions for guesses */
+        int64_t n_guesses = pending && s->samples ? s->n_guesses : 0;
+        n_guesses = n_guesses < left ? n_guesses : left;
+        if (1 + n_guesses > room) n_guesses = 0;
+        plan_part(e, s, pending == 0 && s->n_logits ? 0 : 1, n_guesses);
+        p->kv = s->kv;
+    }
+    const int64_t most = p->n_rows && p->n_rows < MIXED_TOKENS ? MIXED_TOKENS : MAX_TOKENS;
+    int64_t turn = e->turn;
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[(e->turn + i) % n];
+        const int64_t pending = s->n_ids - s->length, room = most - p->n_rows;
+        if (s->status != SEQUENCE_OK || pending <= 1 || room <= 0) continue;
+        plan_part(e, s, pending < room ? pending : room, 0);
+        p->kv = s->kv;
+        turn = (e->turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
+    }
+    if (e->n_parts == 0) return SEQUENCE_OK;
+
+    /* 3. The pass and the samples; a stopped one changes nothing. */
+    if (!engine_run(e)) {
+        if (e->raised || atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
+        for (int64_t i = 0; i < e->n_parts; i++) { /* each of them was cancelled */
+            atomic_set(&e->parts[i].sequence->cancelled, 0);
+            e->parts[i].sequence->status = SEQUENCE_STOPPED;
+        }
+        return SEQUENCE_OK;
+    }
+
+    /* 4. The commit. */
+    e->turn = turn;
+    for (int64_t i = 0; i < e->n_parts; i++) {
+        Sequence *s = e->parts[i].sequence;
+        if (atomic_swap(&s->cancelled, 0))
+            s->status = SEQUENCE_STOPPED;
+        else
+            commit_part(&e->parts[i]);
+    }
+    return SEQUENCE_OK;
+}
+
+#endif

@@ -1,0 +1,244 @@
+/* A sequence: the one owner of its token ids, KV cache, length, kept logits and sampler state.
+ *
+ * What is committed is what the fields say. Everything after `length` in the cache, after `n_ids` in ids, after
+ * `n_history` in the history and in the spare logits is scratch: a step works there, and commits at its end by
+ * changing the counts. A step that fails or is stopped changes none of them.
+ *
+ * Letters: V as in network.h. */
+#ifndef GPT2RT_SEQUENCE_H
+#define GPT2RT_SEQUENCE_H
+
+#include "kvcache.h"
+#include "network.h"
+#include "sampler.h"
+#include "threadpool.h"
+
+#define MAX_GUESSES 7                /* tokens that prompt lookup may propose at a time */
+#define MAX_SAMPLED (MAX_GUESSES + 1) /* tokens that a step may sample for a sequence */
+#define MAX_STOP_TOKENS 16
+#define MAX_TOP_LOGPROBS 32
+
+/* What came of a call, or of a sequence in a step. */
+typedef enum {
+    SEQUENCE_OK,
+    SEQUENCE_STOPPED,       /* cancelled, or a signal handler raised: at the last commit */
+    SEQUENCE_NO_MEMORY,     /* nothing has changed */
+    SEQUENCE_IN_USE,        /* by another thread */
+    SEQUENCE_TORN,          /* the process was forked while this sequence was being committed */
+    SEQUENCE_FULL,          /* no position is left for the token that is to be evaluated */
+    SEQUENCE_EMPTY,         /* nothing to sample from: it has no token */
+    SEQUENCE_NOT_FINITE,    /* a logit is NaN or infinite */
+    SEQUENCE_ALL_FORBIDDEN, /* every token is forbidden */
+} SequenceStatus;
+
+/* How a sequence chooses its next token. */
+typedef struct {
+    SamplingOptions options;
+    Random random;
+    int32_t *history; /* (n_history) the ids that penalties look at, oldest first */
+    int64_t n_history, history_capacity;
+    int32_t *exempt; /* (n_exempt) ascending: ids that are never penalized */
+    int64_t n_exempt;
+    int32_t stop[MAX_STOP_TOKENS]; /* (n_stop) ids after which no guess is looked at */
+    int n_stop;
+    int n_logprobs; /* the most likely tokens to report; 0: the sampled one's probability alone; -1: nothing */
+} SequenceSampler;
+
+/* What the last step sampled. */
+typedef struct {
+    int n;
+    int32_t ids[MAX_SAMPLED];
+    double logprobs[MAX_SAMPLED];
+    int32_t *top_ids;      /* (MAX_SAMPLED, MAX_TOP_LOGPROBS), NULL until they are wanted */
+    double *top_logprobs;  /* likewise */
+    Random random[MAX_SAMPLED]; /* the generator before each of them */
+} Sampled;
+
+typedef struct {
+    const Network *network;
+    KVCache kv;   /* k and v of layer 0; those of the next follow */
+    void *memory; /* of the cache */
+    int32_t *ids;   /* (n_ctx + 1): evaluated ones, then pending ones */
+    int64_t length; /* tokens whose keys and values are in the cache */
+    int64_t n_ids;  /* tokens known; ids[length:n_ids] are pending */
+    float *logits, *spare; /* (logits_rows, V), (spare_rows, V) */
+    int64_t logits_rows, spare_rows;
+    int64_t n_logits; /* rows of `logits` that are kept: of the last n_logits evaluated tokens */
+    int samples;      /* whether a step samples once nothing is pending */
+    SequenceSampler sampler;
+    Sampled sampled;
+    int32_t guesses[MAX_GUESSES]; /* (n_guesses) what may follow the pending token */
+    int n_guesses;
+    SequenceStatus status; /* of the last step */
+    int n_new;             /* tokens that the last step sampled */
+    Atomic cancelled;
+    Atomic user;       /* the process whose thread has it, 0 for nobody */
+    Atomic committing; /* fields are being changed */
+} Sequence;
+
+/* --- who uses it ------------------------------------------------------------------------------------------------- */
+
+/* Takes the sequence for the calling thread. A child process that inherited it in use by fork() takes it over: the
+ * thread that used it does not exist there, and what it had not committed is scratch. */
+static inline SequenceStatus sequence_take(Sequence *s) {
+    const long process = current_process();
+    for (;;) {
+        const long user = atomic_get(&s->user);
+        if (user == process) return SEQUENCE_IN_USE;
+        if (user && atomic_get(&s->committing)) return SEQUENCE_TORN;
+        if (atomic_replace(&s->user, user, process)) return SEQUENCE_OK;
+    }
+}
+
+static inline void sequence_release(Sequence *s) { atomic_set(&s->user, 0); }
+
+static inline void commit_begin(Sequence *s) { atomic_set(&s->committing, 1); }
+static inline void commit_end(Sequence *s) { atomic_set(&s->committing, 0); }
+
+/* --- memory ------------------------------------------------------------------------------------------------------ */
+
+static inline void sequence_free(Sequence *s) {
+    free(s->memory);
+    free(s->ids);
+    free(s->logits);
+    free(s->spare);
+    free(s->sampler.history);
+    free(s->sampler.exempt);
+    free(s->sampled.top_ids);
+    free(s->sampled.top_logprobs);
+    memset(s, 0, sizeof(*s));
+}
+
+/* Fills an empty sequence over a network; returns 0 where there is no memory, for the caller to free the sequence. */
+static inline int sequence_open(Sequence *s, const Network *network) {
+    const Config *c = &network->config;
+    memset(s, 0, sizeof(*s));
+    s->network = network;
+    s->kv = (KVCache){.type = network->wte.layout.type == TYPE_F32 ? TYPE_F32 : TYPE_F16, .n_head = c->n_head,
+                      .head_dim = c->head_dim, .n_ctx = align(c->n_ctx, TILE)};
+    s->sampler.n_logprobs = -1;
+    /* The system zeroes it as it is touched: a cache costs the memory of the positions that are in use. */
+    s->memory = calloc((size_t)(c->n_layer * (kvcache_k_size(&s->kv) + kvcache_v_size(&s->kv)) + 64), 1);
+    s->ids = calloc((size_t)c->n_ctx + 1, sizeof(int32_t));
+    if (!s->memory || !s->ids) return 0;
+    s->kv.k = (uint8_t *)align((intptr_t)s->memory, 64);
+    s->kv.v = s->kv.k + c->n_layer * kvcache_k_size(&s->kv);
+    return 1;
+}
+
+/* Makes room for rows of logits that a pass may write before its commit; returns 0 where there is no memory. */
+static inline int sequence_reserve_spare(Sequence *s, int64_t rows) {
+    if (rows <= s->spare_rows) return 1;
+    float *spare = malloc((size_t)(rows * s->network->config.V) * sizeof(float));
+    if (!spare) return 0;
+    free(s->spare);
+    s->spare = spare, s->spare_rows = rows;
+    return 1;
+}
+
+/* Makes the spare rows the kept ones. Part of a commit. */
+static inline void sequence_swap_logits(Sequence *s) {
+    float *logits = s->logits;
+    const int64_t rows = s->logits_rows;
+    s->logits = s->spare, s->logits_rows = s->spare_rows;
+    s->spare = logits, s->spare_rows = rows;
+}
+
+/* Makes room for so many ids more in the history; returns 0 where there is no memory. */
+static inline int sequence_reserve_history(Sequence *s, int64_t more) {
+    SequenceSampler *sampler = &s->sampler;
+    const int64_t needed = sampler->n_history + more;
+    if (needed <= sampler->history_capacity) return 1;
+    const int64_t capacity = needed > 2 * sampler->history_capacity ? needed : 2 * sampler->history_capacity;
+    int32_t *history = realloc(sampler->history, (size_t)capacity * sizeof(int32_t));
+    if (!history) return 0;
+    sampler->history = history, sampler->history_capacity = capacity;
+    return 1;
+}
+
+static inline int sequence_reserve_top(Sequence *s) {
+    const size_t n = MAX_SAMPLED * MAX_TOP_LOGPROBS;
+    if (!s->sampled.top_ids) s->sampled.top_ids = malloc(n * sizeof(int32_t));
+    if (!s->sampled.top_logprobs) s->sampled.top_logprobs = malloc(n * sizeof(double));
+    return s->sampled.top_ids && s->sampled.top_logprobs;
+}
+
+/* Copies the cache's first `length` positions, of all layers. */
+static inline void sequence_copy_cache(Sequence *to, const Sequence *from, int64_t length) {
+    KVCache a = to->kv, b = from->kv;
+    const int64_t k_size = kvcache_k_size(&a), v_size = kvcache_v_size(&a);
+    for (int64_t i = 0; i < from->network->config.n_layer; i++) {
+        kvcache_copy(&a, &b, length);
+        a.k += k_size, b.k += k_size, a.v += v_size, b.v += v_size;
+    }
+}
+
+/* --- operations: the caller has taken the sequence and checked the arguments --------------------------------------- */
+
+/* Adds ids to the pending ones. */
+static inline void sequence_push(Sequence *s, const int32_t *ids, int64_t n) {
+    memcpy(s->ids + s->n_ids, ids, (size_t)n * sizeof(int32_t));
+    commit_begin(s);
+    s->n_ids += n;
+    s->sampled.n = s->n_guesses = 0;
+    commit_end(s);
+}
+
+/* Keeps the first `length` evaluated tokens; whatever was pending is gone. */
+static inline void sequence_truncate(Sequence *s, int64_t length) {
+    commit_begin(s);
+    const int64_t dropped = s->length - length;
+    s->n_logits = s->n_logits > dropped ? s->n_logits - dropped : 0;
+    s->length = s->n_ids = length;
+    s->sampled.n = s->n_guesses = 0;
+    commit_end(s);
+}
+
+/* Discards the last n of the tokens that the last step sampled, as if it had not sampled them. */
+static inline void sequence_retract(Sequence *s, int n) {
+    const int kept = s->sampled.n - n;
+    if (n == 0) return;
+    commit_begin(s);
+    /* Of m sampled tokens the last one is pending, the m - 1 before it were guessed and are evaluated. */
+    s->length -= s->sampled.n - 1 - (kept ? kept - 1 : 0);
+    s->n_ids = s->length + (kept ? 1 : 0);
+    if (kept) s->ids[s->length] = s->sampled.ids[kept - 1];
+    s->sampler.random = s->sampled.random[kept];
+    s->sampler.n_history -= n;
+    s->n_logits = 0;
+    s->sampled.n = kept;
+    commit_end(s);
+}
+
+/* Copies a sequence into an empty one over the same network: cache, ids, logits and sampler; returns 0 where there is
+ * no memory, for the caller to free the copy. */
+static inline int sequence_copy(Sequence *to, const Sequence *from) {
+    const Config *c = &from->network->config;
+    const SequenceSampler *sampler = &from->sampler;
+    if (!sequence_open(to, from->network)) return 0;
+    sequence_copy_cache(to, from, from->length);
+    memcpy(to->ids, from->ids, (size_t)from->n_ids * sizeof(int32_t));
+    if (from->n_logits) {
+        if (!sequence_reserve_spare(to, from->n_logits)) return 0;
+        memcpy(to->spare, from->logits, (size_t)(from->n_logits * c->V) * sizeof(float));
+        sequence_swap_logits(to);
+    }
+    to->sampler = *sampler;
+    to->sampler.history = NULL, to->sampler.exempt = NULL;
+    to->sampler.n_history = to->sampler.history_capacity = to->sampler.n_exempt = 0;
+    if (!sequence_reserve_history(to, sampler->n_history)) return 0;
+    if (sampler->n_history) memcpy(to->sampler.history, sampler->history, (size_t)sampler->n_history * sizeof(int32_t));
+    to->sampler.n_history = sampler->n_history;
+    if (sampler->n_exempt) {
+        to->sampler.exempt = malloc((size_t)sampler->n_exempt * sizeof(int32_t));
+        if (!to->sampler.exempt) return 0;
+        memcpy(to->sampler.exempt, sampler->exempt, (size_t)sampler->n_exempt * sizeof(int32_t));
+        to->sampler.n_exempt = sampler->n_exempt;
+    }
+    if (sampler->n_logprobs > 0 && !sequence_reserve_top(to)) return 0;
+    to->samples = from->samples;
+    to->length = from->length, to->n_ids = from->n_ids, to->n_logits = from->n_logits;
+    return 1;
+}
+
+#endif
