@@ -1,0 +1,465 @@
+/* Sampling: the next token from logits, the same one on every machine.
+ *
+ * Everything that decides on a token is plain IEEE arithmetic in a fixed order: own exponential and logarithm, own
+ * random generator, no libm; compile with -ffp-contract=off. The order of the filters is the usual one, so that settings
+ * can be carried over from other programs: penalties and forbidden tokens, temperature, top_k, top_p of what top_k left,
+ * min_p. One scan reads all logits in blocks; only what may be among the chosen few is gathered and sorted.
+ *
+ * Nothing here takes a lock: one scratch and one Random per thread. */
+#ifndef GPT2RT_SAMPLER_H
+#define GPT2RT_SAMPLER_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SAMPLER_BLOCK = 64,         /* logits whose maximum is kept */
+    SAMPLER_FEW = 32,           /* candidates that are sorted outright */
+    SAMPLER_MAX_PARTITIONS = 64 /* then the rest is sorted: an order made to be slow costs n log n */
+};
+
+enum { SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_ALL_FORBIDDEN };
+
+typedef struct {
+    double temperature;            /* divides the logits; 0: the most likely token, the lowest id among equals */
+    double top_p;                  /* 1: off */
+    double min_p;                  /* 0: off */
+    int64_t top_k;                 /* 0: off */
+    int64_t repeat_last_n;         /* tokens of the history that are penalized */
+    int64_t no_repeat_ngram_size;  /* 0: off */
+    float repetition_penalty;      /* 1: off */
+} SamplingOptions;
+
+typedef struct {
+    uint64_t s[4]; /* of xoshiro256** */
+} Random;
+
+typedef struct {
+    int64_t rank;  /* (logit as an integer, -id): the greater logit is first, then the lower id */
+    double weight; /* probability, not normalized */
+} Candidate;
+
+typedef struct {
+    int64_t n_vocab;
+    float *logits;      /* (n_vocab) a copy, penalized */
+    int32_t *block_max; /* (n_vocab / SAMPLER_BLOCK, rounded up) of float_order */
+    Candidate *pool;    /* (n_vocab) */
+    uint8_t *seen;      /* (n_vocab) zero between calls */
+} SamplerScratch;
+
+typedef struct {
+    SamplingOptions options;
+    const int32_t *history; /* (n_history) ids of the vocabulary, oldest first */
+    int64_t n_history;
+    const int32_t *exempt; /* (n_exempt) ids that are neither penalized nor forbidden, ascending */
+    int64_t n_exempt;
+} SamplerInput;
+
+/* --- arithmetic ------------------------------------------------------------------------------------------------- */
+
+/* e^x for x <= 0, to about 2e-16 relative; 0 below -708.
+ *
+ * x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, the first ends in zeros so that k times it is exact), then
+ * Taylor's series, whose rest is below 5e-18, and k added to the exponent. */
+static inline double exp_negative(double x) {
+    const double shift = 6755399441055744.0;          /* 1.5 * 2^52: the last bits are the nearest whole number */
+    double rounded = x * 1.4426950408889634 + shift;
+    uint64_t k, bits;
+    memcpy(&k, &rounded, 8);
+    rounded -= shift;
+    const double r = (x - rounded * 0.6931471803691238) - rounded * 1.9082149292705877e-10;
+    const double r2 = r * r;
+    /* Two halves, so that a processor can work on both at once; 1 + r last, which keeps the rounding small. */
+    double y = 1 / 479001600.0 + r * (1 / 6227020800.0);
+    y = y * r2 + (1 / 3628800.0 + r * (1 / 39916800.0));
+    y = y * r2 + (1 / 40320.0 + r * (1 / 362880.0));
+    y = y * r2 + (1 / 720.0 + r * (1 / 5040.0));
+    y = y * r2 + (1 / 24.0 + r * (1 / 120.0));
+    y = y * r2 + (0.5 + r * (1 / 6.0));
+    y = 1.0 + (r + r2 * y);
+    memcpy(&bits, &y, 8);
+    bits += k << 52;
+    memcpy(&y, &bits, 8);
+    return x < -708.0 ? 0.0 : y;
+}
+
+/* ln x for normal x > 0, to about 2e-16 relative.
+ *
+ * x = 2^k m with m from sqrt(1/2) to sqrt(2); ln m = 2 artanh(f), f = (m - 1) / (m + 1), whose series' rest is below
+ * 3e-19 relative. */
+static inline double log_positive(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, 8);
+    const uint64_t above = bits - 0x3FE6A09E667F3BCDu; /* sqrt(1/2) */
+    const double k = (double)((int64_t)(above >> 52) - (above >> 63 ? 4096 : 0));
+    bits -= above & 0xFFF0000000000000u;
+    double m;
+    memcpy(&m, &bits, 8);
+    const double f = (m - 1.0) / (m + 1.0), f2 = f * f;
+    double y = 1 / 23.0;
+    y = y * f2 + 1 / 21.0;
+    y = y * f2 + 1 / 19.0;
+    y = y * f2 + 1 / 17.0;
+    y = y * f2 + 1 / 15.0;
+    y = y * f2 + 1 / 13.0;
+    y = y * f2 + 1 / 11.0;
+    y = y * f2 + 1 / 9.0;
+    y = y * f2 + 1 / 7.0;
+    y = y * f2 + 1 / 5.0;
+    y = y * f2 + 1 / 3.0;
+    return k * 0.6931471803691238 + (2.0 * f + (2.0 * f * f2 * y + k * 1.9082149292705877e-10));
+}
+
+enum { ORDER_INFINITY = 0x7F800000, ORDER_MINUS_INFINITY = -0x7F800001 }; /* as float_order gives them */
+
+/* The float's bits as an integer that orders as floats do; NaN is above or below the infinities. */
+static inline int32_t float_order(float x) {
+    int32_t bits;
+    x += 0.0f; /* -0 becomes +0 */
+    memcpy(&bits, &x, 4);
+    return bits < 0 ? bits ^ 0x7FFFFFFF : bits;
+}
+
+static inline double order_value(int32_t key) {
+    const int32_t bits = key < 0 ? key ^ 0x7FFFFFFF : key;
+    float x;
+    memcpy(&x, &bits, 4);
+    return (double)x;
+}
+
+static inline int64_t rank_of(int32_t key, int64_t token) { return (int64_t)key * ((int64_t)1 << 32) - token; }
+
+static inline int32_t rank_key(int64_t rank) { return (int32_t)((rank + 0xFFFFFFFF) >> 32); }
+
+static inline int32_t rank_token(int64_t rank) { return (int32_t)(-rank & 0xFFFFFFFF); }
+
+/* --- random numbers --------------------------------------------------------------------------------------------- */
+
+/* splitmix64 fills the state, as the generator's authors (Blackman and Vigna) ask. */
+static inline void random_seed(Random *random, uint64_t seed) {
+    for (int i = 0; i < 4; i++) {
+        seed += 0x9E3779B97F4A7C15u;
+        uint64_t z = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+        random->s[i] = z ^ (z >> 31);
+    }
+}
+
+/* xoshiro256** (Blackman and Vigna, Scrambled linear pseudorandom number generators, 2021). */
+static inline uint64_t random_next(Random *random) {
+    uint64_t *s = random->s;
+    const uint64_t five = s[1] * 5, result = ((five << 7) | (five >> 57)) * 9, t = s[1] << 17;
+    s[2] ^= s[0];
+    s[3] ^= s[1];
+    s[1] ^= s[2];
+    s[0] ^= s[3];
+    s[2] ^= t;
+    s[3] = (s[3] << 45) | (s[3] >> 19);
+    return result;
+}
+
+/* --- selection -------------------------------------------------------------------------------------------------- */
+
+static inline void candidates_swap(Candidate *a, Candidate *b) {
+    const Candidate c = *a;
+    *a = *b;
+    *b = c;
+}
+
+static inline void candidates_sift_down(Candidate *c, int64_t i, int64_t n) {
+    for (int64_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && c[child + 1].rank < c[child].rank) child++;
+        if (c[i].rank <= c[child].rank) return;
+        candidates_swap(&c[i], &c[child]);
+    }
+}
+
+/* Heapsort, descending: no memory, no slow case. */
+static inline void candidates_sort(Candidate *c, int64_t n) {
+    for (int64_t i = n / 2 - 1; i >= 0; i--) candidates_sift_down(c, i, n);
+    for (int64_t i = n - 1; i > 0; i--) {
+        candidates_swap(&c[0], &c[i]);
+        candidates_sift_down(c, 0, i);
+    }
+}
+
+static inline int64_t rank_median(int64_t a, int64_t b, int64_t c) {
+    const int64_t lower = a < b ? a : b, higher = a < b ? b : a, bounded = higher < c ? higher : c;
+    return lower > bounded ? lower : bounded;
+}
+
+/* Brings to the front the fewest candidates of highest rank whose weights together reach the target; all n where they
+ * don't reach it. Returns how many, at least one. Quickselect by weight: the part that holds the border is split again.
+ * INOUT c (n), reordered. */
+static inline int64_t candidates_leading(Candidate *c, int64_t n, double target) {
+    int64_t low = 0, high = n;
+    double before = 0.0;
+    for (int rounds = 0; high - low > SAMPLER_FEW && rounds < SAMPLER_MAX_PARTITIONS; rounds++) {
+        const int64_t pivot = rank_median(c[low].rank, c[low + (high - low) / 2].rank, c[high - 1].rank);
+        int64_t front = low;
+        double weight = 0.0;
+        for (int64_t i = low; i < high; i++) {
+            if (c[i].rank < pivot) continue;
+            weight += c[i].weight;
+            candidates_swap(&c[front++], &c[i]);
+        }
+        if (front == high) { /* the pivot is the least: put it last, it is decided on alone */
+            int64_t i = low;
+            while (c[i].rank != pivot) i++;
+            candidates_swap(&c[i], &c[high - 1]);
+            if (before + (weight - c[high - 1].weight) < target) return high;
+            high--;
+        } else if (before + weight >= target) {
+            high = front;
+        } else {
+            before += weight;
+            low = front;
+        }
+    }
+    candidates_sort(c + low, high - low);
+    for (int64_t i = low; i < high; i++) {
+        before += c[i].weight;
+        if (before >= target) return i + 1;
+    }
+    return high;
+}
+
+/* Checks all logits and finds the greatest, as float_order. OUT block_max (blocks of n), may be NULL. */
+static inline int logits_scan(const float *logits, int64_t n, int32_t *block_max, int32_t *greatest) {
+    int32_t least = INT32_MAX;
+    *greatest = INT32_MIN;
+    for (int64_t begin = 0; begin < n; begin += SAMPLER_BLOCK) {
+        const int64_t end = n - begin < SAMPLER_BLOCK ? n : begin + SAMPLER_BLOCK;
+        int32_t most = INT32_MIN;
+        for (int64_t i = begin; i < end; i++) {
+            const int32_t key = float_order(logits[i]);
+            most = key > most ? key : most;
+            least = key < least ? key : least;
+        }
+        if (block_max) block_max[begin / SAMPLER_BLOCK] = most;
+        *greatest = most > *greatest ? most : *greatest;
+    }
+    if (*greatest >= ORDER_INFINITY || least < ORDER_MINUS_INFINITY) return SAMPLE_NOT_FINITE;
+    return *greatest == ORDER_MINUS_INFINITY ? SAMPLE_ALL_FORBIDDEN : SAMPLE_OK;
+}
+
+/* A floor of the k-th greatest logit, as float_order: the k-th greatest block maximum. Minus infinity is below it.
+ * Overwrites the pool. */
+static inline int32_t sampler_floor(SamplerScratch *scratch, int64_t k) {
+    const int64_t n_blocks = (scratch->n_vocab + SAMPLER_BLOCK - 1) / SAMPLER_BLOCK;
+    Candidate *c = scratch->pool;
+    if (k <= 0 || k >= n_blocks) return ORDER_MINUS_INFINITY + 1;
+    for (int64_t b = 0; b < n_blocks; b++) c[b] = (Candidate){rank_of(scratch->block_max[b], b), 1.0};
+    const int64_t kept = candidates_leading(c, n_blocks, (double)k);
+    int64_t least = c[0].rank;
+    for (int64_t b = 1; b < kept; b++) least = c[b].rank < least ? c[b].rank : least;
+    const int32_t key = rank_key(least);
+    return key > ORDER_MINUS_INFINITY ? key : ORDER_MINUS_INFINITY + 1;
+}
+
+/* Fills the pool with the logits that are at least the threshold, by ascending id, of weight 1; returns how many. */
+static inline int64_t sampler_gather(SamplerScratch *scratch, const float *logits, int32_t threshold) {
+    const int64_t n = scratch->n_vocab;
+    int64_t count = 0;
+    for (int64_t begin = 0; begin < n; begin += SAMPLER_BLOCK) {
+        const int64_t end = n - begin < SAMPLER_BLOCK ? n : begin + SAMPLER_BLOCK;
+        if (scratch->block_max[begin / SAMPLER_BLOCK] < threshold) continue;
+        for (int64_t i = begin; i < end; i++) {
+            const int32_t key = float_order(logits[i]);
+            if (key >= threshold) scratch->pool[count++] = (Candidate){rank_of(key, i), 1.0};
+        }
+    }
+    return count;
+}
+
+/* --- repetition ------------------------------------------------------------------------------------------------- */
+
+static inline int sampler_is_exempt(const SamplerInput *input, int32_t token) {
+    int64_t low = 0, high = input->n_exempt;
+    while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if (input->exempt[middle] < token)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < input->n_exempt && input->exempt[low] == token;
+}
+
+/* Makes the last tokens of the history less likely, each once however often it is there. */
+static inline void sampler_penalize(SamplerScratch *scratch, const SamplerInput *input) {
+    const float penalty = input->options.repetition_penalty;
+    const int64_t n = input->n_history, last = input->options.repeat_last_n;
+    const int64_t first = last <= 0 ? n : last < n ? n - last : 0;
+    if (penalty == 1.0f) return;
+    for (int64_t i = first; i < n; i++) {
+        const int32_t token = input->history[i];
+        float *logit = &scratch->logits[token];
+        if (scratch->seen[token] || sampler_is_exempt(input, token)) continue;
+        scratch->seen[token] = 1;
+        *logit = *logit > 0 ? *logit / penalty : *logit * penalty;
+    }
+    for (int64_t i = first; i < n; i++) scratch->seen[input->history[i]] = 0;
+}
+
+/* Forbids the tokens that would repeat n tokens of the history. At most n_history times n ids are compared, and few of
+ * them in a text that does not repeat itself. */
+static inline void sampler_forbid_repetition(SamplerScratch *scratch, const SamplerInput *input) {
+    const int64_t n = input->n_history, size = input->options.no_repeat_ngram_size;
+    const int32_t minus_infinity = -0x800000;
+    if (size <= 0 || n < size) return;
+    const int64_t width = size - 1;
+    const int32_t *end = input->history + (n - width); /* (width) what the next token will follow */
+    for (int64_t i = 0; i < n - width; i++) {
+        const int32_t *begin = input->history + i, token = begin[width];
+        if (width && (begin[0] != end[0] || memcmp(begin, end, (size_t)width * sizeof(int32_t)))) continue;
+        if (!sampler_is_exempt(input, token)) memcpy(&scratch->logits[token], &minus_infinity, 4);
+    }
+}
+
+/* --- the sampler ------------------------------------------------------------------------------------------------ */
+
+static inline void sampler_scratch_free(SamplerScratch *scratch) {
+    free(scratch->logits);
+    free(scratch->block_max);
+    free(scratch->pool);
+    free(scratch->seen);
+    memset(scratch, 0, sizeof(*scratch));
+}
+
+/* Makes a scratch for n_vocab >= 1 logits; returns 0, with nothing to free, where there is no memory. */
+static inline int sampler_scratch_new(SamplerScratch *scratch, int64_t n_vocab) {
+    const size_t n = (size_t)n_vocab;
+    scratch->n_vocab = n_vocab;
+    scratch->logits = calloc(n, sizeof(float));
+    scratch->block_max = calloc(n / SAMPLER_BLOCK + 1, sizeof(int32_t));
+    scratch->pool = calloc(n, sizeof(Candidate));
+    scratch->seen = calloc(n, 1);
+    if (scratch->logits && scratch->block_max && scratch->pool && scratch->seen) return 1;
+    sampler_scratch_free(scratch);
+    return 0;
+}
+
+/* Puts the tokens that may be sampled, and their weights, in front of the pool, in no order; the most likely token
+ * always is among them. Returns SAMPLE_OK or what is wrong with the logits.
+ * logits: (n_vocab) of the scratch; minus infinity forbids a token. OUT count. */
+static inline int sampler_choose(SamplerScratch *scratch, const float *logits, const SamplerInput *input,
+                                 int64_t *count) {
+    const SamplingOptions *options = &input->options;
+    Candidate *c = scratch->pool;
+    int32_t greatest;
+    *count = 0;
+    memcpy(scratch->logits, logits, (size_t)scratch->n_vocab * sizeof(float));
+    sampler_penalize(scratch, input);
+    sampler_forbid_repetition(scratch, input);
+    const int status = logits_scan(scratch->logits, scratch->n_vocab, scratch->block_max, &greatest);
+    if (status != SAMPLE_OK) return status;
+    if (options->temperature == 0) {
+        sampler_gather(scratch, scratch->logits, greatest);
+        *count = 1; /* gathered by id, so the first is the lowest */
+        return SAMPLE_OK;
+    }
+
+    int64_t n = sampler_gather(scratch, scratch->logits, sampler_floor(scratch, options->top_k));
+    if (options->top_k > 0) n = candidates_leading(c, n, (double)options->top_k);
+    const double top = order_value(greatest);
+    double total = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        c[i].weight = exp_negative((order_value(rank_key(c[i].rank)) - top) / options->temperature);
+        total += c[i].weight;
+    }
+    if (options->top_p < 1) n = candidates_leading(c, n, options->top_p * total);
+    if (options->min_p > 0) {
+        int64_t kept = 0;
+        for (int64_t i = 0; i < n; i++)
+            if (c[i].weight >= options->min_p) c[kept++] = c[i]; /* the most likely token's weight is 1 */
+        n = kept;
+    }
+    *count = n;
+    return SAMPLE_OK;
+}
+
+/* Samples a token; the arguments are those of sampler_choose. A number is taken from `random` only where there is a
+ * choice. OUT token, on SAMPLE_OK. */
+static inline int sampler_sample(SamplerScratch *scratch, const float *logits, const SamplerInput *input,
+                                 Random *random, int32_t *token) {
+    const Candidate *c = scratch->pool;
+    int64_t count, chosen = 0;
+    const int status = sampler_choose(scratch, logits, input, &count);
+    if (status != SAMPLE_OK) return status;
+    if (count > 1) {
+        double total = 0.0;
+        for (int64_t i = 0; i < count; i++) total += c[i].weight;
+        double at = (double)(random_next(random) >> 11) * (1.0 / 9007199254740992.0) * total;
+        for (int64_t i = 0; i < count; i++) {
+            at -= c[i].weight;
+            if (at < 0) {
+                chosen = i;
+                break;
+            } /* never reached where a rounded sum was passed by less than an ulp: then the first is chosen */
+        }
+    }
+    *token = rank_token(c[chosen].rank);
+    return SAMPLE_OK;
+}
+
+/* --- log probabilities: of the model's own distribution, before any option ---------------------------------------- */
+
+typedef struct {
+    double greatest;  /* logit */
+    double log_total; /* ln of the sum of e^(logit - greatest) */
+} LogSoftmax;
+
+static inline double log_softmax(const LogSoftmax *softmax, double logit) {
+    return (logit - softmax->greatest) - softmax->log_total;
+}
+
+/* OUT softmax of n logits, on SAMPLE_OK. Eight partial sums, then a fixed tree. */
+static inline int log_softmax_new(LogSoftmax *softmax, const float *logits, int64_t n) {
+    double sums[8] = {0};
+    int32_t key;
+    const int status = logits_scan(logits, n, NULL, &key);
+    if (status != SAMPLE_OK) return status;
+    const double greatest = order_value(key);
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int lane = 0; lane < 8; lane++) sums[lane] += exp_negative((double)logits[i + lane] - greatest);
+    for (int lane = 0; i < n; i++, lane++) sums[lane] += exp_negative((double)logits[i] - greatest);
+    softmax->greatest = greatest;
+    softmax->log_total = log_positive(((sums[0] + sums[4]) + (sums[2] + sums[6])) +
+                                      ((sums[1] + sums[5]) + (sums[3] + sums[7])));
+    return SAMPLE_OK;
+}
+
+/* The natural logarithm of a token's probability; NaN where the logits are not finite or all minus infinity. */
+static inline double token_logprob(const float *logits, int64_t n_vocab, int32_t token) {
+    static const uint64_t nan_bits = 0x7FF8000000000000u;
+    LogSoftmax softmax;
+    double nan;
+    memcpy(&nan, &nan_bits, 8);
+    return log_softmax_new(&softmax, logits, n_vocab) == SAMPLE_OK ? log_softmax(&softmax, logits[token]) : nan;
+}
+
+/* The k <= n_vocab most likely tokens, descending, the lower id first among equals. Returns SAMPLE_OK or what is wrong
+ * with the logits. OUT ids (k), logprobs (k), on SAMPLE_OK. */
+static inline int top_logprobs(SamplerScratch *scratch, const float *logits, int64_t k, int32_t *ids,
+                               double *logprobs) {
+    LogSoftmax softmax;
+    Candidate *c = scratch->pool;
+    int32_t greatest;
+    const int status = log_softmax_new(&softmax, logits, scratch->n_vocab);
+    if (status != SAMPLE_OK || k <= 0) return status;
+    logits_scan(logits, scratch->n_vocab, scratch->block_max, &greatest);
+    int64_t n = sampler_gather(scratch, logits, sampler_floor(scratch, k));
+    if (n < k) n = sampler_gather(scratch, logits, ORDER_MINUS_INFINITY); /* forbidden tokens are needed as well */
+    candidates_leading(c, n, (double)k);
+    candidates_sort(c, k);
+    for (int64_t i = 0; i < k; i++) {
+        ids[i] = rank_token(c[i].rank);
+        logprobs[i] = log_softmax(&softmax, order_value(rank_key(c[i].rank)));
+    }
+    return SAMPLE_OK;
+}
+
+#endif
