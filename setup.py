@@ -41,6 +41,7 @@ if not DEBUG:
 
 HEADERS = sorted(glob.glob("gpt2rt/core/**/*.h", recursive=True))
 MODULES = {
+    "gpt2rt._engine": "gpt2rt/_engine.pyx",
     "gpt2rt._kernels": "gpt2rt/_kernels.pyx",
     "gpt2rt._sampler": "gpt2rt/_sampler.pyx",
     "gpt2rt._tokenizer": "gpt2rt/_tokenizer.pyx",

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpt2rt._kernels import RunState, ThreadTeam, Weights
+from gpt2rt._engine import Runtime, Sequence
+from gpt2rt._kernels import Weights
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter import layers
 from gpt2rt.converter.source import Source, SourceVocabulary
@@ -76,7 +77,7 @@ def measure(
         writer.group_size,
         [tensor.offset for tensor in writer.tensors],
     )
-    team, tally = ThreadTeam(default_threads()), Tally()
+    runtime, tally = Runtime(weights, default_threads()), Tally()
     n_window = min(h.n_ctx, layers.WINDOW)
     parts = [tokens[begin:end] for begin, end, _ in windows(len(tokens), n_window, n_window)]
     with np.errstate(all="ignore"):  # what is not finite is found in the logits
@@ -87,12 +88,12 @@ def measure(
         states = layers.final(source, states)
         head = source.tensor("wte" if source.is_tied else "lm_head")  # (n_vocab, n_embd)
         for part, x in zip(parts, states, strict=True):
-            state = RunState(weights, team)
+            sequence = Sequence(runtime)
             for begin in range(0, len(x), ROWS):
                 chunk = part[begin : min(begin + ROWS, len(x))]
-                state.accept(chunk, len(chunk))
-                for i, reference in enumerate(_products(source, head, x[begin : begin + len(chunk)])):
-                    logits = np.frombuffer(state.logits(len(chunk) - 1 - i), np.float32)
+                sequence.append(chunk, n_logits=len(chunk))
+                references = _products(source, head, x[begin : begin + len(chunk)])
+                for i, (logits, reference) in enumerate(zip(sequence.all_logits, references, strict=True)):
                     if not (np.isfinite(logits).all() and np.isfinite(reference).all()):
                         return None
                     tally.add(part[begin + i + 1], logits, reference)

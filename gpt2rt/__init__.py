@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpt2rt.generate import Generation
     from gpt2rt.model import Model, open_model
     from gpt2rt.sampling import SamplingParams
-    from gpt2rt.session import Session
+
 
 __all__ = [
     "CheckpointError",
@@ -37,7 +37,8 @@ __all__ = [
     "Model",
     "ModelFileError",
     "SamplingParams",
-    "Session",
+    "Engine",
+    "Sequence",
     "Tokenizer",
     "UsageError",
     "VocabularyError",
@@ -49,7 +50,8 @@ _MODULES = {
     "Generation": "generate",
     "Model": "model",
     "SamplingParams": "sampling",
-    "Session": "session",
+    "Sequence": "_engine",
+    "Engine": "_engine",
     "Tokenizer": "_tokenizer",
     "open_model": "model",
 }

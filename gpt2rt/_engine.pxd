@@ -23,6 +23,15 @@ cdef extern from "threadpool.h" nogil:
     int64_t partition(int64_t n, int index, int count)
 
 
+cdef extern from "lock.h" nogil:
+    ctypedef struct Lock:
+        pass
+    ctypedef enum LockResult:
+        LOCK_TAKEN, LOCK_IN_USE, LOCK_TORN
+    LockResult lock_take(Lock* lock)
+    void lock_release(Lock* lock)
+
+
 cdef extern from "sampler.h" nogil:
     ctypedef struct SamplingOptions:
         double temperature, top_p, min_p
@@ -52,14 +61,14 @@ cdef extern from "sequence.h" nogil:
     const int MAX_GUESSES, MAX_STOP_TOKENS, MAX_TOP_LOGPROBS
 
     ctypedef enum SequenceStatus:
-        SEQUENCE_OK, SEQUENCE_STOPPED, SEQUENCE_NO_MEMORY, SEQUENCE_IN_USE, SEQUENCE_TORN, SEQUENCE_FULL
-        SEQUENCE_EMPTY, SEQUENCE_NOT_FINITE, SEQUENCE_ALL_FORBIDDEN
+        SEQUENCE_OK, SEQUENCE_STOPPED, SEQUENCE_NO_MEMORY, SEQUENCE_FULL, SEQUENCE_EMPTY
+        SEQUENCE_NOT_FINITE, SEQUENCE_ALL_FORBIDDEN
 
     ctypedef struct SequenceSampler:
         SamplingOptions options
         Random random
         int32_t* history
-        int64_t n_history
+        int64_t n_history, history_capacity
         int32_t* exempt
         int64_t n_exempt
         int32_t* stop
@@ -84,9 +93,8 @@ cdef extern from "sequence.h" nogil:
         int n_guesses, n_new
         SequenceStatus status
         Atomic cancelled
+        Lock lock
 
-    SequenceStatus sequence_take(CSequence* s)
-    void sequence_release(CSequence* s)
     bint sequence_open(CSequence* s, const Network* network)
     void sequence_free(CSequence* s)
     bint sequence_copy(CSequence* to, const CSequence* source)
@@ -104,9 +112,8 @@ cdef extern from "engine.h" nogil:
         int (*check)() noexcept nogil
         bint raised
         Atomic cancelled
+        Lock lock
 
-    SequenceStatus engine_take(CEngine* e)
-    void engine_release(CEngine* e)
     bint engine_open(CEngine* e, const Network* network, int n_workers)
     void engine_free(CEngine* e)
     SequenceStatus engine_append(CEngine* e, CSequence* s, const int32_t* ids, int64_t n, int64_t n_logits,

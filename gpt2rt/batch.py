@@ -2,94 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
 
-from gpt2rt._sampler import Sampler
+from gpt2rt._engine import Engine, Sequence
+from gpt2rt.arguments import whole_number
 from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.generate import Continuation, draw_seed, prompt_for
-from gpt2rt.sampling import SamplingParams
-from gpt2rt.session import Session, accept_all
+from gpt2rt.generate import Continuation, run_together, start_of_text
+from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
 
 BATCH_SIZE = 16
 MAX_BATCH_SIZE = 256
+MAX_SEED = (1 << 64) - 1
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+
     from gpt2rt.model import Model
+
+    class Request(NamedTuple):
+        """A text to continue: what `Continuation` takes of it."""
+
+        prompt: list[int]
+        sampling: SamplingParams
+        seed: int
+        max_tokens: int | None
+        stop: str | Iterable[str]
+        logprobs: int | None
+else:
+    from collections import namedtuple
+
+    Request = namedtuple("Request", "prompt sampling seed max_tokens stop logprobs")
+
+
+def requests_of(
+    model: Model, prompts: Iterable[str | Iterable[int] | Mapping[str, Any]], seed: int | None, defaults: dict[str, Any]
+) -> list[Request]:
+    """Return the requests that `Model.generate_batch` was asked for.
+
+    Args:
+        seed: of the first prompt, the next ones count up; None for one from the system.
+        defaults: sampling (a `SamplingParams`), max_tokens, stop and logprobs of prompts that don't say otherwise.
+
+    Raises:
+        UsageError: a prompt is none, or a name in its dict is unknown.
+    """
+    if isinstance(prompts, (str, bytes)):
+        raise UsageError(f"prompts: got text, {prompts!r:.80}, expected a list of prompts")
+    seed = int.from_bytes(os.urandom(4), "little") if seed is None else whole_number("seed", seed, 0, MAX_SEED)
+    requests = []
+    for i, given in enumerate(prompts):
+        options = dict(given) if isinstance(given, Mapping) else {"prompt": given}
+        for name in options:
+            if name not in ("prompt", "seed", *defaults, *SAMPLING_OPTIONS):
+                known = ", ".join(["prompt", "seed", *defaults, *SAMPLING_OPTIONS])
+                raise UsageError(f"prompt {i + 1}: got {name!r:.80}, expected some of {known}")
+        if "prompt" not in options:
+            raise UsageError(f'prompt {i + 1}: it is missing, expected a text under "prompt"')
+        prompt = options.pop("prompt")
+        sampling = options.pop("sampling", defaults["sampling"])
+        changes = {name: options.pop(name) for name in list(options) if name in SAMPLING_OPTIONS}
+        request = {"seed": (seed + i) % (MAX_SEED + 1), **defaults, **options, "sampling": sampling.replace(**changes)}
+        ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        requests.append(Request(ids, **request))
+    return requests
 
 
 class BatchGeneration:
-    """Continues several prompts: an iterator of (index of the prompt, piece of text), each piece of whole characters.
+    """Continue several prompts: an iterator of (index of the prompt, piece of text), each piece of whole characters.
 
-    The text of prompt i is that of a `Generation` of it alone with the seed `seed + i`.
+    The text of each is that of a `Generation` of it alone with the same arguments.
 
     Attributes:
-        seed: of the first prompt.
-        continuations: a `Continuation` for each prompt, with its tokens and finish_reason.
+        continuations: a `Continuation` for each prompt that has begun, with its tokens, logprobs and finish_reason; None
+            for one that still waits.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        prompts: Sequence[Iterable[int]],
-        sampling: SamplingParams,
-        *,
-        max_tokens: int | None = None,
-        stop: Iterable[str] = (),
-        seed: int | None = None,
-        batch_size: int = BATCH_SIZE,
-    ):
+    def __init__(self, model: Model, requests: Iterable[Request], *, batch_size: int = BATCH_SIZE):
         """
         Args:
-            prompts: ids of each.
-            batch_size: how many sequences run at a time; a further one begins when one ends. The others are those of
-                `Generation`.
+            requests: one for each text.
+            batch_size: how many run at a time; the next one begins when one ends.
 
         Raises:
             ContextFullError: a prompt has more tokens than the model has positions.
             UsageError: an argument.
         """
-        if not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_BATCH_SIZE:
-            raise UsageError(f"batch_size: got {batch_size!r}, expected 1 to {MAX_BATCH_SIZE}")
-        self.seed = draw_seed() if seed is None else seed
-        stop = [stop] if isinstance(stop, str) else list(stop)
-        read = [prompt_for(model, prompt) for prompt in prompts]
+        batch_size = whole_number("batch_size", batch_size, 1, MAX_BATCH_SIZE)
+        read = [r if r.prompt else r._replace(prompt=start_of_text(model)) for r in requests]
         n_ctx = model.hyperparameters.n_ctx
-        for i, prompt in enumerate(read):
-            if len(prompt) > n_ctx:
-                raise ContextFullError(f"prompt {i + 1}: {len(prompt)} tokens, the model has {n_ctx} positions")
-        self.continuations = [
-            Continuation(
-                model.tokenizer, Sampler(sampling, self.seed + i), max_tokens=max_tokens, stop=stop, history=()
-            )
-            for i in range(len(read))
-        ]
+        trial = model.sequence()
+        for i, request in enumerate(read):
+            if len(request.prompt) > n_ctx:
+                raise ContextFullError(f"prompt {i + 1}: {len(request.prompt)} tokens, the model has {n_ctx} positions")
+            self._continuation(trial, request)  # refuses an argument now, before any text
+            trial.truncate(0)
+        self.seeds = [request.seed for request in read]
+        self.continuations: list[Continuation | None] = [None] * len(read)
         self._pieces = self._run(model, read, batch_size)
 
-    def _run(self, model: Model, prompts: list[list[int]], batch_size: int) -> Iterator[tuple[int, str]]:
-        running: dict[int, Session] = {}
-        free: list[Session] = []  # of texts that have ended
-        waiting = iter(enumerate(prompts))
-        tokens: dict[int, Sequence[int]] = {}
-        while True:
+    @staticmethod
+    def _continuation(sequence: Sequence, request: Request) -> Continuation:
+        prompt, sampling, seed, max_tokens, stop, logprobs = request
+        return Continuation(
+            sequence, prompt, sampling, seed=seed, max_tokens=max_tokens, stop=stop, logprobs=logprobs, exempt=()
+        )
+
+    def _run(self, model: Model, requests: list[Request], batch_size: int) -> Iterator[tuple[int, str]]:
+        engine = Engine(model)
+        running: list[Continuation] = []
+        numbers: dict[Continuation, int] = {}
+        free: list[Sequence] = []  # of texts that have ended
+        waiting = iter(enumerate(requests))
+
+        def fill() -> None:
             while len(running) < batch_size and (following := next(waiting, None)):
-                i, tokens[i] = following
-                running[i] = free.pop() if free else model.session()
-            if not running:
-                return
-            accept_all(list(running.values()), [tokens[i] for i in running])
-            for i, session in list(running.items()):
-                continuation = self.continuations[i]
-                piece = continuation.step(session.logits_view)
-                if not continuation.finish_reason and len(session) == session.n_ctx:
-                    piece += continuation.end("context")
-                if piece:
-                    yield i, piece
-                if continuation.finish_reason:
-                    session.rewind(len(session))
-                    free.append(running.pop(i))
-                else:
-                    tokens[i] = continuation.tokens[-1:]
+                i, request = following
+                continuation = self._continuation(free.pop() if free else model.sequence(), request)
+                self.continuations[i] = continuation
+                numbers[continuation] = i
+                running.append(continuation)
+
+        fill()
+        for continuation, piece in run_together(running, engine.step):
+            if piece:
+                yield numbers[continuation], piece
+            if continuation.finish_reason:
+                continuation.sequence.truncate(0)
+                free.append(continuation.sequence)
+                fill()
 
     def __iter__(self) -> BatchGeneration:
         return self

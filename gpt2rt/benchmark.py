@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 
-from gpt2rt._kernels import profile, read_weights
+from gpt2rt._engine import profile, read_weights
 from gpt2rt.model import Model, open_model
 from gpt2rt.threads import most_threads
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections import namedtuple
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from time import perf_counter
 
-from gpt2rt._sampler import Sampler
+from gpt2rt.arguments import whole_number
 from gpt2rt.chat_format import ChatFormat, chat_format
 from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.generate import Generation, StopStrings, draw_seed
+from gpt2rt.generate import Generation, StopStrings
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 
 TYPE_CHECKING = False
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from gpt2rt.model import Model
 
 MAX_TOKENS = 120  # of an answer, unless the caller says otherwise
-MAX_DRAFTS = 5  # of an answer: blank ones and repeated ones are drawn again
-MAX_BATCH = 16  # drafts that may be drawn together
+MAX_DRAFTS = 5  # of an answer: blank ones and repeated ones are sampled again
+MAX_BATCH = 16  # drafts that may be sampled together
+GOLDEN_RATIO = 0x9E3779B97F4A7C15  # of 2^64: multiples of it are spread well
 ANSWERS_REMEMBERED = 8  # that the next answer must differ from
 ECHO_WORDS = 4  # a message of so many words must not come back as the answer
 
 Turn = namedtuple("Turn", "user answer tokens")
-Turn.__doc__ = "A message, its answer, and the answer's ids as they were drawn."
+Turn.__doc__ = "A message, its answer, and the answer's ids as they were sampled."
 
 
 def words_of(text: str) -> str:
-    """The text as it is compared: letters and digits in lower case, parted by single spaces."""
+    """Return the text as it is compared: letters and digits in lower case, separated by single spaces."""
     kept = (c if c.isalnum() else " " if c.isspace() else "" for c in text.casefold())
     return " ".join("".join(kept).split())
 
@@ -43,31 +44,34 @@ class Answer:
     Attributes:
         text: the whole answer, once it has ended; "" where the model had none, then there is no new turn.
         finish_reason: None while it runs, then as `Generation`'s, "interrupted", or "blank".
-        forgotten: how many old turns had to leave the context to make room.
-        n_prompt_tokens, prompt_seconds: what had to be read.
-        n_tokens, seconds: what was drawn, all drafts together.
+        n_dropped: how many old turns had to leave the context to make room.
+        n_prompt_tokens, prompt_seconds: what had to be evaluated first.
+        n_tokens, seconds: what was sampled, all drafts together.
     """
 
     def __init__(
-        self, conversation: Conversation, message: str, tokens: list[int], forgotten: int, replaced: Turn | None
+        self, conversation: Conversation, message: str, tokens: list[int], n_dropped: int, replaced: Turn | None
     ):
-        """Made by `Conversation`. tokens: all that the model is to have read before it answers."""
+        """Made by `Conversation`.
+
+        Args:
+            tokens: all that the model is to have read before it answers.
+            replaced: the last turn, where this answer is to take its place.
+        """
         self.text = ""
         self.finish_reason: str | None = None
-        self.forgotten = forgotten
+        self.n_dropped = n_dropped
         self.n_prompt_tokens = self.n_tokens = 0
         self.prompt_seconds = self.seconds = 0.0
         self._conversation = conversation
         self._message = message
         self._replaced = replaced
-        self._drawn: list[int] = []  # the ids of the draft that becomes the answer
+        self._sampled: list[int] = []  # the ids of the draft that becomes the answer
         self._pieces = self._run(tokens)
 
     def _run(self, tokens: list[int]) -> Generator[str]:
         conversation = self._conversation
-        sampling, is_talk = conversation.sampling, conversation.format.is_talk
-        if self._replaced:
-            conversation.turns.pop()
+        is_talk = conversation.format.is_talk
         earlier = self._earlier_answers() if is_talk else set()
         try:
             best = self._best(tokens, earlier) if conversation.drafts > 1 and is_talk else ""
@@ -79,20 +83,19 @@ class Answer:
             self.finish_reason = "interrupted"
             raise
         finally:
-            conversation.sampler.use(sampling)
             self._keep()
 
     def _best(self, tokens: list[int], earlier: set[str]) -> str:
-        """The best of several drafts drawn together, "" where all are blank or repeat an earlier answer."""
-        from gpt2rt.drafts import best_answer, drawn_together  # only who asks for drafts needs it
+        """Return the best of several drafts, "" where all are blank or repeat an earlier answer."""
+        from gpt2rt.drafts import best_answer, sampled_together  # only who asks for drafts needs it
 
         conversation = self._conversation
         new, begin = self._new_tokens(tokens), perf_counter()
-        drafts, prompt_seconds = drawn_together(
-            conversation.session,
+        drafts, prompt_seconds = sampled_together(
+            conversation.sequence,
             new,
-            conversation.sampler,
-            conversation.drafts,
+            conversation.sampling,
+            conversation.draft_seeds(),
             max_tokens=conversation.max_tokens,
             stop=(*conversation.format.stop, *conversation.stop),
             history=self._history(),
@@ -106,76 +109,81 @@ class Answer:
         self.seconds += perf_counter() - begin - prompt_seconds
         if best is None:
             return ""
-        conversation.session = best.session
-        self._drawn = best.continuation.tokens
+        conversation.sequence = best.continuation.sequence
+        self._sampled = best.continuation.tokens
         self.finish_reason = best.continuation.finish_reason
         text: str = best.text.strip()
         return text
 
     def _first_new(self, tokens: list[int], earlier: set[str]) -> Generator[str]:
-        """Draws an answer and, where it is blank or repeats an earlier one, another."""
+        """Sample an answer and, where it is blank or repeats an earlier one, another."""
         conversation = self._conversation
         sampling, is_talk = conversation.sampling, conversation.format.is_talk
         drafts = MAX_DRAFTS if is_talk and sampling.temperature > 0 else 1
         for draft in range(drafts):
             is_last = draft == drafts - 1
-            # The same words come again if they are the likely ones: each further draft is drawn a little warmer.
+            # The same words come again if they are the likely ones: each further draft is sampled a little warmer.
             warmer = min(max(sampling.temperature, 1.0), sampling.temperature * 1.25**draft)
-            conversation.sampler.use(sampling.replace(temperature=warmer))
-            generation = self._generation(tokens)
-            self._drawn = generation.tokens
-            raw, shown = "", 0
+            generation = self._generation(tokens, sampling.replace(temperature=warmer))
+            self._sampled = generation.tokens
+            raw, n_yielded = "", 0
             try:
                 for piece in generation:
                     raw += piece
                     text = raw.strip() if is_talk else raw
-                    # What may still become an earlier answer is not shown: it could not be taken back.
+                    # What may still become an earlier answer is held back: it could not be discarded once it is read.
                     words = words_of(text)
                     may_repeat = not is_last and any(answer.startswith(words) for answer in earlier)
-                    if len(text) > shown and not may_repeat:
-                        yield text[shown:]
-                        shown = len(text)
+                    if len(text) > n_yielded and not may_repeat:
+                        yield text[n_yielded:]
+                        n_yielded = len(text)
             finally:
                 self._count(generation)
             text = raw.strip() if is_talk else raw
-            if shown or is_last or (text and words_of(text) not in earlier):
+            if n_yielded or is_last or (text and words_of(text) not in earlier):
                 break
-        if text[shown:]:
-            yield text[shown:]
+        if text[n_yielded:]:
+            yield text[n_yielded:]
         self.finish_reason = generation.finish_reason if text else "blank"
+
+    def _other_turns(self) -> list[Turn]:
+        """The turns before this one."""
+        turns = self._conversation.turns
+        return turns[:-1] if self._replaced else turns
 
     def _earlier_answers(self) -> set[str]:
         """The answers that must not be given again, as `words_of`."""
-        turns = [*self._conversation.turns[-ANSWERS_REMEMBERED:], *filter(None, [self._replaced])]
+        turns = [*self._other_turns()[-ANSWERS_REMEMBERED:], *filter(None, [self._replaced])]
         earlier = {words_of(turn.answer) for turn in turns}
         message = words_of(self._message)
         return earlier | {message} if len(message.split()) >= ECHO_WORDS else earlier
 
     def _new_tokens(self, tokens: list[int]) -> list[int]:
-        """What of these tokens is new to the session, which then has exactly those before."""
-        session = self._conversation.session
-        known = session.tokens
+        """Return those of the tokens that are new to the sequence, which then has exactly those before."""
+        sequence = self._conversation.sequence
+        known = sequence.tokens
         same = next(
             (i for i, (a, b) in enumerate(zip(known, tokens, strict=False)) if a != b), min(len(known), len(tokens))
         )
-        session.rewind(len(known) - same)
+        sequence.truncate(same)
         return tokens[same:]
 
     def _history(self) -> list[int]:
-        """The ids of the answers that the model is shown."""
-        conversation = self._conversation
-        return [token for turn in conversation.turns[conversation.n_forgotten :] for token in turn.tokens]
+        """The ids of the answers that are in the context."""
+        turns = self._other_turns()[self._conversation.n_dropped :]
+        return [token for turn in turns for token in turn.tokens]
 
-    def _generation(self, tokens: list[int]) -> Generation:
-        """A draft behind exactly these tokens, of which the session reads only those that are new to it."""
+    def _generation(self, tokens: list[int], sampling: SamplingParams) -> Generation:
+        """A draft after exactly these tokens, of which the sequence evaluates only those that are new to it."""
         conversation = self._conversation
         return Generation(
-            conversation.session,
+            conversation.sequence,
             self._new_tokens(tokens),
-            conversation.sampler,
+            sampling,
             max_tokens=conversation.max_tokens,
             stop=(*conversation.format.stop, *conversation.stop),
             history=self._history(),
+            exempt=None,
         )
 
     def _count(self, generation: Generation) -> None:
@@ -185,15 +193,14 @@ class Answer:
         self.seconds += generation.seconds
 
     def _keep(self) -> None:
-        """Makes the turn, of the tokens before a stop string; or none, where nothing is left."""
+        """Make the turn, of the tokens before a stop string; or none, where nothing is left."""
         conversation = self._conversation
-        tokens = conversation.answer_tokens(self._drawn, self.finish_reason == "interrupted")
+        tokens = conversation.answer_tokens(self._sampled, self.finish_reason == "interrupted")
         text = conversation.model.tokenizer.decode(tokens)
         self.text = text.strip() if conversation.format.is_talk else text
         if self.text:
-            conversation.turns.append(Turn(self._message, self.text, tokens))
-        elif self._replaced:
-            conversation.turns.append(self._replaced)
+            n_turns = len(conversation.turns) - bool(self._replaced)
+            conversation.turns[n_turns:] = [Turn(self._message, self.text, tokens)]
 
     def __iter__(self) -> Answer:
         return self
@@ -202,20 +209,20 @@ class Answer:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Ends it early."""
+        """End it early."""
         self._pieces.close()
 
 
 class Conversation:
-    """Turns with a model. The model has read only what is new when it answers; all else is in its session's cache.
+    """Turns with a model. The model evaluates only what is new when it answers; all else is in its sequence's KV cache.
 
     Attributes:
         model: a `Model`.
         format: its `ChatFormat`.
-        session: what the model has read.
+        sequence: what the model has evaluated.
         turns: list of `Turn`, all of them.
-        n_forgotten: how many of the first turns are no longer in the context.
-        sampler: what draws the answers.
+        n_dropped: how many of the first turns are no longer in the context.
+        sampling: the `SamplingParams` of the answers. seed: of the random generator.
         max_tokens: of an answer.
         stop: further strings that end an answer.
         drafts: of an answer, of which the best is taken.
@@ -231,7 +238,7 @@ class Conversation:
         opening: str | None = None,
         seed: int | None = None,
         max_tokens: int | None = None,
-        stop: Iterable[str] = (),
+        stop: str | Iterable[str] = (),
         drafts: int = 1,
         **sampling: float,
     ):
@@ -240,10 +247,10 @@ class Conversation:
             model: a `Model`.
             format: "plain", "dialogpt" or "raw"; it, the names and the opening (text before the first turn) come from
                 the model's file where they are None.
-            seed: of all random draws, drawn where it is None.
+            seed: of the random generator, from the system where it is None.
             max_tokens: of an answer, None for 120.
             stop: strings that end an answer, besides those of the format.
-            drafts: draw so many answers together and take the one that fits the message best (`drafts.best_answer`);
+            drafts: sample so many answers together and take the one that fits the message best (`drafts.best_answer`);
                 it then comes in one piece.
             sampling: as for `SamplingParams`, over `CHAT_DEFAULTS`.
 
@@ -251,57 +258,74 @@ class Conversation:
             UsageError: an argument can't be used.
             ModelFileError: what the file says of chat can't.
         """
-        params = SamplingParams(**{**CHAT_DEFAULTS, **sampling})
+        self.sampling = SamplingParams(**{**CHAT_DEFAULTS, **sampling})
         self.model = model
+        StopStrings(stop)  # refuses what can't be used now, not at the first answer
         self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        StopStrings(self.stop)  # refuses what can't be used now, not at the first answer
         self.turns: list[Turn] = []
-        self.n_forgotten = 0
-        self.session = model.session()
+        self.n_dropped = 0
+        self.sequence = model.sequence()
         self._answer: Answer | None = None
+        self._n_answers = 0
         self.format = self.made_format(format, user_name, bot_name, opening)
-        if type(drafts) is not int or not 1 <= drafts <= MAX_BATCH:
-            raise UsageError(f"drafts: got {drafts!r:.80}, expected a whole number from 1 to {MAX_BATCH}")
-        if drafts > 1 and not self.format.is_talk:
+        self.drafts = whole_number("drafts", drafts, 1, MAX_BATCH)
+        if self.drafts > 1 and not self.format.is_talk:
             raise UsageError(f"drafts: chat format {self.format.name!r} has no messages to choose by (leave them out)")
-        self.drafts = drafts
-        self.sampler = Sampler(params, draw_seed() if seed is None else seed, self.format.exempt)
-        self.max_tokens = min(MAX_TOKENS, self.session.n_ctx) if max_tokens is None else max_tokens
-        self.check_max_tokens(self.max_tokens)
+        self.sequence.set_sampling(self.sampling, seed=seed, exempt=self.format.exempt)
+        self.seed: int = self.sequence.seed
+        self.max_tokens = self.checked_max_tokens(min(MAX_TOKENS, self.sequence.n_ctx) if max_tokens is None else max_tokens)
+
+    @classmethod
+    def answer_to(cls, model: Model, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:
+        """Answer a conversation that is given as a whole; see `Model.chat`."""
+        talk: list[str] = []
+        for i, message in enumerate(messages):
+            is_object = isinstance(message, Mapping)
+            role, content = (message.get("role"), message.get("content")) if is_object else (None, None)
+            expected = "assistant" if len(talk) % 2 else "user"
+            if i == 0 and role == "system" and isinstance(content, str):
+                options["opening"] = content
+            elif role == expected and isinstance(content, str):
+                talk.append(content)
+            else:
+                raise UsageError(
+                    f"messages: number {i + 1}: got {message!r:.80}, expected the role {expected!r} and a text as content"
+                )
+        if len(talk) % 2 == 0:
+            raise UsageError("messages: expected a user's message as the last one")
+        conversation = cls(model, **options)
+        clean, answer = conversation.format.clean, conversation.format.answer
+        pairs = zip(talk[:-1:2], talk[1::2], strict=True)
+        conversation.turns = [Turn(clean(user), reply, answer(reply)) for user, reply in pairs]
+        return conversation.say(talk[-1])
 
     # --- settings
 
-    @property
-    def sampling(self) -> SamplingParams:
-        """How answers are drawn."""
-        return self.sampler.params
-
-    @property
-    def seed(self) -> int:
-        """The seed of the random draws."""
-        return self.sampler.seed
-
     def settings(self) -> dict[str, float]:
-        """All that `set` can change, by name."""
+        """Return all that `set` can change, by name."""
         return {**self.sampling.as_dict(), "max_tokens": self.max_tokens, "seed": self.seed}
 
     def set(self, name: str, value: Any) -> None:
-        """Changes a sampling option, max_tokens, or the seed, which starts the draws anew. Raises UsageError."""
+        """Change a sampling option, max_tokens, or the seed, which starts the generator anew. Raises UsageError."""
         self._finish()
         if name in SAMPLING_OPTIONS:
-            self.sampler.use(self.sampling.replace(**{name: value}))
+            self.sampling = self.sampling.replace(**{name: value})
         elif name == "seed":
-            self.sampler = Sampler(self.sampling, value, self.format.exempt)
+            self.sequence.set_sampling(self.sampling, seed=value)
+            self.seed = self.sequence.seed
         elif name == "max_tokens":
-            self.check_max_tokens(value)
-            self.max_tokens = value
+            self.max_tokens = self.checked_max_tokens(value)
         else:
             raise UsageError(f"setting {name!r}: expected one of {', '.join(self.settings())}")
 
-    def check_max_tokens(self, value: int) -> None:
-        """Raises UsageError where that is no number of tokens for an answer."""
-        if type(value) is not int or not 1 <= value <= self.session.n_ctx:
-            raise UsageError(f"max_tokens: got {value!r:.80}, expected a whole number from 1 to {self.session.n_ctx}")
+    def checked_max_tokens(self, value: int) -> int:
+        """Return it as an int. Raises UsageError where it is no number of tokens for an answer."""
+        return whole_number("max_tokens", value, 1, self.sequence.n_ctx)
+
+    def draft_seeds(self) -> list[int]:
+        """A seed for each draft of the next answer."""
+        self._n_answers += 1
+        return [(self.seed + GOLDEN_RATIO * (self._n_answers * MAX_BATCH + i)) % (1 << 64) for i in range(self.drafts)]
 
     def made_format(
         self,
@@ -310,11 +334,11 @@ class Conversation:
         bot_name: str | None = None,
         opening: str | None = None,
     ) -> ChatFormat:
-        """A format for the model; what is None comes from its file. Raises UsageError, ModelFileError."""
+        """Return a format for the model; what is None comes from its file. Raises UsageError, ModelFileError."""
         made = chat_format(self.model, name, user_name, bot_name, opening)
-        if len(made.opening_tokens) > self.session.n_ctx // 2:
+        if len(made.opening_tokens) > self.sequence.n_ctx // 2:
             raise UsageError(
-                f"opening: {len(made.opening_tokens)} tokens, expected at most {self.session.n_ctx // 2},"
+                f"opening: {len(made.opening_tokens)} tokens, expected at most {self.sequence.n_ctx // 2},"
                 " half of the model's context"
             )
         return made
@@ -322,7 +346,7 @@ class Conversation:
     # --- talk
 
     def say(self, message: str) -> Answer:
-        """Says something to the model.
+        """Say something to the model.
 
         Args:
             message: in one line; white space is folded, but in the raw format.
@@ -338,78 +362,82 @@ class Conversation:
         message = self.format.clean(message)
         if not message:
             raise UsageError("message: it is empty, expected some text")
-        tokens, n_forgotten = self._prompt(message, self.turns)
-        return self._begin(message, tokens, n_forgotten, None)
+        tokens, n_dropped = self._prompt(message, self.turns)
+        return self._begin(message, tokens, n_dropped, None)
 
     def retry(self) -> Answer:
-        """Takes the last answer back and lets the model answer again, differently. Raises UsageError: no turn yet."""
+        """Discard the last answer and let the model answer again, differently. Raises UsageError: no turn yet."""
         self._finish()
         if not self.turns:
             raise UsageError("retry: there is no answer yet")
         last = self.turns[-1]
-        tokens, n_forgotten = self._prompt(last.user, self.turns[:-1])
-        return self._begin(last.user, tokens, n_forgotten, last)
+        tokens, n_dropped = self._prompt(last.user, self.turns[:-1])
+        return self._begin(last.user, tokens, n_dropped, last)
 
     def undo(self) -> Turn:
-        """Takes the last turn back and returns it. Raises UsageError: there is none."""
+        """Discard the last turn and return it. Raises UsageError: there is no turn."""
         self._finish()
         if not self.turns:
-            raise UsageError("undo: there is no turn to take back")
+            raise UsageError("undo: there is no turn to discard")
         turn = self.turns.pop()
-        self.n_forgotten = min(self.n_forgotten, len(self.turns))
+        self.n_dropped = min(self.n_dropped, len(self.turns))
         return turn
 
     def reset(self) -> None:
-        """Forgets all turns; settings and the opening stay."""
+        """Drop all turns; settings and the opening stay."""
         self._finish()
         self.turns.clear()
-        self.n_forgotten = 0
+        self.n_dropped = 0
 
-    def reset_to(self, format: ChatFormat, sampler: Sampler, max_tokens: int, turns: list[Turn]) -> None:
-        """Becomes another conversation with the same model."""
+    def reset_to(
+        self, format: ChatFormat, sampling: SamplingParams, seed: int, max_tokens: int, turns: list[Turn]
+    ) -> None:
+        """Become another conversation with the same model."""
         self.reset()
-        self.format, self.sampler, self.max_tokens, self.turns = format, sampler, max_tokens, turns
+        self.sequence.set_sampling(sampling, seed=seed, exempt=format.exempt)
+        self.seed = self.sequence.seed
+        self.format, self.sampling, self.max_tokens, self.turns = format, sampling, max_tokens, turns
 
     def _finish(self) -> None:
         if self._answer is not None:
             self._answer.close()
             self._answer = None
 
-    def _begin(self, message: str, tokens: list[int], n_forgotten: int, replaced: Turn | None) -> Answer:
-        forgotten = max(0, n_forgotten - self.n_forgotten)
-        self.n_forgotten = n_forgotten
-        self._answer = Answer(self, message, tokens, forgotten, replaced)
+    def _begin(self, message: str, tokens: list[int], n_dropped: int, replaced: Turn | None) -> Answer:
+        n_more = max(0, n_dropped - self.n_dropped)
+        self.n_dropped = n_dropped
+        self._answer = Answer(self, message, tokens, n_more, replaced)
         return self._answer
 
     def _turn_tokens(self, turn: Turn) -> list[int]:
         return [*self.format.prompt(turn.user), *turn.tokens, *self.format.closing_tokens]
 
     def _prompt(self, message: str, turns: list[Turn]) -> tuple[list[int], int]:
-        """All that the model is to have read before it answers, and how many of the first turns that leaves out.
+        """Return all that the model is to have read before it answers, and how many of the first turns that leaves out.
 
         Positions are learned, so old tokens can't be shifted out of the cache: whole turns leave, down to half of the
         context, so that the rest is read again only once in a while.
         """
-        n_forgotten = first = min(self.n_forgotten, len(turns))
+        n_dropped = first = min(self.n_dropped, len(turns))
         if self.format.turns_kept is not None:
             first = max(first, len(turns) - self.format.turns_kept)
         asked = self.format.prompt(message)
         opening = self.format.opening_tokens
         kept = [self._turn_tokens(turn) for turn in turns[first:]]
-        room = self.session.n_ctx - min(self.max_tokens, self.session.n_ctx // 4) - len(opening)
+        room = self.sequence.n_ctx - min(self.max_tokens, self.sequence.n_ctx // 4) - len(opening)
         if len(asked) > room:
             raise ContextFullError(f"message: {len(asked)} tokens, the context has room for {room} (shorten it)")
         used = len(asked) + sum(map(len, kept))
         if used > room:
-            while kept and used > room - self.session.n_ctx // 4:
+            while kept and used > room - self.sequence.n_ctx // 4:
                 used -= len(kept.pop(0))
-            n_forgotten = len(turns) - len(kept)
-        return [*opening, *(token for tokens in kept for token in tokens), *asked], n_forgotten
+            n_dropped = len(turns) - len(kept)
+        return [*opening, *(token for tokens in kept for token in tokens), *asked], n_dropped
 
-    def answer_tokens(self, drawn: list[int], is_interrupted: bool) -> list[int]:
-        """The drawn ids up to a stop string, and without the half of a character that an interruption leaves."""
+    def answer_tokens(self, sampled: list[int], is_interrupted: bool) -> list[int]:
+        """Return the sampled ids up to a stop string, and without the half of a character that an interruption leaves."""
         tokenizer = self.model.tokenizer
-        content = tokenizer.decode_bytes(drawn)
+        content = tokenizer.decode_bytes(sampled)
         stops = [one.encode() for one in (*self.format.stop, *self.stop)]
         complete = [(at + len(one), at) for one in stops if (at := content.find(one)) >= 0]
         if complete:
@@ -418,7 +446,7 @@ class Conversation:
             content = content[: codecs.utf_8_decode(content, "replace", False)[1]]
         kept: list[int] = []
         length = 0
-        for token in drawn:
+        for token in sampled:
             piece = len(tokenizer.token_bytes(token))
             if length + piece > len(content):
                 break

@@ -16,19 +16,18 @@ from gpt2rt.model import Model, open_model
 from gpt2rt.threads import default_threads, thread_limits
 
 N_TOKENS = 300  # more than one pass, several groups of positions
-# SHA-256 of the bundled model's logits behind each of these tokens, the same on every machine.
+# SHA-256 of the bundled model's logits after each of these tokens, the same on every machine.
 GOLDEN = "5293313841b65476186a336a5231de72c95c3efcc9379811448164a464f85264"
 
 
 def logits_digest(model: Model, piece: int = N_TOKENS) -> str:
-    """The SHA-256 of a model's logits (f32) behind each of N_TOKENS fixed tokens, read `piece` at a time."""
-    digest, session = hashlib.sha256(), model.session()
+    """Return the SHA-256 of a model's logits (f32) after each of N_TOKENS fixed tokens, evaluated `piece` at a time."""
+    digest, sequence = hashlib.sha256(), model.sequence()
     tokens = some_tokens(N_TOKENS, model.hyperparameters.n_vocab)
     for begin in range(0, N_TOKENS, piece):
         part = tokens[begin : begin + piece]
-        session.accept(part, n_logits=len(part))
-        for back in reversed(range(len(part))):
-            digest.update(session.logits_back(back))
+        sequence.append(part, n_logits=len(part))
+        digest.update(sequence.all_logits.tobytes())
     return digest.hexdigest()
 
 

@@ -1,42 +1,40 @@
-"""Generation: the loop from logits to a token to text."""
+"""Generation: tokens of a sequence, step by step, and the text that they become."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from time import perf_counter
 
-from gpt2rt._sampler import Sampler
+from gpt2rt import _engine
+from gpt2rt._engine import Event, step_together
 from gpt2rt._tokenizer import StreamDecoder
+from gpt2rt.arguments import whole_number
 from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.lookup import PromptLookup, is_worth_it
+from gpt2rt.lookup import PromptLookup
 from gpt2rt.sampling import SamplingParams
-from gpt2rt.session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gpt2rt._tokenizer import Tokenizer
     from gpt2rt.model import Model
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 256  # characters
-
-
-def draw_seed() -> int:
-    """A new seed from the system; of 32 bits, so that it can be typed again."""
-    return int.from_bytes(os.urandom(4), "little")
+MAX_NEW_TOKENS = 1 << 40  # more than any context
 
 
 class StopStrings:
-    """Lets text through until a stop string is complete, and holds back what may become one.
+    """Pass text on until a stop string is complete, and hold back what may become one.
 
     Attributes:
         found: the stop string that has ended the text, or None.
     """
 
-    def __init__(self, stop: Iterable[str] = ()):
-        """Raises UsageError: an empty or overlong string, or too many."""
-        stops = [stop] if isinstance(stop, str) else list(stop)
+    def __init__(self, stop: str | Iterable[str] = ()):
+        """Raises UsageError: an empty or overlong string, too many of them, or no strings at all."""
+        try:
+            stops = [stop] if isinstance(stop, str) else list(stop)
+        except TypeError:
+            raise UsageError(f"stop: got {stop!r:.80}, expected a string or a list of strings") from None
         if len(stops) > MAX_STOPS:
             raise UsageError(f"stop: got {len(stops)} strings, expected at most {MAX_STOPS}")
         for one in stops:
@@ -47,7 +45,7 @@ class StopStrings:
         self._held = ""
 
     def feed(self, piece: str) -> str:
-        """What of the text so far, this piece included, is certain to stay."""
+        """Return what of the text so far, this piece included, is certain to stay."""
         if not self._stops or self.found is not None:
             return piece if self.found is None else ""
         text = self._held + piece
@@ -67,129 +65,221 @@ class StopStrings:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """What was held back and is text after all."""
+        """Return what was held back and is text after all."""
         held, self._held = self._held, ""
         return held
 
 
 class Continuation:
-    """The text of one sequence as it is drawn, logits for logits: sampling, whole characters, stop strings.
+    """One sequence that is being continued: its sampled tokens as text, until a reason to end.
 
     Attributes:
-        tokens: the ids drawn so far.
-        sampler: what draws them.
-        finish_reason: None while it runs, then "stop" (a stop string), "end_of_text" (the model's own end), "length"
-            (max_tokens) or "context" (no position is left).
+        sequence: the `Sequence`.
+        tokens: the sampled ids that belong to the text, a list.
+        logprobs: their log probabilities, a list; empty where they were not asked for.
+        top_logprobs: for each the most likely tokens, a list of (id, log probability); likewise.
+        finish_reason: None while it runs, then "stop" (a stop string, or the model's end-of-text token) or "length"
+            (max_tokens, or no position is left).
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
-        sampler: Sampler,
+        sequence: _engine.Sequence,
+        prompt: Iterable[int],
+        sampling: SamplingParams,
         *,
-        max_tokens: int | None,
-        stop: Iterable[str],
-        history: Sequence[int],
+        max_tokens: int | None = None,
+        stop: str | Iterable[str] = (),
+        seed: int | None = None,
+        history: Sequence[int] | None = (),
+        exempt: Iterable[int] | None = None,
+        logprobs: int | None = None,
+        lookup: bool = False,
     ):
-        """Arguments are those of `Generation`."""
-        if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
-            raise UsageError(f"max_tokens: got {max_tokens!r}, expected a whole number from 1")
-        self.tokens: list[int] = []
-        self.finish_reason: str | None = None
-        self.sampler = sampler
-        self._end_of_text = tokenizer.end_of_text
-        self._max_tokens = max_tokens
-        self._history = list(history)
+        """Push the prompt and set how to sample; nothing runs yet. Arguments are those of `Generation`."""
+        self.max_tokens = None if max_tokens is None else whole_number("max_tokens", max_tokens, 1, MAX_NEW_TOKENS)
         self._stops = StopStrings(stop)
-        self._decoder = StreamDecoder(tokenizer)
+        self._end_of_text = sequence.model.tokenizer.end_of_text
+        prompt = list(prompt)
+        if not prompt and not len(sequence) and not sequence.pending:
+            prompt = start_of_text(sequence.model)
+        n_before = len(sequence) + len(sequence.pending)
+        if len(prompt) > sequence.n_ctx - n_before:
+            taken = f", {n_before} of them taken" if n_before else ""
+            raise ContextFullError(
+                f"prompt: {len(prompt)} tokens, the model has {sequence.n_ctx} positions{taken} (shorten it)"
+            )
+        sequence.set_sampling(
+            sampling,
+            seed=seed,
+            history=history,
+            exempt=exempt,
+            stop_tokens=[] if self._end_of_text is None else [self._end_of_text],
+            logprobs=logprobs,
+        )
+        sequence.push(prompt)
+        self.sequence = sequence
+        self.n_prompt_tokens = len(prompt)
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.top_logprobs: list[list[tuple[int, float]]] = []
+        self.finish_reason: str | None = None
+        self._decoder = StreamDecoder(sequence.model.tokenizer)
+        self._lookup = PromptLookup() if lookup else None
+        self._known = sequence.tokens + sequence.pending if lookup else []
+        self._n_guesses = 0
 
-    def step(self, logits: bytes) -> str:
-        """Draws a token and returns the text that is certain after it, maybe none."""
-        token = self.sampler.sample(logits, self._history)
-        if token == self._end_of_text:
-            return self.end("end_of_text")
-        self.tokens.append(token)
-        self._history.append(token)
-        piece = self._stops.feed(self._decoder.feed(token))
-        if self._stops.found is not None:
-            self.finish_reason = "stop"
-        elif len(self.tokens) == self._max_tokens:
+    def propose(self) -> None:
+        """Before a step: guess what may follow, where prompt lookup is wanted."""
+        if self._lookup is None or not self.tokens:
+            return
+        most = self.sequence.n_ctx - len(self._known)
+        if self.max_tokens is not None:
+            most = min(most, self.max_tokens - len(self.tokens) - 1)
+        guesses = self._lookup.guess(self._known, most) if most > 0 else []
+        self._n_guesses = len(guesses)
+        if guesses:
+            self.sequence.guess(guesses)
+
+    def accept(self, event: Event) -> str:
+        """Take a step's tokens and return the text that is certain after them, maybe none.
+
+        Raises:
+            Gpt2rtError: the step could not sample.
+        """
+        if event.error is not None:
+            raise event.error
+        piece, tokens = "", event.tokens
+        for i, token in enumerate(tokens):
+            if token == self._end_of_text:
+                piece += self.end("stop")
+            else:
+                self.tokens.append(token)
+                if event.logprobs is not None:
+                    self.logprobs.append(event.logprobs[i])
+                if event.top_logprobs is not None:
+                    self.top_logprobs.append(event.top_logprobs[i])
+                piece += self._stops.feed(self._decoder.feed(token))
+                if self._stops.found is not None:
+                    self.finish_reason = "stop"
+                elif len(self.tokens) == self.max_tokens:
+                    piece += self.end("length")
+            if self.finish_reason:
+                self.sequence.retract(len(tokens) - i - 1)
+                return piece
+        if self._lookup is not None:
+            self._known += tokens
+            if self._n_guesses:
+                self._lookup.learn(len(tokens) - 1)
+        if len(self.sequence) == self.sequence.n_ctx:
             piece += self.end("length")
         return piece
 
     def end(self, reason: str) -> str:
-        """Ends it and returns what was held back."""
+        """End it and return what was held back."""
         tail = self._stops.feed(self._decoder.finish())
         tail += self._stops.finish()
         self.finish_reason = reason if self._stops.found is None else "stop"
         return tail
 
 
-def prompt_for(model: Model, prompt: Iterable[int]) -> list[int]:
-    """The ids to begin with: the prompt, or <|endoftext|> for an empty one. Raises UsageError where there is none."""
-    prompt = list(prompt)
-    if prompt:
-        return prompt
+def run_together(
+    running: list[Continuation],
+    step: Callable[[list[_engine.Sequence]], list[Event]] = step_together,
+) -> Iterator[tuple[Continuation, str]]:
+    """Step continuations together until none is left: the one loop of everything that generates.
+
+    Args:
+        running: they leave this list as they end; others may be added between the pieces.
+        step: `Engine.step`, or what does the same.
+
+    Yields:
+        (continuation, piece of text), the piece maybe empty.
+    """
+    while running:
+        for continuation in running:
+            continuation.propose()
+        owner = {continuation.sequence: continuation for continuation in running}
+        for event in step(list(owner)):
+            continuation = owner[event.sequence]
+            piece = continuation.accept(event)
+            if continuation.finish_reason:
+                running.remove(continuation)
+            yield continuation, piece
+
+
+def start_of_text(model: Model) -> list[int]:
+    """Return what an empty prompt stands for: <|endoftext|>. Raises UsageError where the vocabulary has none."""
     if model.tokenizer.end_of_text is None:
         raise UsageError("prompt: it is empty and the vocabulary has no <|endoftext|> to begin with")
     return [model.tokenizer.end_of_text]
 
 
 class Generation:
-    """Continues a session: an iterator of pieces of text, each of whole characters.
+    """Continue a sequence: an iterator of pieces of text, each of whole characters.
 
     Attributes:
-        n_prompt_tokens: ids accepted before the first one was drawn.
-        prompt_seconds: how long that took.
+        n_prompt_tokens: ids that were evaluated before the first one was sampled.
+        prompt_seconds: until the first token was sampled.
         seconds: from then to the newest token.
     """
 
     def __init__(
         self,
-        session: Session,
+        sequence: _engine.Sequence,
         prompt: Iterable[int],
-        sampling: SamplingParams | Sampler,
+        sampling: SamplingParams,
         *,
         max_tokens: int | None = None,
-        stop: Iterable[str] = (),
+        stop: str | Iterable[str] = (),
         seed: int | None = None,
-        history: Sequence[int] = (),
-        lookup: bool | None = None,
+        history: Sequence[int] | None = (),
+        exempt: Iterable[int] | None = None,
+        logprobs: int | None = None,
+        lookup: bool = False,
     ):
         """
         Args:
-            session: accepts the prompt and every generated token that another one follows.
-            prompt: ids to accept first; empty to go on from the session's last token, or to begin a document.
-            sampling: parameters, or a sampler to draw on with (then `seed` is not used).
+            sequence: evaluates the prompt; afterwards it has the generated tokens as well.
+            prompt: ids to evaluate first; empty to continue after the sequence's last token, or to begin a document.
+            sampling: a `SamplingParams`.
             max_tokens: at most so many tokens, None for as many as there are positions.
             stop: strings that end the text; they are not part of it.
-            seed: of the random generator, drawn where it is None.
-            history: ids of earlier answers that the sampler takes for generated as well.
-            lookup: guess tokens from the text so far and check them several at once; the text is the same without.
-                None does so where it pays.
+            seed: of the random generator; None to continue with the sequence's, or for a new one from the system.
+            history: ids of earlier answers that penalties take for generated as well; None for the sequence's.
+            exempt: ids that are never penalized; None for the sequence's.
+            logprobs: how many of the most likely tokens to report for each one, see `Sequence.set_sampling`.
+            lookup: guess tokens from the text so far and check several at once; the text is the same without.
 
         Raises:
-            ContextFullError: the session has too few positions for the prompt.
-            UsageError: an argument can't be used, or there is nothing to go on from.
+            ContextFullError: the sequence has too few positions for the prompt.
+            UsageError: an argument, or there is nothing to continue.
         """
-        if not isinstance(sampling, Sampler):
-            sampling = Sampler(sampling, draw_seed() if seed is None else seed)
         self._continuation = Continuation(
-            session.model.tokenizer, sampling, max_tokens=max_tokens, stop=stop, history=history
+            sequence,
+            prompt,
+            sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            seed=seed,
+            history=history,
+            exempt=exempt,
+            logprobs=logprobs,
+            lookup=lookup,
         )
-        prompt = list(prompt) if len(session) else prompt_for(session.model, prompt)
-        if len(prompt) > session.n_ctx - len(session):
-            taken = f", {len(session)} of them taken" if len(session) else ""
-            raise ContextFullError(
-                f"prompt: {len(prompt)} tokens, the model has {session.n_ctx} positions{taken} (shorten it)"
-            )
-        self.n_prompt_tokens = len(prompt)
         self.prompt_seconds = self.seconds = 0.0
-        self._session = session
-        if lookup is None:
-            lookup = is_worth_it(session.model.weights_size)
-        self._lookup = PromptLookup() if lookup else None
-        self._pieces = self._run(prompt)
+        self._parts: list[str] = []
+        self._pieces = self._run()
+
+    @property
+    def sequence(self) -> _engine.Sequence:
+        """What is continued."""
+        return self._continuation.sequence
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """How many ids were evaluated before the first one was sampled."""
+        return self._continuation.n_prompt_tokens
 
     @property
     def tokens(self) -> list[int]:
@@ -202,50 +292,37 @@ class Generation:
         return len(self.tokens)
 
     @property
+    def logprobs(self) -> list[float]:
+        """The log probability of each generated token, where `logprobs` asked for them."""
+        return self._continuation.logprobs
+
+    @property
+    def top_logprobs(self) -> list[list[tuple[int, float]]]:
+        """For each generated token the most likely ones, (id, log probability), where `logprobs` asked for them."""
+        return self._continuation.top_logprobs
+
+    @property
     def finish_reason(self) -> str | None:
         """Why it has ended, see `Continuation`; None while it runs."""
         return self._continuation.finish_reason
 
     @property
-    def sampler(self) -> Sampler:
-        """What draws the tokens."""
-        return self._continuation.sampler
-
-    @property
     def seed(self) -> int:
-        """The seed of the random draws."""
-        return self.sampler.seed
+        """The seed of the random generator."""
+        seed: int = self.sequence.seed
+        return seed
 
-    def _run(self, prompt: list[int]) -> Generator[str]:
-        session, continuation = self._session, self._continuation
+    def _run(self) -> Generator[str]:
         start = perf_counter()
-        session.accept(prompt)
-        begin = perf_counter()
-        self.prompt_seconds = begin - start
-        known = session.tokens
-        piece = continuation.step(session.logits_view)
-        while True:
-            self.seconds = perf_counter() - begin
+        begin = 0.0
+        for _, piece in run_together([self._continuation]):
+            now = perf_counter()
+            if not begin:
+                begin, self.prompt_seconds = now, now - start
+            self.seconds = now - begin
             if piece:
+                self._parts.append(piece)
                 yield piece
-            if continuation.finish_reason:
-                return
-            if len(session) == session.n_ctx:
-                if tail := continuation.end("context"):
-                    yield tail
-                return
-            token = self.tokens[-1]
-            known.append(token)
-            draft = self._lookup.guess(known, session.n_ctx - len(session) - 1) if self._lookup else []
-            session.accept((token, *draft), n_logits=1 + len(draft))
-            hits, piece = 0, continuation.step(session.logits_back(len(draft)))
-            while hits < len(draft) and not continuation.finish_reason and self.tokens[-1] == draft[hits]:
-                hits += 1
-                piece += continuation.step(session.logits_back(len(draft) - hits))
-            known += draft[:hits]
-            session.rewind(len(draft) - hits)
-            if self._lookup and draft:
-                self._lookup.learn(hits)
 
     def __iter__(self) -> Generation:
         return self
@@ -253,6 +330,12 @@ class Generation:
     def __next__(self) -> str:
         return next(self._pieces)
 
+    def text(self) -> str:
+        """Generate to the end and return the whole text, what was iterated over before included."""
+        for _ in self:
+            pass
+        return "".join(self._parts)
+
     def close(self) -> None:
-        """Ends it early; the session keeps what it has accepted."""
+        """End it early; the sequence keeps what it has."""
         self._pieces.close()

@@ -1,7 +1,7 @@
-"""Prompt lookup: guesses what comes next from what followed the same words before.
+"""Prompt lookup decoding: guess what comes next from what followed the same words before.
 
 The guesses are checked by the model in one pass, which costs little more than a pass for one token, since both read all
-weights once. What is drawn does not change, only how soon it is there.
+weights once. What is sampled does not change, only how soon it is there.
 
 Source: Saxena 2023, "Prompt Lookup Decoding".
 """
@@ -30,7 +30,7 @@ class PromptLookup:
         self._resting = 0
 
     def guess(self, tokens: list[int], most: int) -> list[int]:
-        """What may follow.
+        """Return what may follow.
 
         Args:
             tokens: all so far; each call has those of the one before at its beginning. most: how many at most.
@@ -48,7 +48,7 @@ class PromptLookup:
         return [] if place is None else tokens[place : place + min(most, MOST_GUESSES)]
 
     def learn(self, hits: int) -> None:
-        """Takes note of how many tokens of a guess were right: wrong ones are followed by a rest, ever longer."""
+        """Take note of how many tokens of a guess were right: a wrong one is followed by a pause, ever longer."""
         if hits:
             self._pause = FIRST_PAUSE
         else:

@@ -1,29 +1,67 @@
-"""Model: a mapped file and the kernels over it."""
+"""Model: a mapped file, its tokenizer, and the threads that run it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from gpt2rt._kernels import ThreadTeam, Weights
+from gpt2rt import _engine
+from gpt2rt._kernels import Weights
 from gpt2rt._tokenizer import Tokenizer
+from gpt2rt.arguments import whole_number
 from gpt2rt.errors import UsageError
 from gpt2rt.generate import Generation
+from gpt2rt.lookup import is_worth_it
 from gpt2rt.modelfile import WEIGHT_TYPES, Hyperparameters, ModelFile
 from gpt2rt.sampling import SamplingParams
-from gpt2rt.session import Session
 from gpt2rt.threads import default_threads, most_threads
 
 MAX_THREADS = 256
+THREADS_VARIABLE = "GPT2RT_THREADS"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Unpack
+
     from gpt2rt.batch import BatchGeneration
+    from gpt2rt.chat import Answer
     from gpt2rt.modelfile.reader import Metadata, Path
+    from gpt2rt.sampling import SamplingKeywords
+
+
+def number_of_threads(n_threads: int | None) -> int:
+    """Return how many threads to run: what was asked for, else GPT2RT_THREADS, else `default_threads()`.
+
+    Warns where that is more than this machine allows, and returns what it allows.
+
+    Raises:
+        UsageError: it is no number of threads.
+    """
+    name: str = "n_threads"
+    if n_threads is None:
+        variable = os.environ.get(THREADS_VARIABLE)
+        if not variable:
+            return default_threads()
+        name = THREADS_VARIABLE
+        if not variable.isdecimal():
+            raise UsageError(f"{name}: got {variable!r:.80}, expected a whole number from 1 to {MAX_THREADS}")
+        n_threads = int(variable)
+    wanted = whole_number(name, n_threads, 1, MAX_THREADS)
+    most = most_threads()
+    if wanted > most:
+        import warnings
+
+        warnings.warn(
+            f"{name}: got {wanted}, but this process may use {most} (CPU affinity or quota); running with {most}",
+            stacklevel=4,
+        )
+    return min(wanted, most)
 
 
 class Model:
-    """A model that is ready to run. Immutable: any number of sessions and threads share it.
+    """A model that is ready to run. Immutable: any number of sequences and threads share it.
+
+    A pickled model is its path and options: whoever unpickles it opens the file again.
 
     Attributes:
         path: the file.
@@ -35,18 +73,16 @@ class Model:
 
     hyperparameters: Hyperparameters
 
-    def __init__(self, path: Path, *, threads: int | None = None, use_mmap: bool = True, isa: str | None = None):
+    def __init__(self, path: Path, *, n_threads: int | None = None, use_mmap: bool = True, isa: str | None = None):
         """See `open_model`."""
-        if threads is None:
-            threads = default_threads()
-        if not 1 <= threads <= MAX_THREADS:
-            raise UsageError(f"threads: got {threads}, expected 1 to {MAX_THREADS}")
+        self._options = (n_threads, use_mmap, isa)
+        threads = number_of_threads(n_threads)
         self._file = ModelFile(path, use_mmap)
         self.path = self._file.path
         self.hyperparameters = self._file.hyperparameters
         self.weight_type = self._file.weight_type
         self.group_size = self._file.group_size
-        self._weights = Weights(
+        weights = Weights(
             self._file.sections["weights"],
             self.hyperparameters,
             WEIGHT_TYPES.index(self.weight_type),
@@ -54,19 +90,22 @@ class Model:
             [tensor.offset for tensor in self._file.tensors],
             isa,
         )
-        self._team = ThreadTeam(min(threads, most_threads()))
+        self._runtime = _engine.Runtime(weights, threads)
         self._is_closed = False
         self.tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (os.path.abspath(self.path), *self._options)
+
     @property
-    def threads(self) -> int:
+    def n_threads(self) -> int:
         """Threads of a forward pass, the caller included."""
-        return self._team.n_threads
+        return self._runtime.n_threads
 
     @property
     def isa(self) -> str:
         """The instruction set that the kernels use."""
-        return self._weights.isa
+        return self._runtime.weights.isa
 
     @property
     def metadata(self) -> Metadata:
@@ -78,67 +117,131 @@ class Model:
         """Bytes of weights that a token reads."""
         return len(self._file.sections["weights"])
 
-    def session(self) -> Session:
-        """A new, empty session. Raises UsageError where the model was closed."""
+    def sequence(self) -> _engine.Sequence:
+        """Return a new, empty sequence. Raises UsageError where the model was closed."""
         if self._is_closed:
             raise UsageError(f"{self.path}: the model was closed (open it again)")
-        return Session(self)
+        return _engine.Sequence(self)
+
+    def engine(self) -> _engine.Engine:
+        """Return a new engine, which moves many sequences of this model on together."""
+        return _engine.Engine(self)
+
+    def _ids(self, text: str | Iterable[int]) -> list[int]:
+        """The ids of a text, or the ids that were given."""
+        return self.tokenizer.encode(text) if isinstance(text, str) else list(text)
 
     def generate(
         self,
-        prompt: str,
+        prompt: str | Iterable[int],
         *,
         max_tokens: int | None = None,
-        stop: Iterable[str] = (),
+        stop: str | Iterable[str] = (),
         seed: int | None = None,
+        logprobs: int | None = None,
         lookup: bool | None = None,
-        **sampling: float,
+        sampling: SamplingParams | None = None,
+        **options: Unpack[SamplingKeywords],
     ) -> Generation:
-        """Continues a text: an iterator of pieces of text, each of whole characters.
+        """Continue a text: an iterator of pieces of text, each of whole characters; its `text()` is the whole text.
 
         Args:
-            prompt: the text to go on from; empty for a new document.
+            prompt: the text to continue, or its ids; empty for a new document.
             max_tokens: at most so many tokens; None for as many as the context holds.
             stop: strings that end the text; they are not part of it.
-            seed: of the random generator; drawn where it is None, see `Generation.seed`.
-            lookup: guess tokens from the text so far and check them together; the text is the same without. None does
-                so where it pays.
-            sampling: as for `SamplingParams`.
+            seed: of the random generator; None for one from the system, see `Generation.seed`.
+            logprobs: how many of the most likely tokens to report for each one, 0 for the sampled one's log probability
+                alone; see `Generation.logprobs` and `Generation.top_logprobs`.
+            lookup: guess tokens from the text so far and check them together (prompt lookup decoding); the text is the
+                same without. None does so where it pays.
+            sampling: a `SamplingParams`; None for its defaults.
+            options: change what `sampling` says: temperature, top_k, top_p, min_p, repetition_penalty, repeat_last_n,
+                no_repeat_ngram_size.
 
         Raises:
             ContextFullError: the prompt has more tokens than the model has positions.
             UsageError: an argument.
         """
-        tokens, params = self.tokenizer.encode(prompt), SamplingParams(**sampling)
-        return Generation(self.session(), tokens, params, max_tokens=max_tokens, stop=stop, seed=seed, lookup=lookup)
+        if lookup is None:
+            lookup = is_worth_it(self.weights_size)
+        return Generation(
+            self.sequence(),
+            self._ids(prompt),
+            (sampling or SamplingParams()).replace(**options),
+            max_tokens=max_tokens,
+            stop=stop,
+            seed=seed,
+            logprobs=logprobs,
+            lookup=lookup,
+        )
 
     def generate_batch(
         self,
-        prompts: Iterable[str],
+        prompts: Iterable[str | Iterable[int] | Mapping[str, Any]],
         *,
         max_tokens: int | None = None,
-        stop: Iterable[str] = (),
+        stop: str | Iterable[str] = (),
         seed: int | None = None,
+        logprobs: int | None = None,
         batch_size: int = 16,
-        **sampling: float,
+        sampling: SamplingParams | None = None,
+        **options: Unpack[SamplingKeywords],
     ) -> BatchGeneration:
-        """Continues several texts at once, several times faster than one after the other: a `BatchGeneration`.
+        """Continue several texts at once, several times faster than one after the other: a `BatchGeneration`.
 
         Args:
-            prompts: texts.
-            batch_size: how many run at a time. The others are those of `generate`.
+            prompts: for each a text, its ids, or a dict with "prompt" and any of this method's other arguments but
+                batch_size, for this prompt alone.
+            batch_size: how many run at a time.
+            The others are those of `generate`.
 
         Returns:
             An iterator of (index of the prompt, piece of text). The text of prompt i is that of `generate` with
-            `seed + i`.
+            `seed + i`, unless its dict has a seed of its own.
         """
-        from gpt2rt.batch import BatchGeneration  # not needed on the way to the first token
+        from gpt2rt.batch import BatchGeneration, requests_of  # not needed on the way to the first token
 
-        tokens, params = [self.tokenizer.encode(prompt) for prompt in prompts], SamplingParams(**sampling)
-        return BatchGeneration(self, tokens, params, max_tokens=max_tokens, stop=stop, seed=seed, batch_size=batch_size)
+        defaults = {
+            "max_tokens": max_tokens,
+            "stop": stop,
+            "logprobs": logprobs,
+            "sampling": (sampling or SamplingParams()).replace(**options),
+        }
+        return BatchGeneration(self, requests_of(self, prompts, seed, defaults), batch_size=batch_size)
+
+    def score(self, text: str | Iterable[int]) -> list[float | None]:
+        """Return the log probability (natural logarithm) of each token of a text after all tokens before it.
+
+        Args:
+            text: a text, or its ids; at most as many as the model has positions.
+
+        Returns:
+            One for each token; the first is None: nothing is before it. Begin with `tokenizer.end_of_text` to score the
+            first token of a document.
+
+        Raises:
+            ContextFullError: it has more tokens than the model has positions. VocabularyError: an id is out of range.
+        """
+        scores: list[float | None] = self.sequence().score(self._ids(text))
+        return scores
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:
+        """Answer a conversation that is given as a whole: an iterator of pieces of text, see `Answer`.
+
+        Args:
+            messages: {"role": "system" | "user" | "assistant", "content": text} each, the last one a user's; a system
+                message may come first, and becomes the opening.
+            options: as for `Conversation`.
+
+        Raises:
+            UsageError: messages in another order, or an argument. ContextFullError: the last message is too long.
+        """
+        from gpt2rt.chat import Conversation
+
+        return Conversation.answer_to(self, messages, **options)
 
     def close(self) -> None:
-        """Makes no new sessions from here on. The mapping ends when the model and its last session are gone."""
+        """Make no new sequences from here on. The mapping ends when the model and its last sequence are gone."""
         self._is_closed = True
 
     def __enter__(self) -> Model:
@@ -152,18 +255,23 @@ class Model:
         return f"<gpt2rt.Model {os.path.basename(self.path)}: {millions:.1f} M parameters, {self.weight_type}>"
 
 
-def open_model(path: Path, *, threads: int | None = None, use_mmap: bool = True, isa: str | None = None) -> Model:
-    """Opens a model file, in a time that does not depend on its size.
+def _reopen(path: str, n_threads: int | None, use_mmap: bool, isa: str | None) -> Model:
+    return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa)
+
+
+def open_model(path: Path, *, n_threads: int | None = None, use_mmap: bool = True, isa: str | None = None) -> Model:
+    """Open a model file, in a time that does not depend on its size.
 
     Args:
         path: a file that `gpt2rt convert` wrote.
-        threads: of a forward pass, the caller included, at most: never more than affinity and CPU quota allow. None
-            for the least of these and the physical cores.
+        n_threads: of a forward pass, the caller included; None for GPT2RT_THREADS of the environment, else for the
+            least of CPU affinity, CPU quota and physical cores. More than affinity and quota allow is reported in a
+            warning, and as many as they allow are used.
         use_mmap: False reads the file into memory, for file systems that map badly.
         isa: the instruction set to use; None for GPT2RT_ISA of the environment, else the best one here.
 
     Raises:
-        ModelFileError: the file is none of ours, damaged or cut short.
-        UsageError: threads or isa can't be used.
+        ModelFileError: the file is no model file, damaged or cut short.
+        UsageError: n_threads or isa can't be used.
     """
-    return Model(path, threads=threads, use_mmap=use_mmap, isa=isa)
+    return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa)

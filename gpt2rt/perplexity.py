@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from gpt2rt import _engine
 from gpt2rt.errors import Gpt2rtError, UsageError
 
 LOGITS_BYTES = 1 << 24  # of the logits that are kept at a time
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpt2rt.model import Model
-    from gpt2rt.session import Session
 
 
 class Tally:
@@ -86,7 +86,7 @@ class Tally:
 def _normalized(logits: np.ndarray) -> tuple[int, np.ndarray, float]:
     """(the most likely token, exp(logits - the largest), log of the sum of exp(logits)); the sum is made in f64."""
     if not np.isfinite(logits).all():
-        raise Gpt2rtError("logits are not finite: the weights are damaged (gpt2rt verify tells) or untrained")
+        raise Gpt2rtError("logits are not finite: the weights are damaged (run gpt2rt verify) or untrained")
     best = int(logits.argmax())
     weights = np.exp(logits - logits[best])
     return best, weights, float(logits[best]) + math.log(weights.sum(dtype=np.float64))
@@ -117,36 +117,37 @@ def windows(n_tokens: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, 
         begin, first = begin + stride, end
 
 
-def _score(sessions: Sequence[Session], tokens: Sequence[int], first: int, tally: Tally) -> tuple[bool, bool]:
-    """Scores tokens[first:], each behind all before it, with empty sessions of one or two models.
+def _score(sequences: Sequence[_engine.Sequence], tokens: Sequence[int], first: int, tally: Tally) -> tuple[bool, bool]:
+    """Score tokens[first:], each after all before it, with sequences of one or two models.
 
     Returns:
         Whether all of them were the most likely ones: for the model, and for the reference.
     """
-    n_rows = max(1, min(MOST_ROWS, LOGITS_BYTES // (4 * sessions[0].model.hyperparameters.n_vocab)))
+    n_rows = max(1, min(MOST_ROWS, LOGITS_BYTES // (4 * sequences[0].model.hyperparameters.n_vocab)))
     is_best = is_reference_best = True
-    for session in sessions:
-        session.rewind(len(session))
-        session.accept(tokens[: first - 1], n_logits=0)
+    for sequence in sequences:
+        sequence.truncate(0)
+        sequence.append(tokens[: first - 1], n_logits=0)
     for begin in range(first - 1, len(tokens) - 1, n_rows):
         chunk = tokens[begin : min(begin + n_rows, len(tokens) - 1)]
-        for session in sessions:
-            session.accept(chunk, n_logits=len(chunk))
-        for i in range(len(chunk)):
-            rows = (np.frombuffer(session.logits_back(len(chunk) - 1 - i), np.float32) for session in sessions)
-            best, reference_best = tally.add(tokens[begin + 1 + i], *rows)
+        for sequence in sequences:
+            sequence.append(chunk, n_logits=len(chunk))
+        rows = zip(*(sequence.all_logits for sequence in sequences), strict=True)
+        for token, logits in zip(tokens[begin + 1 : begin + 1 + len(chunk)], rows, strict=True):
+            best, reference_best = tally.add(token, *logits)
             is_best &= best
             is_reference_best &= reference_best
     return is_best, is_reference_best
 
 
-def _sessions(model: Model, against: Model | None) -> tuple[list[Session], int]:
-    """Sessions of the models, and the positions that all of them have. Raises UsageError where they don't compare."""
+def _sequences(model: Model, against: Model | None) -> tuple[list[_engine.Sequence], int]:
+    """Return sequences of the models, and the positions that all of them have. Raises UsageError where they don't
+    compare."""
     models = [model] if against is None else [model, against]
     if len({m.hyperparameters.n_vocab for m in models}) > 1:
         counts = " and ".join(str(m.hyperparameters.n_vocab) for m in models)
         raise UsageError(f"{models[1].path}: vocabularies of {counts} tokens, expected that of {model.path}")
-    return [m.session() for m in models], min(m.hyperparameters.n_ctx for m in models)
+    return [m.sequence() for m in models], min(m.hyperparameters.n_ctx for m in models)
 
 
 def _encode(models: Sequence[Model], name: str, text: str, special: bool = False) -> list[int]:
@@ -184,14 +185,14 @@ def perplexity(
     Raises:
         UsageError: an argument; a text has nothing to score; the models have different vocabularies.
     """
-    sessions, n_ctx = _sessions(model, against)
+    sequences, n_ctx = _sequences(model, against)
     stride = max(1, n_ctx // 2) if stride is None else stride
     if not 1 <= stride <= n_ctx:
         raise UsageError(f"stride: got {stride}, expected 1 to {n_ctx}, the window")
     start = [] if model.tokenizer.end_of_text is None else [model.tokenizer.end_of_text]
     encoded = []
     for name, text in texts:
-        tokens = start + _encode([session.model for session in sessions], name, text, special)
+        tokens = start + _encode([sequence.model for sequence in sequences], name, text, special)
         if len(tokens) < 2:
             raise UsageError(f"{name}: no token to score, expected a longer text")
         encoded.append((name, tokens))
@@ -200,7 +201,7 @@ def perplexity(
     for name, tokens in encoded:
         tally = Tally()
         for begin, end, first in windows(len(tokens), n_ctx, stride):
-            _score(sessions, tokens[begin:end], first - begin, tally)
+            _score(sequences, tokens[begin:end], first - begin, tally)
             done += end - first
             if progress:
                 progress(done, total)
@@ -249,7 +250,7 @@ def lambada(
     Raises:
         UsageError: a line is no such object, or its text has no last word behind others.
     """
-    sessions, n_ctx = _sessions(model, against)
+    sequences, n_ctx = _sequences(model, against)
     passages = []
     for number, line in enumerate(lines.split("\n"), 1):
         if not line.strip():
@@ -261,7 +262,7 @@ def lambada(
             raise UsageError(
                 f'{name}: line {number}: expected a JSON object whose "text" has a last word behind a space'
             ) from None
-        models = [session.model for session in sessions]
+        models = [sequence.model for sequence in sequences]
         context, word = (_encode(models, name, part) for part in (text[:split], text[split:]))
         if not context or len(word) > n_ctx:
             raise UsageError(f"{name}: line {number}: expected words before the last, and that to fit the context")
@@ -270,7 +271,7 @@ def lambada(
         raise UsageError(f"{name}: no passages, expected a JSON object with a text on each line")
     tally, n_right, n_reference_right = Tally(), 0, 0
     for i, (tokens, n_word) in enumerate(passages):
-        right, reference_right = _score(sessions, tokens, len(tokens) - n_word, tally)
+        right, reference_right = _score(sequences, tokens, len(tokens) - n_word, tally)
         n_right += right
         n_reference_right += reference_right
         if progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gpt2rt._sampler import Sampler
+from gpt2rt.arguments import whole_number
 from gpt2rt.chat import Conversation, Turn
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.sampling import SamplingParams
@@ -105,8 +105,8 @@ def _read(path: str) -> dict[str, Any]:
 
 def _checked(
     conversation: Conversation, document: dict[str, Any], path: str
-) -> tuple[ChatFormat, Sampler, int, list[Turn]]:
-    """The format, the sampler, max_tokens and the turns of a document, all of them found good."""
+) -> tuple[ChatFormat, SamplingParams, int, int, list[Turn]]:
+    """Return the format, sampling, seed, max_tokens and the turns of a document, all of them checked."""
     missing = [name for name in (*SETTINGS, "turns") if name not in document]
     if missing:
         raise UsageError(f"{path}: {missing[0]} is missing")
@@ -117,15 +117,16 @@ def _checked(
             raise UsageError(f"{path}: {name}: got {document[name]!r:.80}, expected text")
     try:
         chat = conversation.made_format(*(document[name] for name in ("format", "user_name", "bot_name", "opening")))
-        sampler = Sampler(SamplingParams(**document["sampling"]), document["seed"], chat.exempt)
-        conversation.check_max_tokens(document["max_tokens"])
+        sampling = SamplingParams(**document["sampling"])
+        seed = whole_number("seed", document["seed"], 0, (1 << 64) - 1)
+        max_tokens = conversation.checked_max_tokens(document["max_tokens"])
     except Gpt2rtError as error:
         raise UsageError(f"{path}: {error}") from None
     turns = document["turns"]
     if not isinstance(turns, list) or len(turns) > MAX_TURNS:
         raise UsageError(f"{path}: turns: expected a list of at most {MAX_TURNS}")
     checked = [_checked_turn(conversation, chat, turn, f"{path}: turn {n}") for n, turn in enumerate(turns, 1)]
-    return chat, sampler, document["max_tokens"], checked
+    return chat, sampling, seed, max_tokens, checked
 
 
 def _checked_turn(conversation: Conversation, chat: ChatFormat, turn: Any, where: str) -> Turn:

@@ -16,4 +16,4 @@ def demo_model():
     """The bundled model, opened once."""
     if not DEMO.exists():
         pytest.skip("the package was built without gpt2rt/demo.bin")
-    return open_model(DEMO, threads=1)
+    return open_model(DEMO, n_threads=1)

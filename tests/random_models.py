@@ -2,8 +2,10 @@
 
 import numpy as np
 
+import gpt2rt
 from gpt2rt import modelfile
-from gpt2rt._kernels import RunState, ThreadTeam, Weights, available_isas
+from gpt2rt._engine import Engine, Runtime
+from gpt2rt._kernels import available_isas
 from gpt2rt.converter._pack import pack_rows
 from gpt2rt.modelfile.vocabulary import vocabulary_section
 from gpt2rt.modelfile.writer import Writer
@@ -61,15 +63,17 @@ def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=No
     return path
 
 
-def open_state(path, isa=None, threads=1):
-    """A RunState over the file's weights: the kernels without tokenizer and Session."""
-    file = modelfile.ModelFile(path)
-    weights = Weights(
-        file.sections["weights"],
-        file.hyperparameters,
-        modelfile.WEIGHT_TYPES.index(file.weight_type),
-        file.group_size,
-        [tensor.offset for tensor in file.tensors],
-        isa,
-    )
-    return RunState(weights, ThreadTeam(threads))
+def open_sequence(path, isa=None, threads=1):
+    """An empty sequence over a model file, with exactly so many threads, also where the machine has fewer."""
+    model = gpt2rt.open_model(path, isa=isa)
+    model._runtime = Runtime(model._runtime.weights, threads)
+    return model.sequence()
+
+
+def evaluate_together(sequences, tokens):
+    """Evaluate ids for each sequence, all of them in the same steps."""
+    for sequence, ids in zip(sequences, tokens, strict=True):
+        sequence.push(ids)
+    engine = Engine(sequences[0].model)
+    while running := [sequence for sequence in sequences if sequence.pending]:
+        engine.step(running)

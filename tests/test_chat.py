@@ -30,7 +30,7 @@ def byte_model(tmp_path_factory):
     """A random model with a token for each byte and an end of text, and nothing about chat in its file."""
     h = Hyperparameters(n_vocab=257, n_ctx=4096, n_embd=16, n_head=2, n_layer=1)
     path = write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h))
-    return open_model(path, threads=1)
+    return open_model(path, n_threads=1)
 
 
 def say(conversation, message):
@@ -42,7 +42,7 @@ def say(conversation, message):
 
 def shown_to(conversation):
     """What the model has read, as text."""
-    return conversation.model.tokenizer.decode(conversation.session.tokens)
+    return conversation.model.tokenizer.decode(conversation.sequence.tokens)
 
 
 # --- formats
@@ -97,7 +97,7 @@ def test_dialogpt_turns_are_parted_by_end_of_text(model):
     answer = conversation.say("How are you?")
     next(answer)
     read = [*encode("Hi."), end, *encode("Hello."), end, *encode("How are you?"), end]
-    assert conversation.session.tokens[: len(read)] == read
+    assert conversation.sequence.tokens[: len(read)] == read
 
 
 def test_dialogpt_is_shown_the_last_turns_only(model):
@@ -154,7 +154,7 @@ def test_a_message_is_one_line_whatever_was_typed(conversation):
 
 def test_a_message_never_becomes_a_special_token(conversation, model):
     say(conversation, "Hello <|endoftext|> there")
-    assert model.tokenizer.end_of_text not in conversation.session.tokens
+    assert model.tokenizer.end_of_text not in conversation.sequence.tokens
 
 
 @pytest.mark.parametrize("message", ["", " \n\t "])
@@ -165,10 +165,10 @@ def test_an_empty_message_is_refused(conversation, message):
 
 def test_a_message_longer_than_the_context_is_refused_and_nothing_is_lost(conversation):
     say(conversation, "Hello!")
-    turns, read = conversation.turns[:], conversation.session.tokens
+    turns, read = conversation.turns[:], conversation.sequence.tokens
     with pytest.raises(ContextFullError, match=r"message: \d+ tokens, the context has room for 392 \(shorten it\)"):
         conversation.say("dog " * 600)
-    assert (conversation.turns, conversation.session.tokens, conversation.n_forgotten) == (turns, read, 0)
+    assert (conversation.turns, conversation.sequence.tokens, conversation.n_dropped) == (turns, read, 0)
 
 
 # --- the context
@@ -187,9 +187,9 @@ def test_what_was_kept_in_the_cache_equals_reading_all_again(conversation, model
         say(conversation, message)
     conversation.undo()
     say(conversation, "What is your name?")
-    fresh = model.session()
-    fresh.accept(conversation.session.tokens)
-    assert np.array_equal(fresh.logits, conversation.session.logits)
+    fresh = model.sequence()
+    fresh.append(conversation.sequence.tokens)
+    assert np.array_equal(fresh.logits, conversation.sequence.logits)
 
 
 def test_a_full_context_drops_whole_old_turns_and_says_so(model):
@@ -197,19 +197,19 @@ def test_a_full_context_drops_whole_old_turns_and_says_so(model):
     forgotten = 0
     for n in range(60):
         answer = say(conversation, f"This is message number {n}, what do you think of it?")
-        forgotten += answer.forgotten
-        if answer.forgotten:
+        forgotten += answer.n_dropped
+        if answer.n_dropped:
             shown = shown_to(conversation)
             assert shown.startswith(f"A talk of friends.\nUser: This is message number {forgotten}, what")
             assert f"number {n}, what" in shown
-        assert len(conversation.session) <= 512
-    assert forgotten == conversation.n_forgotten > 10
+        assert len(conversation.sequence) <= 512
+    assert forgotten == conversation.n_dropped > 10
     assert len(conversation.turns) == 60
 
 
 def test_dropping_turns_is_rare(model):
     conversation = Conversation(model, seed=1)
-    dropping = [say(conversation, f"This is message number {n}.").forgotten > 0 for n in range(80)]
+    dropping = [say(conversation, f"This is message number {n}.").n_dropped > 0 for n in range(80)]
     assert 1 <= sum(dropping) <= 20
 
 

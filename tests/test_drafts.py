@@ -37,10 +37,10 @@ def say(conversation, message):
 
 
 def drafts_for(conversation, message):
-    session = conversation.model.session()
+    sequence = conversation.model.sequence()
     prompt = conversation.format.prompt(message)
     sampler = Sampler(SamplingParams(), 5)
-    drafts, _ = drawn_together(session, prompt, sampler, N, max_tokens=40, stop=("\n",), history=())
+    drafts, _ = drawn_together(sequence, prompt, sampler, N, max_tokens=40, stop=("\n",), history=())
     return drafts
 
 
@@ -49,7 +49,7 @@ def test_drafts_are_different_texts_each_read_by_its_own_session(conversation):
     assert len({draft.text for draft in drafts}) > 1
     for draft in drafts:
         assert draft.continuation.finish_reason == "stop"
-        assert draft.session.tokens == prompt + draft.continuation.tokens[:-1]
+        assert draft.sequence.tokens == prompt + draft.continuation.tokens[:-1]
 
 
 def test_the_best_draft_is_the_one_that_makes_the_message_likeliest(conversation):
@@ -57,12 +57,12 @@ def test_the_best_draft_is_the_one_that_makes_the_message_likeliest(conversation
     drafts = drafts_for(conversation, message)
     found = []
     for draft in drafts:
-        session, total = model.session(), 0.0
-        session.accept(form.prompt(draft.text.strip()))
+        sequence, total = model.sequence(), 0.0
+        sequence.append(form.prompt(draft.text.strip()))
         for token in form.answer(message) + form.closing_tokens:
-            logits = session.logits.astype(np.float64)
+            logits = sequence.logits.astype(np.float64)
             total += logits[token] - np.log(np.exp(logits).sum())
-            session.accept([token])
+            sequence.append([token])
         found.append(total)
     assert best_answer(form, message, drafts) is drafts[int(np.argmax(found))]
 
@@ -70,21 +70,21 @@ def test_the_best_draft_is_the_one_that_makes_the_message_likeliest(conversation
 def test_the_next_answer_follows_the_best_draft(conversation):
     first = say(conversation, "Hello!").text
     say(conversation, "How are you?")
-    tokens = conversation.session.tokens
+    tokens = conversation.sequence.tokens
     text = conversation.model.tokenizer.decode(tokens)
     assert text.startswith(f"User: Hello!\nBot: {first}\nUser: How are you?\nBot:")
-    fresh = conversation.model.session()
-    fresh.accept(tokens)
-    assert (conversation.session.logits == fresh.logits).all()
+    fresh = conversation.model.sequence()
+    fresh.append(tokens)
+    assert (conversation.sequence.logits == fresh.logits).all()
 
 
 def test_only_new_tokens_are_read(conversation):
     say(conversation, "Hello!")
-    known = len(conversation.session)
+    known = len(conversation.sequence)
     answer = say(conversation, "How are you?")
     asked = conversation.format.prompt("How are you?")
     assert answer.n_prompt_tokens <= len(asked) + 2  # the end of the last answer, which nothing had followed yet
-    assert len(conversation.session) > known + len(asked)
+    assert len(conversation.sequence) > known + len(asked)
 
 
 def test_a_seed_gives_the_same_conversation_again():
@@ -104,7 +104,7 @@ def test_drafts_end_with_the_context(byte_model):
     conversation = Conversation(byte_model, format="plain", opening="", seed=1, drafts=4, max_tokens=300)
     answer = say(conversation, "x" * 80)
     assert answer.finish_reason in ("context", "stop")
-    assert len(conversation.session) <= 300
+    assert len(conversation.sequence) <= 300
     assert "\n" not in answer.text
 
 

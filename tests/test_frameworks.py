@@ -77,9 +77,9 @@ def transformers_logits(t, n_head, tokens):
 
 def own_logits(path, tokens):
     """The same by the file's model."""
-    session = open_model(path).session()
-    session.accept(tokens, n_logits=len(tokens))
-    rows = (session.logits_back(back) for back in reversed(range(len(tokens))))
+    sequence = open_model(path).sequence()
+    sequence.append(tokens, n_logits=len(tokens))
+    rows = sequence.all_logits
     return np.stack([np.frombuffer(row, np.float32) for row in rows])
 
 

@@ -25,7 +25,7 @@ def byte_model(tmp_path_factory):
     """A random model whose 256 tokens are the bytes: what it says is seldom UTF-8, and nothing ends its texts."""
     h = Hyperparameters(n_vocab=256, n_ctx=64, n_embd=32, n_head=2, n_layer=1)
     path = write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h))
-    return open_model(path, threads=1)
+    return open_model(path, n_threads=1)
 
 
 def text_of(model, **options):
@@ -62,10 +62,10 @@ def test_max_tokens_ends_it(model):
 
 
 def test_a_full_context_ends_it(byte_model):
-    session = byte_model.session()
-    generation = Generation(session, byte_model.tokenizer.encode("abc"), SamplingParams(), seed=1)
+    sequence = byte_model.sequence()
+    generation = Generation(sequence, byte_model.tokenizer.encode("abc"), SamplingParams(), seed=1)
     list(generation)
-    assert (generation.finish_reason, len(session)) == ("context", 64)
+    assert (generation.finish_reason, len(sequence)) == ("context", 64)
     assert generation.n_tokens == 64 - 3 + 1  # the last token needs no position
 
 
@@ -78,10 +78,10 @@ def test_end_of_text_ends_it_and_is_no_text(model):
 
 
 def test_the_last_token_costs_no_forward_pass(model):
-    session, prompt = model.session(), model.tokenizer.encode(STORY)
-    generation = Generation(session, prompt, SamplingParams(), max_tokens=5, seed=1)
+    sequence, prompt = model.sequence(), model.tokenizer.encode(STORY)
+    generation = Generation(sequence, prompt, SamplingParams(), max_tokens=5, seed=1)
     list(generation)
-    assert session.tokens == prompt + generation.tokens[:-1]
+    assert sequence.tokens == prompt + generation.tokens[:-1]
 
 
 @pytest.mark.parametrize("start", [0, 3, 20, 41])
@@ -117,15 +117,15 @@ def test_stop_strings_do_not_depend_on_how_the_text_is_cut(pieces, stops):
 
 
 def test_an_empty_prompt_begins_a_document(model):
-    session = model.session()
-    list(Generation(session, [], SamplingParams(), max_tokens=2, seed=1))
-    assert session.tokens[0] == model.tokenizer.end_of_text
+    sequence = model.sequence()
+    list(Generation(sequence, [], SamplingParams(), max_tokens=2, seed=1))
+    assert sequence.tokens[0] == model.tokenizer.end_of_text
 
 
 def test_an_empty_prompt_goes_on_from_what_the_session_has(model):
-    session = model.session()
-    session.accept(model.tokenizer.encode(STORY))
-    assert "".join(Generation(session, [], SamplingParams(), max_tokens=60, seed=3)) == text_of(model)
+    sequence = model.sequence()
+    sequence.append(model.tokenizer.encode(STORY))
+    assert "".join(Generation(sequence, [], SamplingParams(), max_tokens=60, seed=3)) == text_of(model)
 
 
 def test_an_empty_prompt_without_an_end_of_text_is_refused(byte_model):
@@ -134,13 +134,13 @@ def test_an_empty_prompt_without_an_end_of_text_is_refused(byte_model):
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_any_work(byte_model):
-    session = byte_model.session()
-    session.accept([1, 2, 3])
+    sequence = byte_model.sequence()
+    sequence.append([1, 2, 3])
     with pytest.raises(
         ContextFullError, match=r"prompt: 62 tokens, the model has 64 positions, 3 of them taken \(shorten it\)"
     ):
-        Generation(session, [1] * 62, SamplingParams())
-    assert session.tokens == [1, 2, 3]
+        Generation(sequence, [1] * 62, SamplingParams())
+    assert sequence.tokens == [1, 2, 3]
 
 
 def test_the_penalty_leaves_the_prompt_alone(model):

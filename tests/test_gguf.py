@@ -133,9 +133,9 @@ def test_q8_0_gives_nearly_the_same_logits(tmp_path):
     for source in ("wide", "x.gguf"):
         convert(tmp_path / source, tmp_path / f"{source}.bin", weight_type="f32")
         with open_model(tmp_path / f"{source}.bin") as model:
-            session = model.session()
-            session.accept([7, 2, 300, 41])
-            logits.append(session.logits.copy())
+            sequence = model.sequence()
+            sequence.append([7, 2, 300, 41])
+            logits.append(sequence.logits.copy())
     direct, quantized = logits
     assert 0 < np.abs(quantized - direct).max() < 0.1 * direct.std()
 

@@ -19,13 +19,13 @@ GOLDEN = "5293313841b65476186a336a5231de72c95c3efcc9379811448164a464f85264"
 @pytest.mark.parametrize("isa", available_isas())
 def test_logits_of_the_bundled_model_are_golden(isa, piece):
     demo_model()
-    assert logits_digest(open_model(DEMO, isa=isa, threads=1), piece) == GOLDEN
+    assert logits_digest(open_model(DEMO, isa=isa, n_threads=1), piece) == GOLDEN
 
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_don_t_change_them(threads):
     demo_model()
-    assert logits_digest(open_model(DEMO, threads=threads)) == GOLDEN
+    assert logits_digest(open_model(DEMO, n_threads=threads)) == GOLDEN
 
 
 @pytest.fixture

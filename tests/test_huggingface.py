@@ -88,9 +88,9 @@ def whole(folder):
 def logits(source, tmp_path, weight_type="f32"):
     """All logits of TOKENS, (T, n_vocab)."""
     convert(source, tmp_path / "x.bin", weight_type=weight_type, force=True)
-    session = open_model(tmp_path / "x.bin", threads=1).session()
-    session.accept(TOKENS, n_logits=len(TOKENS))
-    rows = [session.logits_back(back) for back in reversed(range(len(TOKENS)))]
+    sequence = open_model(tmp_path / "x.bin", n_threads=1).sequence()
+    sequence.append(TOKENS, n_logits=len(TOKENS))
+    rows = sequence.all_logits
     return np.stack([np.frombuffer(row, np.float32) for row in rows])
 
 
@@ -464,11 +464,11 @@ def test_logits_are_transformers_own(folder, tmp_path, shape, dtype, is_tied):
     (tmp_path / "saved" / "merges.txt").write_text("#version: 0.2\n")
     convert(tmp_path / "saved", tmp_path / "x.bin", weight_type="f32")
     tokens = np.random.default_rng(1).integers(n_vocab, size=n_ctx).tolist()
-    session = open_model(tmp_path / "x.bin", threads=1).session()
-    session.accept(tokens)
+    sequence = open_model(tmp_path / "x.bin", n_threads=1).sequence()
+    sequence.append(tokens)
     with torch.no_grad():
         expected = model.float()(torch.tensor([tokens])).logits[0, -1].numpy()
-    assert_close(session.logits, expected)
+    assert_close(sequence.logits, expected)
 
 
 @pytest.mark.slow
@@ -478,11 +478,11 @@ def test_transformers_reads_what_was_exported(checkpoint, tmp_path):
     export(tmp_path / "a.bin", tmp_path / "folder")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "folder").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
-    ours = open_model(tmp_path / "a.bin", threads=1)
+    ours = open_model(tmp_path / "a.bin", n_threads=1)
     text = "Hello there,\n it's 1987!<|endoftext|>"
     assert tokenizer(text)["input_ids"] == ours.tokenizer.encode(text, special=True)
-    session = ours.session()
-    session.accept(TOKENS)
+    sequence = ours.sequence()
+    sequence.append(TOKENS)
     with torch.no_grad():
         expected = model(torch.tensor([TOKENS])).logits[0, -1].numpy()
-    assert_close(session.logits, expected)
+    assert_close(sequence.logits, expected)

@@ -10,10 +10,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import reference
-from random_models import ISAS, open_state, random_tensors, write_model
+from random_models import ISAS, evaluate_together, open_sequence, random_tensors, write_model
 from tiles import unpack
 
-from gpt2rt._kernels import accept_together, available_isas, crc32c, evaluate
+from gpt2rt._engine import Engine
+from gpt2rt._kernels import available_isas, crc32c, evaluate
 from gpt2rt.converter._pack import pack_rows
 from gpt2rt.errors import ContextFullError, UsageError, VocabularyError
 from gpt2rt.modelfile import Hyperparameters, ModelFile
@@ -37,14 +38,14 @@ def tokens_for(hyperparameters, seed=1):
     return np.random.default_rng(seed).integers(0, hyperparameters.n_vocab, hyperparameters.n_ctx).tolist()
 
 
-def logits_of(state):
-    return np.frombuffer(state.logits(), np.float32).astype(np.float64)
+def logits_of(sequence):
+    return sequence.logits.astype(np.float64)
 
 
-def accepted(state, *pieces):
+def accepted(sequence, *pieces):
     for piece in pieces:
-        state.accept(piece)
-    return state.logits()
+        sequence.append(piece)
+    return sequence.logits.tobytes()
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=shape_name)
@@ -64,10 +65,10 @@ def model(request, shape, tmp_path_factory):
 def test_f32_logits_over_a_full_context_equal_the_reference(shape, tmp_path):
     tensors, tokens = random_tensors(shape), tokens_for(shape)
     expected = reference.logits(tensors, shape.n_head, tokens)
-    state = open_state(write_model(tmp_path / "m.bin", shape, tensors, "f32"))
+    sequence = open_sequence(write_model(tmp_path / "m.bin", shape, tensors, "f32"))
     for position, token in enumerate(tokens):
-        state.accept([token])
-        assert np.abs(logits_of(state) - expected[position]).max() <= 1e-4 * np.abs(expected[position]).max()
+        sequence.append([token])
+        assert np.abs(logits_of(sequence) - expected[position]).max() <= 1e-4 * np.abs(expected[position]).max()
 
 
 @pytest.mark.parametrize(("weight_type", "tolerance"), [("f16", 2e-3), ("int8", 4e-2), ("int4", 4e-1)])
@@ -76,9 +77,9 @@ def test_smaller_types_stay_near_the_reference(weight_type, tolerance, shape, tm
     # int4 keeps 3 bits: each matrix puts an error of 8% on what it makes, and at most 0.3 was seen over the seeds.
     tensors, tokens = random_tensors(shape), tokens_for(shape)
     expected = reference.logits(tensors, shape.n_head, tokens)[-1]
-    state = open_state(write_model(tmp_path / "m.bin", shape, tensors, weight_type))
-    state.accept(tokens)
-    assert np.abs(logits_of(state) - expected).max() <= tolerance * np.abs(expected).max()
+    sequence = open_sequence(write_model(tmp_path / "m.bin", shape, tensors, weight_type))
+    sequence.append(tokens)
+    assert np.abs(logits_of(sequence) - expected).max() <= tolerance * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("group_size", [16, 32, 64, 256])
@@ -94,9 +95,9 @@ def test_quantized_logits_are_those_of_the_values_in_the_file(weight_type, group
             values, _ = unpack(content, *tensor.shape, weight_type, group_size)
             tensors[tensor.name] = values if tensor.name == "wte" else values.T[None]
     expected = reference.logits(tensors, shape.n_head, tokens)[-1]
-    state = open_state(path)
-    state.accept(tokens)
-    assert np.abs(logits_of(state) - expected).max() <= 4e-2 * np.abs(expected).max()
+    sequence = open_sequence(path)
+    sequence.append(tokens)
+    assert np.abs(logits_of(sequence) - expected).max() <= 4e-2 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("group_size", [16, 32, 128, 256])
@@ -106,7 +107,7 @@ def test_group_sizes_agree_with_the_reference(weight_type, tolerance, group_size
     tensors, tokens = random_tensors(shape), tokens_for(shape)
     expected = reference.logits(tensors, shape.n_head, tokens)[-1]
     path = write_model(tmp_path / "m.bin", shape, tensors, weight_type, group_size)
-    results = {accepted(open_state(path, isa), tokens) for isa in ISAS}
+    results = {accepted(open_sequence(path, isa), tokens) for isa in ISAS}
     assert len(results) == 1
     assert np.abs(np.frombuffer(results.pop(), np.float32) - expected).max() <= tolerance * np.abs(expected).max()
 
@@ -177,7 +178,7 @@ def test_halves_are_those_of_numpy():
 
 def test_logits_do_not_depend_on_the_instruction_set(model):
     shape, path = model
-    results = {accepted(open_state(path, isa), tokens_for(shape)) for isa in ISAS}
+    results = {accepted(open_sequence(path, isa), tokens_for(shape)) for isa in ISAS}
     assert len(results) == 1
 
 
@@ -185,10 +186,10 @@ def test_logits_do_not_depend_on_the_instruction_set(model):
 def test_logits_do_not_depend_on_threads_or_split(model, isa):
     shape, path = model
     tokens = tokens_for(shape)
-    expected = accepted(open_state(path, isa), tokens)
+    expected = accepted(open_sequence(path, isa), tokens)
     for threads, piece in ((2, 1), (3, 7), (8, 64), (2, 1000)):
         pieces = [tokens[i : i + piece] for i in range(0, len(tokens), piece)]
-        assert accepted(open_state(path, isa, threads), *pieces) == expected
+        assert accepted(open_sequence(path, isa, threads), *pieces) == expected
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -196,34 +197,34 @@ def test_logits_do_not_depend_on_rewinding_or_forking(model, isa):
     shape, path = model
     tokens, others = tokens_for(shape), tokens_for(shape, seed=3)
     middle = len(tokens) // 2
-    expected = accepted(open_state(path, isa), tokens)
-    state = open_state(path, isa, 2)
-    state.accept(tokens[:middle] + others[middle:])
-    state.rewind(middle)
-    fork = state.fork()
-    assert accepted(state, tokens[middle:]) == expected
-    assert fork.length == middle
+    expected = accepted(open_sequence(path, isa), tokens)
+    sequence = open_sequence(path, isa, 2)
+    sequence.append(tokens[:middle] + others[middle:])
+    sequence.truncate(middle)
+    fork = sequence.fork()
+    assert accepted(sequence, tokens[middle:]) == expected
+    assert len(fork) == middle
     assert accepted(fork, others[middle:]) != expected
-    fork.rewind(middle)
+    fork.truncate(middle)
     assert accepted(fork, tokens[middle:-1]) != expected
     assert accepted(fork.fork(), tokens[-1:]) == expected
     assert accepted(fork, tokens[-1:]) == expected
-    assert fork.fork().logits() == expected
+    assert fork.fork().logits.tobytes() == expected
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_logits_do_not_depend_on_what_else_is_in_a_batch(model, isa):
     shape, path = model
     texts = [tokens_for(shape, seed)[: shape.n_ctx - 3 * seed] for seed in range(5)]
-    expected = [accepted(open_state(path, isa), text) for text in texts]
+    expected = [accepted(open_sequence(path, isa), text) for text in texts]
     for threads in (1, 3):
-        lead = open_state(path, isa, threads)
-        states = [lead] + [lead.fork() for _ in texts[1:]]
-        accept_together(states, [text[:-2] for text in texts])  # prompts: several passes where they are long
-        accept_together(states, [text[-2:-1] for text in texts])  # one token each
-        assert [state.length for state in states] == [len(text) - 1 for text in texts]
-        accept_together(states[::-1], [text[-1:] for text in texts[::-1]])
-        assert [state.logits() for state in states] == expected
+        lead = open_sequence(path, isa, threads)
+        sequences = [lead] + [lead.fork() for _ in texts[1:]]
+        evaluate_together(sequences, [text[:-2] for text in texts])  # prompts: several passes where they are long
+        evaluate_together(sequences, [text[-2:-1] for text in texts])  # one token each
+        assert [len(sequence) for sequence in sequences] == [len(text) - 1 for text in texts]
+        evaluate_together(sequences[::-1], [text[-1:] for text in texts[::-1]])
+        assert [sequence.logits.tobytes() for sequence in sequences] == expected
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -231,48 +232,50 @@ def test_logits_of_several_last_tokens_are_those_of_each(model, isa):
     shape, path = model
     tokens = tokens_for(shape)[:12]
     expected = []
-    state = open_state(path, isa, 2)
+    sequence = open_sequence(path, isa, 2)
     for token in tokens:
-        state.accept([token])
-        expected.append(state.logits())
-    state.rewind(0)
-    state.accept(tokens, 5)
-    assert [state.logits(back) for back in range(5)] == expected[:-6:-1]
-    state.rewind(10)
-    assert [state.logits(back) for back in range(3)] == expected[9:6:-1]
-    with pytest.raises(UsageError, match="no token was accepted"):
-        state.logits(3)
+        sequence.append([token])
+        expected.append(sequence.logits.tobytes())
+    sequence.truncate(0)
+    sequence.append(tokens, 5)
+    assert [row.tobytes() for row in sequence.all_logits] == expected[-5:]
+    sequence.truncate(10)
+    assert sequence.n_logits == 3
+    assert [row.tobytes() for row in sequence.all_logits] == expected[7:10]
 
 
-def test_a_batch_is_refused_as_a_whole_before_anything_changes(model):
+def test_a_step_is_refused_as_a_whole_before_anything_changes(model):
     shape, path = model
-    lead = open_state(path)
-    states = [lead, lead.fork(), lead.fork()]
-    for bad, error in (([shape.n_vocab], VocabularyError), ([0] * (shape.n_ctx + 1), ContextFullError)):
-        with pytest.raises(error):
-            accept_together(states, [[1], [2], bad])
-    with pytest.raises(UsageError, match="in use"):
-        accept_together([lead, lead], [[1], [2]])
-    with pytest.raises(UsageError, match="different models"):
-        accept_together([lead, open_state(path)], [[1], [2]])
-    assert [state.length for state in states] == [0, 0, 0]
-    accept_together(states, [[1], [2], [3]])
+    lead = open_sequence(path)
+    sequences = [lead, lead.fork(), open_sequence(path)]
+    for sequence in sequences:
+        sequence.push([1])
+    engine = Engine(lead.model)
+    with pytest.raises(UsageError, match="in use, by another thread or twice"):
+        engine.step([lead, lead])
+    with pytest.raises(UsageError, match="of another model"):
+        engine.step(sequences)
+    with pytest.raises(UsageError, match="expected sequences"):
+        engine.step([lead, None])
+    assert [len(sequence) for sequence in sequences] == [0, 0, 0]
+    engine.step(sequences[:2])
+    assert [len(sequence) for sequence in sequences] == [1, 1, 0]
 
 
 def test_logits_do_not_depend_on_other_sessions_in_other_threads(model):
     shape, path = model
     tokens = [tokens_for(shape, seed) for seed in range(4)]
-    expected = [accepted(open_state(path), t) for t in tokens]
-    first = open_state(path, threads=2)
-    states = [first] + [first.fork() for _ in tokens[1:]]  # one team: who finds it busy runs alone
-    results = [None] * len(states)
+    expected = [accepted(open_sequence(path), t) for t in tokens]
+    first = open_sequence(path, threads=2)
+    sequences = [first] + [first.fork() for _ in tokens[1:]]  # one thread pool: who finds it busy runs alone
+    results = [None] * len(sequences)
 
     def run(i):
         for _ in range(5):
-            states[i].rewind(0)
-            results[i] = accepted(states[i], tokens[i])
+            sequences[i].truncate(0)
+            results[i] = accepted(sequences[i], tokens[i])
 
-    workers = [threading.Thread(target=run, args=(i,)) for i in range(len(states))]
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(len(sequences))]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -282,18 +285,18 @@ def test_logits_do_not_depend_on_other_sessions_in_other_threads(model):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_process_builds_its_own_team(model):
+def test_a_forked_child_process_builds_its_own_thread_pool(model):
     shape, path = model
     tokens = tokens_for(shape)
-    state = open_state(path, threads=3)
-    expected = accepted(state, tokens)
+    sequence = open_sequence(path, threads=3)
+    expected = accepted(sequence, tokens)
     child = os.fork()
     if child == 0:
-        state.rewind(0)
-        os._exit(0 if accepted(state, tokens) == expected else 1)
+        sequence.truncate(0)
+        os._exit(0 if accepted(sequence, tokens) == expected else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    state.rewind(0)
-    assert accepted(state, tokens) == expected
+    sequence.truncate(0)
+    assert accepted(sequence, tokens) == expected
 
 
 # --- limits and interruptions
@@ -301,58 +304,58 @@ def test_a_forked_child_process_builds_its_own_team(model):
 
 def test_a_full_context_is_refused_before_anything_changes(model):
     shape, path = model
-    state = open_state(path)
-    state.accept([1] * (shape.n_ctx - 1))
+    sequence = open_sequence(path)
+    sequence.append([1] * (shape.n_ctx - 1))
     with pytest.raises(
         ContextFullError, match=f"context: {shape.n_ctx - 1} tokens and 2 more, the model has {shape.n_ctx}"
     ):
-        state.accept([1, 2])
-    assert state.length == shape.n_ctx - 1
-    state.accept([2])
+        sequence.append([1, 2])
+    assert len(sequence) == shape.n_ctx - 1
+    sequence.append([2])
 
 
 @pytest.mark.parametrize("bad", [-1, 10**6, 2**63, -(2**70)])
 def test_a_token_out_of_range_is_refused_before_anything_changes(model, bad):
     shape, path = model
-    state = open_state(path)
+    sequence = open_sequence(path)
     with pytest.raises(VocabularyError, match=f"token {bad}: the model's tokens are 0 to {shape.n_vocab - 1}"):
-        state.accept([0, bad])
-    assert state.length == 0
+        sequence.append([0, bad])
+    assert len(sequence) == 0
 
 
 def test_logits_before_any_token_are_refused(model):
-    with pytest.raises(UsageError, match="no token was accepted"):
-        open_state(model[1]).logits()
+    with pytest.raises(UsageError, match="logits: the sequence is empty"):
+        open_sequence(model[1]).logits  # noqa: B018
 
 
 def test_an_instruction_set_that_can_not_run_here_is_refused(model, monkeypatch):
     with pytest.raises(UsageError, match=r"instruction set 'mmx': this machine can run .*portable"):
-        open_state(model[1], "mmx")
+        open_sequence(model[1], "mmx")
     monkeypatch.setenv("GPT2RT_ISA", "z80")
     with pytest.raises(UsageError, match="instruction set 'z80'"):
-        open_state(model[1])
+        open_sequence(model[1])
     monkeypatch.setenv("GPT2RT_ISA", "portable")
-    assert open_state(model[1]).weights.isa == "portable"
+    assert open_sequence(model[1]).runtime.weights.isa == "portable"
     assert available_isas()[-1] == "portable"
 
 
 INTERRUPTED = """
 import signal, sys
 sys.path.insert(0, {tests!r})
-from random_models import open_state
+from random_models import open_sequence
 def handler(*_):
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, handler)
-state = open_state({path!r}, "portable", 2)
+sequence = open_sequence({path!r}, "portable", 2)
 signal.setitimer(signal.ITIMER_REAL, 0.05)
 try:
     while True:
-        state.accept([1] * 256)
-        state.rewind(0)
+        sequence.append([1] * 256)
+        sequence.truncate(0)
 except KeyboardInterrupt:
-    state.rewind(0)
-    state.accept([1, 2, 3])
-    print("interrupted", state.length)
+    sequence.truncate(0)
+    sequence.append([1, 2, 3])
+    print("interrupted", len(sequence))
 """
 
 
@@ -367,23 +370,31 @@ def test_a_signal_ends_a_pass_and_the_state_stays_usable(tmp_path):
 
 def test_one_state_in_two_threads_is_refused_not_corrupted(tmp_path):
     shape = Hyperparameters(n_vocab=256, n_ctx=300, n_embd=256, n_head=8, n_layer=8)
-    state = open_state(write_model(tmp_path / "m.bin", shape, random_tensors(shape), "f32"), "portable")
-    outcomes = []
+    sequence = open_sequence(write_model(tmp_path / "m.bin", shape, random_tensors(shape), "f32"), "portable")
+    begun, refused = threading.Event(), []
 
     def run():
-        try:
-            state.accept([1] * 100)
-            outcomes.append(None)
-        except UsageError as error:
-            outcomes.append(str(error))
+        begun.set()
+        while not refused:
+            sequence.append([1] * 100)
+            sequence.truncate(0)
 
-    workers = [threading.Thread(target=run) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
+    worker = threading.Thread(target=run)
+    worker.start()
+    begun.wait()
+    try:
+        while not refused:
+            try:
+                _ = sequence.logits if len(sequence) else None
+                sequence.fork()
+            except UsageError as error:
+                if "in use" in str(error):
+                    refused.append(error)
+    finally:
+        refused.append(None)
         worker.join()
-    assert outcomes.count(None) * 100 == state.length
-    assert set(outcomes) <= {None, "session: it is in use by another thread (fork() gives each thread its own)"}
+    sequence.append([1] * 100)
+    assert len(sequence) == 100
 
 
 # --- checksums

@@ -44,44 +44,44 @@ def test_the_context_ends_both_at_the_same_token(model):
     assert results[0] == results[1]
 
 
-def passes(session):
-    """Counts how often the session runs its network."""
-    calls, accept = [], session.accept
+def passes(sequence):
+    """Counts how often the sequence runs its network."""
+    calls, accept = [], sequence.accept
 
     def counted(tokens, **options):
         calls.append(tokens)
         accept(tokens, **options)
 
-    session.accept = counted
+    sequence.accept = counted
     return calls
 
 
 def test_repetitive_text_takes_fewer_passes(model):
-    session, plain = model.session(), model.session()
-    calls = passes(session)
+    sequence, plain = model.sequence(), model.sequence()
+    calls = passes(sequence)
     tokens = model.tokenizer.encode("She said")  # greedy, the small model soon repeats itself
-    generation = Generation(session, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
+    generation = Generation(sequence, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
     list(generation)
     assert len(generation.tokens) == 100
     assert len(calls) < 50
     list(Generation(plain, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=False))
-    assert session.tokens == plain.tokens
+    assert sequence.tokens == plain.tokens
 
 
 def test_a_model_that_fits_in_caches_guesses_only_when_told(model):
-    session = model.session()
-    calls = passes(session)
-    list(Generation(session, model.tokenizer.encode("She said"), SamplingParams(temperature=0), max_tokens=50))
+    sequence = model.sequence()
+    calls = passes(sequence)
+    list(Generation(sequence, model.tokenizer.encode("She said"), SamplingParams(temperature=0), max_tokens=50))
     assert {len(tokens) for tokens in calls[1:]} == {1}
 
 
 def test_a_session_holds_no_guesses_while_the_text_is_read(model):
-    session = model.session()
+    sequence = model.sequence()
     tokens = model.tokenizer.encode("Once upon a time")
-    generation = Generation(session, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
+    generation = Generation(sequence, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
     for _ in generation:
         known = tokens + generation.tokens
-        assert session.tokens == known[: len(session)]
+        assert sequence.tokens == known[: len(sequence)]
 
 
 def test_guesses_are_what_followed_the_same_words():

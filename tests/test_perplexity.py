@@ -26,7 +26,7 @@ TEXT = "The quick brown fox jumps over the lazy dog, and the naïve dog sleeps o
 def models(tmp_path_factory):
     """The same random tensors in f32 and in int8."""
     folder, tensors = tmp_path_factory.mktemp("models"), random_tensors(SHAPE)
-    return [open_model(write_model(folder / f"{t}.bin", SHAPE, tensors, t), threads=1) for t in ("f32", "int8")]
+    return [open_model(write_model(folder / f"{t}.bin", SHAPE, tensors, t), n_threads=1) for t in ("f32", "int8")]
 
 
 @pytest.fixture
@@ -148,9 +148,9 @@ def test_last_word_is_split_at_the_last_space(models):
 
 def test_a_word_is_right_where_each_token_is_the_most_likely():
     model = demo_model()
-    session = model.session()
-    session.accept(model.tokenizer.encode("User: Hello!\nBot: Hi"))
-    word = model.tokenizer.decode([int(session.logits.argmax())])
+    sequence = model.sequence()
+    sequence.append(model.tokenizer.encode("User: Hello!\nBot: Hi"))
+    word = model.tokenizer.decode([int(sequence.logits.argmax())])
     lines = [json.dumps({"text": f"User: Hello!\nBot: Hi{last}"}) for last in (word, " zebra")]
     assert word.startswith(" ")
     assert lambada(model, "\n".join(lines))["accuracy"] == 0.5

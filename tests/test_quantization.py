@@ -44,10 +44,10 @@ def log_probabilities(model, tokens):
     """(T, n_vocab) of what follows each token, in windows of the context."""
     rows = []
     for begin in range(0, len(tokens), model.hyperparameters.n_ctx):
-        session = model.session()
-        for token in tokens[begin : begin + session.n_ctx]:
-            session.accept([token])
-            logits = session.logits.astype(np.float64)
+        sequence = model.sequence()
+        for token in tokens[begin : begin + sequence.n_ctx]:
+            sequence.append([token])
+            logits = sequence.logits.astype(np.float64)
             rows.append(logits - np.logaddexp.reduce(logits))
     return np.array(rows)
 
@@ -64,8 +64,8 @@ def test_int8_stays_near_f32_on_held_out_dialogues(models, tokens):
 
 @pytest.mark.parametrize("which", [0, 1], ids=["f32", "int8"])
 def test_the_talk_model_greets_as_its_makers_saw_it(models, which):
-    session = models[which].session()
-    session.accept([277, 25, 937, 0, 198, 280, 25])  # "User: Hello!\nBot:"
+    sequence = models[which].sequence()
+    sequence.append([277, 25, 937, 0, 198, 280, 25])  # "User: Hello!\nBot:"
     for _ in range(12):
-        session.accept([int(session.logits.argmax())])
-    assert session.tokens[7:] == [807, 473, 0, 434, 433, 287, 366, 274, 853, 436, 30, 198]
+        sequence.append([int(sequence.logits.argmax())])
+    assert sequence.tokens[7:] == [807, 473, 0, 434, 433, 287, 366, 274, 853, 436, 30, 198]

@@ -55,11 +55,11 @@ def f32(checkpoint, tmp_path_factory):
 
 
 def greedy(model, tokens, n):
-    session = model.session()
-    session.accept(tokens)
+    sequence = model.sequence()
+    sequence.append(tokens)
     for _ in range(n):
-        session.accept([int(session.logits.argmax())])
-    return session.tokens[len(tokens) :]
+        sequence.append([int(sequence.logits.argmax())])
+    return sequence.tokens[len(tokens) :]
 
 
 def test_prompts_have_the_published_ids(model):
@@ -74,18 +74,18 @@ def test_greedy_continuations_are_the_published_ones(f32):
 
 @pytest.mark.parametrize(("prompt", "token", "logit"), NEXT)
 def test_next_tokens_and_their_logits_are_the_published_ones(f32, prompt, token, logit):
-    session = f32.session()
-    session.accept(f32.tokenizer.encode(prompt))
-    assert session.logits.argmax() == token
-    assert abs(session.logits[token] - logit) < 1e-2
+    sequence = f32.sequence()
+    sequence.append(f32.tokenizer.encode(prompt))
+    assert sequence.logits.argmax() == token
+    assert abs(sequence.logits[token] - logit) < 1e-2
 
 
 def test_all_logits_are_the_published_ones(f32):
     published = np.load(shared("gpt2", "reference_logits.npz"))
     for i in range(len(NEXT)):
-        session = f32.session()
-        session.accept(published[f"ids{i}"])
-        assert np.abs(session.logits - published[f"logits{i}"]).max() < 2e-2
+        sequence = f32.sequence()
+        sequence.append(published[f"ids{i}"])
+        assert np.abs(sequence.logits - published[f"logits{i}"]).max() < 2e-2
 
 
 def shakespeare_tokens(tokenizer, text):
@@ -100,10 +100,10 @@ def shakespeare_tokens(tokenizer, text):
 def mean_loss(model, tokens, n_rows=4, n_tokens=64):
     losses = []
     for row in range(n_rows):
-        session, begin = model.session(), row * n_tokens
+        sequence, begin = model.sequence(), row * n_tokens
         for i in range(begin, begin + n_tokens):
-            session.accept([tokens[i]])
-            logits = session.logits.astype(np.float64)
+            sequence.append([tokens[i]])
+            logits = sequence.logits.astype(np.float64)
             losses.append(np.logaddexp.reduce(logits) - logits[tokens[i + 1]])
     return np.mean(losses)
 

@@ -1,14 +1,13 @@
 """Logits depend on the file and the tokens alone: the same bits for every instruction set, number of threads, split of
-the tokens, neighbours in a batch and way through the session, in every weight type."""
+the tokens, neighbors in a batch and way through the sequence, in every weight type."""
 
 import itertools
 import random
 
 import numpy as np
 import pytest
-from random_models import ISAS, open_state, random_tensors, write_model
+from random_models import ISAS, evaluate_together, open_sequence, random_tensors, write_model
 
-from gpt2rt._kernels import accept_together
 from gpt2rt.modelfile import Hyperparameters
 
 # A width, heads and a vocabulary that fill no tile and no group; a prompt of several passes; little for portable C.
@@ -16,15 +15,15 @@ SHAPE = Hyperparameters(n_vocab=261, n_ctx=552, n_embd=10, n_head=2, n_layer=2)
 TYPES = ["f32", "f16", "int8", "int4"]
 THREADS = [1, 2, 3, 8]
 PIECES = [SHAPE.n_ctx, 511, 64, 7, 1]
-NEIGHBOURS = [0, 4]
-WAYS = ["continued", "rewound", "forked"]
-FACTORS = {"type": TYPES, "isa": ISAS, "threads": THREADS, "piece": PIECES, "neighbours": NEIGHBOURS, "way": WAYS}
+NEIGHBORS = [0, 4]
+WAYS = ["continued", "truncated", "forked"]
+FACTORS = {"type": TYPES, "isa": ISAS, "threads": THREADS, "piece": PIECES, "neighbors": NEIGHBORS, "way": WAYS}
 
 TEXTS = np.random.default_rng(1).integers(0, SHAPE.n_vocab, (6, SHAPE.n_ctx)).tolist()
 TEXT, DETOUR = TEXTS[0][:530], TEXTS[5][:40]
-NEIGHBOUR_TEXTS = [text[:length] for text, length in zip(TEXTS[1:5], (50, 41, 16, 5), strict=True)]
+NEIGHBOR_TEXTS = [text[:length] for text, length in zip(TEXTS[1:5], (50, 41, 16, 5), strict=True)]
 SMALL = 504  # tokens before the smallest pieces: only so many of them are quick
-TURN = 512  # tokens that a session has when it goes astray, and is rewound or forked
+TURN = 512  # tokens that a sequence has when it goes astray, and is truncated or forked
 
 
 def pairwise(factors):
@@ -53,26 +52,26 @@ def spans(piece):
         begin = end
 
 
-def logits(fresh, piece, neighbours, way):
-    """The bytes of the logits behind TEXT, read with forks of a fresh state."""
-    states = [fresh.fork() for _ in range(1 + neighbours)]
+def logits(fresh, piece, neighbors, way):
+    """The bytes of the logits after TEXT, read with forks of a fresh sequence."""
+    sequences = [fresh.fork() for _ in range(1 + neighbors)]
     calls = list(spans(piece))
     for i, (begin, end) in enumerate(calls):
-        if begin == TURN and way == "rewound":
-            states[0].accept(DETOUR)
-            states[0].rewind(TURN)
+        if begin == TURN and way == "truncated":
+            sequences[0].append(DETOUR)
+            sequences[0].truncate(TURN)
         elif begin == TURN and way == "forked":
-            left = states[0]
-            states[0] = left.fork()
-            left.accept(DETOUR)
+            left = sequences[0]
+            sequences[0] = left.fork()
+            left.append(DETOUR)
         parts = [TEXT[begin:end]]
-        parts += [  # the neighbours' texts are spread over all calls
+        parts += [  # the neighbors' texts are spread over all calls
             text[i * len(text) // len(calls) : (i + 1) * len(text) // len(calls)]
-            for text in NEIGHBOUR_TEXTS[:neighbours]
+            for text in NEIGHBOR_TEXTS[:neighbors]
         ]
         busy = [j for j, part in enumerate(parts) if part]
-        accept_together([states[j] for j in busy], [parts[j] for j in busy])
-    return states[0].logits()
+        evaluate_together([sequences[j] for j in busy], [parts[j] for j in busy])
+    return sequences[0].logits.tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +84,12 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(files):
     """{weight type: logits} of portable C with one thread, that reads token by token."""
-    return {kind: logits(open_state(path, "portable"), 1, 0, "continued") for kind, path in files.items()}
+    return {kind: logits(open_sequence(path, "portable"), 1, 0, "continued") for kind, path in files.items()}
 
 
 def test_every_two_circumstances_together_leave_the_logits_alone(files, expected):
     for kind, isa, threads, *rest in pairwise(list(FACTORS.values())):
-        found = logits(open_state(files[kind], isa, threads), *rest)
+        found = logits(open_sequence(files[kind], isa, threads), *rest)
         assert found == expected[kind], dict(zip(FACTORS, (kind, isa, threads, *rest), strict=True))
 
 
@@ -99,14 +98,14 @@ def test_every_two_circumstances_together_leave_the_logits_alone(files, expected
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", TYPES)
 def test_all_circumstances_together_leave_the_logits_alone(kind, isa, threads, files, expected):
-    fresh = open_state(files[kind], isa, threads)
-    for rest in itertools.product(PIECES, NEIGHBOURS, WAYS):
+    fresh = open_sequence(files[kind], isa, threads)
+    for rest in itertools.product(PIECES, NEIGHBORS, WAYS):
         assert logits(fresh, *rest) == expected[kind], dict(zip(list(FACTORS)[3:], rest, strict=True))
 
 
 def test_other_tokens_have_other_logits(files, expected):
     # What is compared can tell: the first token of all is enough.
     for kind, path in files.items():
-        state = open_state(path)
-        state.accept([TEXT[0] ^ 1, *TEXT[1:]])
-        assert state.logits() != expected[kind]
+        sequence = open_sequence(path)
+        sequence.append([TEXT[0] ^ 1, *TEXT[1:]])
+        assert sequence.logits.tobytes() != expected[kind]

@@ -13,7 +13,7 @@ ON_ONE_PROCESSOR = f"""
 import os
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 import gpt2rt
-print(gpt2rt.open_model({str(DEMO)!r}, threads=8).threads, gpt2rt.open_model({str(DEMO)!r}).threads)
+print(gpt2rt.open_model({str(DEMO)!r}, n_threads=8).threads, gpt2rt.open_model({str(DEMO)!r}).threads)
 """
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 /help              this list
-/reset             forget all turns
+/reset             drop all turns
 /undo              take the last turn back
 /retry             answer the last message again, differently
 /save FILE         save the conversation
@@ -74,7 +74,7 @@ def command(
     from gpt2rt.model import open_model
 
     path = model if model is not None else os.path.join(os.path.dirname(os.path.dirname(__file__)), "demo.bin")
-    opened = open_model(path, threads=threads, use_mmap=not no_mmap)
+    opened = open_model(path, n_threads=threads, use_mmap=not no_mmap)
     conversation = Conversation(
         opened,
         format=chat_format,
@@ -179,9 +179,9 @@ class Talk:
     def show(self, answer: Answer) -> None:
         """Prints an answer while it is drawn. Ctrl-C stops it and keeps what there is."""
         self.answer = answer
-        if answer.forgotten:
-            turns = "turn is" if answer.forgotten == 1 else f"{answer.forgotten} turns are"
-            self.note(f"(the context was full: the oldest {turns} forgotten)")
+        if answer.n_dropped:
+            turns = "turn was" if answer.n_dropped == 1 else f"{answer.n_dropped} turns were"
+            self.note(f"(the context was full: the oldest {turns} dropped)")
         if self.is_interactive and self.conversation.format.is_talk:
             write(f"{self.conversation.format.bot_name}: ")
         shown = 0
@@ -214,7 +214,7 @@ class Talk:
 
     def reset(self, _: str) -> None:
         self.conversation.reset()
-        self.note("(all turns are forgotten)")
+        self.note("(all turns dropped)")
 
     def undo(self, _: str) -> None:
         turn = self.conversation.undo()
@@ -255,14 +255,14 @@ class Talk:
     def stats(self, _: str) -> None:
         conversation, answer = self.conversation, self.answer
         self.note(
-            f"context   {len(conversation.session)} of {conversation.session.n_ctx} tokens,"
-            f" {self.turns()}, {conversation.n_forgotten} forgotten"
+            f"context   {len(conversation.sequence)} of {conversation.sequence.n_ctx} tokens,"
+            f" {self.turns()}, {conversation.n_dropped} dropped"
         )
         if answer is not None:
             read, drawn = speed(answer.n_prompt_tokens, answer.prompt_seconds), speed(answer.n_tokens, answer.seconds)
             self.note(f"prompt    {answer.n_prompt_tokens} tokens read, {read}")
             self.note(f"answer    {answer.n_tokens} tokens drawn, {drawn}")
-        self.note(f"threads   {conversation.model.threads}")
+        self.note(f"threads   {conversation.model.n_threads}")
         self.note(f"seed      {conversation.seed}")
 
     def turns(self) -> str:

@@ -69,7 +69,7 @@ def command(
         raise UsageError("--batch-size: it is for --prompts")
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
-    opened = open_model(model, threads=threads, use_mmap=not no_mmap)
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
     arguments: dict[str, Any] = {
         "max_tokens": MAX_TOKENS if max_tokens is None else max_tokens,
         "stop": stop,
@@ -108,8 +108,8 @@ def continue_lines(model: Model, path: str, batch_size: int | None, arguments: d
 
     def print_ended() -> None:
         nonlocal printed
-        while printed < len(lines) and (reason := generation.continuations[printed].finish_reason):
-            result = {"prompt": lines[printed], "text": texts[printed], "finish_reason": reason}
+        while printed < len(lines) and (ended := generation.continuations[printed]) and ended.finish_reason:
+            result = {"prompt": lines[printed], "text": texts[printed], "finish_reason": ended.finish_reason}
             write(json.dumps(result, ensure_ascii=False) + "\n")
             printed += 1
 
@@ -117,9 +117,10 @@ def continue_lines(model: Model, path: str, batch_size: int | None, arguments: d
         texts[i] += piece
         print_ended()
     print_ended()
-    n_tokens = sum(len(continuation.tokens) for continuation in generation.continuations)
+    n_tokens = sum(len(ended.tokens) for ended in generation.continuations if ended)
     drawn = speed(n_tokens, perf_counter() - begin)
-    click.echo(f"seed {generation.seed}; {len(lines)} texts, {n_tokens} tokens, {drawn}", err=True)
+    seeds = f"seed {generation.seeds[0]}; " if lines else ""
+    click.echo(f"{seeds}{len(lines)} texts, {n_tokens} tokens, {drawn}", err=True)
 
 
 def report(generation: Generation) -> str:

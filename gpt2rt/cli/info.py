@@ -64,7 +64,7 @@ def command(model: str, as_json: bool) -> None:
 
 
 def cache_size(file: ModelFile) -> int:
-    """Bytes of a session's keys and values when its context is full."""
+    """Bytes of a sequence's keys and values when its context is full."""
     h = file.hyperparameters
     size: int = 2 * h.n_layer * h.n_ctx * h.n_embd * (4 if file.weight_type == "f32" else 2)
     return size

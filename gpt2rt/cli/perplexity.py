@@ -66,8 +66,8 @@ def command(
     if task and (stride is not None or special or len(text) > 1):
         raise UsageError("--task lambada: it takes one file, and no --stride or --special")
     texts = [(path, read_any_text(path)) for path in text]
-    opened = open_model(model, threads=threads, use_mmap=not no_mmap)
-    other = None if against is None else open_model(against, threads=threads, use_mmap=not no_mmap)
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
+    other = None if against is None else open_model(against, n_threads=threads, use_mmap=not no_mmap)
 
     def measure(progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
         if task:

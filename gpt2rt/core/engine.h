@@ -45,7 +45,7 @@ typedef struct {
     double check_at;
     int raised; /* whether a handler did */
     Atomic cancelled;
-    Atomic user; /* as a sequence's */
+    Lock lock;
 } Engine;
 
 #define CHECK_INTERVAL 0.005 /* seconds between looks for signals; at most one look a layer */

@@ -9,9 +9,9 @@
 #define GPT2RT_SEQUENCE_H
 
 #include "kvcache.h"
+#include "lock.h"
 #include "network.h"
 #include "sampler.h"
-#include "threadpool.h"
 
 #define MAX_GUESSES 7                /* tokens that prompt lookup may propose at a time */
 #define MAX_SAMPLED (MAX_GUESSES + 1) /* tokens that a step may sample for a sequence */
@@ -23,8 +23,6 @@ typedef enum {
     SEQUENCE_OK,
     SEQUENCE_STOPPED,       /* cancelled, or a signal handler raised: at the last commit */
     SEQUENCE_NO_MEMORY,     /* nothing has changed */
-    SEQUENCE_IN_USE,        /* by another thread */
-    SEQUENCE_TORN,          /* the process was forked while this sequence was being committed */
     SEQUENCE_FULL,          /* no position is left for the token that is to be evaluated */
     SEQUENCE_EMPTY,         /* nothing to sample from: it has no token */
     SEQUENCE_NOT_FINITE,    /* a logit is NaN or infinite */
@@ -72,28 +70,11 @@ typedef struct {
     SequenceStatus status; /* of the last step */
     int n_new;             /* tokens that the last step sampled */
     Atomic cancelled;
-    Atomic user;       /* the process whose thread has it, 0 for nobody */
-    Atomic committing; /* fields are being changed */
+    Lock lock;
 } Sequence;
 
-/* --- who uses it ------------------------------------------------------------------------------------------------- */
-
-/* Takes the sequence for the calling thread. A child process that inherited it in use by fork() takes it over: the
- * thread that used it does not exist there, and what it had not committed is scratch. */
-static inline SequenceStatus sequence_take(Sequence *s) {
-    const long process = current_process();
-    for (;;) {
-        const long user = atomic_get(&s->user);
-        if (user == process) return SEQUENCE_IN_USE;
-        if (user && atomic_get(&s->committing)) return SEQUENCE_TORN;
-        if (atomic_replace(&s->user, user, process)) return SEQUENCE_OK;
-    }
-}
-
-static inline void sequence_release(Sequence *s) { atomic_set(&s->user, 0); }
-
-static inline void commit_begin(Sequence *s) { atomic_set(&s->committing, 1); }
-static inline void commit_end(Sequence *s) { atomic_set(&s->committing, 0); }
+static inline void commit_begin(Sequence *s) { atomic_set(&s->lock.committing, 1); }
+static inline void commit_end(Sequence *s) { atomic_set(&s->lock.committing, 0); }
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -207,6 +188,17 @@ static inline void sequence_retract(Sequence *s, int n) {
     s->sampler.n_history -= n;
     s->n_logits = 0;
     s->sampled.n = kept;
+    commit_end(s);
+}
+
+/* Gives it another sampler, whose memory it takes over. */
+static inline void sequence_configure(Sequence *s, const SequenceSampler *sampler, int samples) {
+    commit_begin(s);
+    free(s->sampler.history);
+    free(s->sampler.exempt);
+    s->sampler = *sampler;
+    s->samples = samples;
+    s->sampled.n = s->n_guesses = 0;
     commit_end(s);
 }
 

@@ -1,4 +1,4 @@
-"""Facts about models and sessions: the public way to logits."""
+"""Facts about models and sequences: the public way to logits."""
 
 import copy
 import inspect
@@ -27,93 +27,101 @@ def path(tmp_path_factory):
 
 
 @pytest.fixture
-def session(path):
-    return gpt2rt.open_model(path).session()
+def sequence(path):
+    return gpt2rt.open_model(path).sequence()
 
 
-def test_logits_are_those_behind_the_last_token(session):
-    session.accept(TOKENS)
+def test_logits_are_those_behind_the_last_token(sequence):
+    sequence.append(TOKENS)
     expected = reference.logits(random_tensors(SHAPE), SHAPE.n_head, TOKENS)[-1]
-    assert session.logits.dtype == np.float32
-    assert session.logits.shape == (SHAPE.n_vocab,)
-    assert np.abs(session.logits - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert sequence.logits.dtype == np.float32
+    assert sequence.logits.shape == (SHAPE.n_vocab,)
+    assert np.abs(sequence.logits - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_a_session_knows_its_tokens(session):
-    session.accept(iter(TOKENS))
-    session.accept([])
-    session.accept(np.array([5]))
-    assert session.tokens == [*TOKENS, 5]
-    assert len(session) == len(TOKENS) + 1
-    assert session.n_ctx == 50
+def test_a_sequence_knows_its_tokens(sequence):
+    sequence.append(iter(TOKENS))
+    sequence.append([])
+    sequence.append(np.array([5]))
+    assert sequence.tokens == [*TOKENS, 5]
+    assert len(sequence) == len(TOKENS) + 1
+    assert sequence.n_ctx == 50
 
 
-def test_logits_are_a_copy(session):
-    session.accept(TOKENS)
-    logits = session.logits
+def test_logits_are_a_copy(sequence):
+    sequence.append(TOKENS)
+    logits = sequence.logits
     logits[:] = 0
-    assert session.logits.any()
+    assert sequence.logits.any()
 
 
-def test_rewinding_forgets_the_last_tokens(session):
-    session.accept(TOKENS[:5])
-    expected = session.logits
-    session.accept(TOKENS[5:])
-    session.rewind(3)
-    assert session.tokens == TOKENS[:5]
-    assert (session.logits == expected).all()
-    session.accept(TOKENS[5:])
-    session.rewind(len(TOKENS))
-    assert len(session) == 0
-    with pytest.raises(gpt2rt.UsageError, match="the session is empty"):
-        _ = session.logits
+def test_truncating_drops_the_last_tokens(sequence):
+    sequence.append(TOKENS[:5])
+    expected = sequence.logits
+    sequence.append(TOKENS[5:])
+    sequence.truncate(len(sequence) - 3)
+    assert sequence.tokens == TOKENS[:5]
+    assert (sequence.logits == expected).all()
+    sequence.append(TOKENS[5:])
+    sequence.truncate(0)
+    assert len(sequence) == 0
+    with pytest.raises(gpt2rt.UsageError, match="the sequence is empty"):
+        _ = sequence.logits
 
 
-@pytest.mark.parametrize("n", [-1, 9])
-def test_rewinding_too_far_is_refused(session, n):
-    session.accept(TOKENS)
-    with pytest.raises(gpt2rt.UsageError, match=f"rewind: got {n} tokens, the session has 8"):
-        session.rewind(n)
-    assert session.tokens == TOKENS
+@pytest.mark.parametrize("length", [-1, 9, 1.0, np.float32(1), "1", None, 2.5, 1e30, True, np.array([1, 1])])
+def test_truncating_to_what_is_no_length_of_it_is_refused_and_nothing_lost(sequence, length):
+    sequence.append(TOKENS)
+    with pytest.raises(gpt2rt.UsageError, match="length: got|truncate: got a length of 9, the sequence has 8 tokens"):
+        sequence.truncate(length)
+    assert sequence.tokens == TOKENS
+    assert (sequence.logits == fresh_logits(sequence)).all()
 
 
-def test_a_fork_goes_its_own_way(session):
-    session.accept(TOKENS)
-    fork = session.fork()
-    assert (fork.logits == session.logits).all()
-    fork.accept([3])
-    assert session.tokens == TOKENS
-    session.accept([3])
-    assert (fork.logits == session.logits).all()
+def fresh_logits(sequence):
+    """What a fresh sequence with the same tokens computes."""
+    fresh = sequence.model.sequence()
+    fresh.append(sequence.tokens)
+    return fresh.logits
 
 
-def test_a_full_context_is_refused_and_nothing_lost(session):
-    session.accept([1] * 49)
-    logits = session.logits
+def test_a_fork_goes_its_own_way(sequence):
+    sequence.append(TOKENS)
+    fork = sequence.fork()
+    assert (fork.logits == sequence.logits).all()
+    fork.append([3])
+    assert sequence.tokens == TOKENS
+    sequence.append([3])
+    assert (fork.logits == sequence.logits).all()
+
+
+def test_a_full_context_is_refused_and_nothing_lost(sequence):
+    sequence.append([1] * 49)
+    logits = sequence.logits
     with pytest.raises(gpt2rt.ContextFullError, match="49 tokens and 2 more, the model has 50 positions"):
-        session.accept([1, 2])
-    assert len(session) == 49
-    assert (session.logits == logits).all()
-    session.accept([1])
+        sequence.append([1, 2])
+    assert len(sequence) == 49
+    assert (sequence.logits == logits).all()
+    sequence.append([1])
 
 
-def test_a_token_out_of_range_is_refused_and_nothing_lost(session):
-    session.accept(TOKENS)
+def test_a_token_out_of_range_is_refused_and_nothing_lost(sequence):
+    sequence.append(TOKENS)
     with pytest.raises(gpt2rt.VocabularyError, match="token 300: the model's tokens are 0 to 299"):
-        session.accept([1, 300])
-    assert session.tokens == TOKENS
+        sequence.append([1, 300])
+    assert sequence.tokens == TOKENS
 
 
 def test_threads_share_a_model(path):
-    model = gpt2rt.open_model(path, threads=2)
+    model = gpt2rt.open_model(path, n_threads=2)
     texts = [[(7 * i + j) % 300 for j in range(40)] for i in range(4)]
     results = [None] * 4
 
     def run(i):
         for _ in range(20):
-            session = model.session()
-            session.accept(texts[i])
-            results[i] = session.logits
+            sequence = model.sequence()
+            sequence.append(texts[i])
+            results[i] = sequence.logits
 
     workers = [threading.Thread(target=run, args=(i,)) for i in range(4)]
     for worker in workers:
@@ -121,32 +129,32 @@ def test_threads_share_a_model(path):
     for worker in workers:
         worker.join()
     for text, result in zip(texts, results, strict=True):
-        session = model.session()
-        session.accept(text)
-        assert (session.logits == result).all()
+        sequence = model.sequence()
+        sequence.append(text)
+        assert (sequence.logits == result).all()
 
 
 def test_reading_into_memory_gives_the_same_logits_as_mapping(path):
     results = []
     for use_mmap in (True, False):
-        session = gpt2rt.open_model(path, use_mmap=use_mmap).session()
-        session.accept(TOKENS)
-        results.append(session.logits_view)
+        sequence = gpt2rt.open_model(path, use_mmap=use_mmap).sequence()
+        sequence.append(TOKENS)
+        results.append(sequence.logits.tobytes())
     assert results[0] == results[1]
 
 
-def test_a_closed_model_keeps_its_sessions_and_makes_no_new_ones(path):
+def test_a_closed_model_keeps_its_sequences_and_makes_no_new_ones(path):
     with gpt2rt.open_model(path) as model:
-        session = model.session()
-    session.accept(TOKENS)
+        sequence = model.sequence()
+    sequence.append(TOKENS)
     with pytest.raises(gpt2rt.UsageError, match="the model was closed"):
-        model.session()
+        model.sequence()
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257])
 def test_an_impossible_number_of_threads_is_refused(path, threads):
-    with pytest.raises(gpt2rt.UsageError, match=f"threads: got {threads}, expected 1 to 256"):
-        gpt2rt.open_model(path, threads=threads)
+    with pytest.raises(gpt2rt.UsageError, match=f"n_threads: got {threads}, expected 1 to 256"):
+        gpt2rt.open_model(path, n_threads=threads)
 
 
 def test_a_model_describes_itself(path):
@@ -154,7 +162,7 @@ def test_a_model_describes_itself(path):
     assert repr(model) == "<gpt2rt.Model random.bin: 0.1 M parameters, f32>"
     assert model.metadata == {"name": "random"}
     assert model.hyperparameters == SHAPE
-    assert model.threads >= 1
+    assert model.n_threads >= 1
 
 
 # On the way to the first token nothing may be imported that is not needed there: each costs milliseconds at start.
@@ -185,7 +193,7 @@ def test_importing_the_package_imports_nothing_else():
 def test_what_holds_memory_is_neither_pickled_nor_copied(path, copied):
     model = gpt2rt.open_model(path)
     sampler, decoder = Sampler(gpt2rt.SamplingParams(), 1), StreamDecoder(model.tokenizer)
-    for x in (model.tokenizer, model._weights, model._team, model.session()._state, sampler, decoder):
+    for x in (model.tokenizer, model._runtime.weights, model._runtime, model.sequence(), model.engine(), sampler, decoder):
         with pytest.raises(TypeError, match="cannot pickle"):
             copied(x)
 

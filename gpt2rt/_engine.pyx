@@ -1,0 +1,818 @@
+# cython: language_level=3, freethreading_compatible=True
+"""Sequences, and the engine that moves them on: owners of the C structs in `core/`, which check arguments and raise.
+
+What runs is C without Python: `core/engine.h` plans a pass over any mix of prompts and decoding sequences, runs it,
+samples and commits; `core/sequence.h` says what a commit is.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+import os
+import sys
+from _thread import get_ident
+
+from gpt2rt._kernels cimport Config, Weights
+from gpt2rt.arguments import whole_number
+from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError, VocabularyError
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals()
+    object PyNumber_Index(object)
+
+cdef int MOST_LOGPROBS = MAX_TOP_LOGPROBS
+cdef object MANY = 1 << 62
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Ids:
+    """Token ids in C, checked."""
+
+    cdef int32_t* data  # (n)
+    cdef int64_t n
+
+    def __cinit__(self, tokens, int64_t n_vocab):
+        """
+        Raises:
+            UsageError: not ids at all. VocabularyError: an id is out of range.
+        """
+        if isinstance(tokens, (str, bytes, bytearray)):
+            raise UsageError(f"tokens: got text, {tokens!r:.80}, expected ids (encode it with the model's tokenizer)")
+        try:
+            items = list(tokens)
+        except TypeError:
+            raise UsageError(f"tokens: got {tokens!r:.80}, expected ids") from None
+        self.data = <int32_t*>malloc(max(1, len(items)) * sizeof(int32_t))
+        if self.data == NULL:
+            raise MemoryError()
+        for item in items:
+            try:
+                token = None if isinstance(item, bool) else PyNumber_Index(item)
+            except TypeError:
+                token = None
+            if token is None:
+                raise UsageError(f"tokens: got {item!r:.80} among them, expected ids")
+            if not 0 <= token < n_vocab:
+                raise VocabularyError(f"token {token}: the model's tokens are 0 to {n_vocab - 1}")
+            self.data[self.n] = token
+            self.n += 1
+
+    def __dealloc__(self):
+        free(self.data)
+
+
+cdef list ids_list(const int32_t* ids, int64_t n):
+    return [ids[i] for i in range(n)]
+
+
+# --- signals -------------------------------------------------------------------------------------------------------
+
+
+cdef int run_signal_handlers() noexcept nogil:
+    """Runs what is due of Python's signal handlers; whether one raised. Its exception stays set."""
+    with gil:
+        return PyErr_CheckSignals() != 0
+
+
+cdef bint is_main_thread():
+    """Whether signal handlers run on this thread. Until somebody imports threading, there is no other."""
+    threading = sys.modules.get("threading")
+    return threading is None or threading.main_thread().ident == get_ident()
+
+
+cdef int raise_pending() except -1:
+    """Raises what a signal handler has raised."""
+    return -1
+
+
+# --- threads -------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Runtime:
+    """A model's weights with the threads that run it and the engines that are idle; any number of sequences share it."""
+
+    cdef readonly Weights weights
+    cdef readonly int n_threads
+    cdef ThreadPool* pool
+    cdef list idle  # engines
+
+    def __cinit__(self, Weights weights not None, int n_threads):
+        """
+        Args:
+            n_threads: of a forward pass, the caller included; at least 1. The first pass starts them.
+        """
+        self.weights, self.n_threads, self.idle = weights, n_threads, []
+
+    def __dealloc__(self):
+        pool_free(self.pool)
+
+    cdef ThreadPool* threads(self) except? NULL:
+        if self.n_threads == 1:
+            return NULL
+        with cython.critical_section(self):
+            if self.pool != NULL and not pool_is_alive(self.pool):
+                pool_free(self.pool)  # inherited by fork(), without its threads
+                self.pool = NULL
+            if self.pool == NULL:
+                self.pool = pool_new(self.n_threads)
+                if self.pool == NULL:
+                    raise MemoryError()
+        return self.pool
+
+    cdef Engine borrow(self):
+        """An engine that nobody else uses, for `give_back`."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return Engine(self)
+
+    cdef void give_back(self, Engine engine):
+        self.idle.append(engine)
+
+
+cdef struct Reading:
+    const uint64_t* words        # (n)
+    int64_t n
+    Atomic sum
+
+
+cdef void read_part(void* argument, Worker* worker) noexcept nogil:
+    """Adds up a worker's part of the words, eight sums side by side."""
+    cdef Reading* reading = <Reading*>argument
+    cdef uint64_t sums[8]
+    cdef int64_t i, lane, begin = partition(reading.n // 8, worker.index, worker.count)
+    memset(sums, 0, sizeof(sums))
+    for i in range(begin, partition(reading.n // 8, worker.index + 1, worker.count)):
+        for lane in range(8):
+            sums[lane] += reading.words[8 * i + lane]
+    for lane in range(1, 8):
+        sums[0] += sums[lane]
+    atomic_add(&reading.sum, <long>sums[0])
+
+
+def read_weights(Runtime runtime not None):
+    """Read all weights once with the threads of a model, and do nothing else: the limit that memory sets to a token.
+
+    Returns:
+        The sum of their 64-bit words, modulo the machine's long.
+    """
+    cdef Reading reading = Reading(<const uint64_t*>runtime.weights.view.buf, runtime.weights.view.len // 8, 0)
+    cdef ThreadPool* pool = runtime.threads()
+    with nogil:
+        pool_run(pool, read_part, &reading)
+    return reading.sum
+
+
+# --- sequences -----------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Trace:
+    """What a forward pass computed on its way.
+
+    Attributes:
+        hidden: numpy array of f32 (n_layer + 1, n_tokens, n_embd): the residual stream before each layer, and after the
+            last one (before the final layer norm).
+        attention: numpy array of f32 (n_layer, n_head, n_tokens, n_positions): the weight that each token's query gives
+            to each position; 0 after its own.
+    """
+
+    cdef readonly object hidden
+    cdef readonly object attention
+
+
+cdef object raised(SequenceStatus status, bint has_raised, str what):
+    """What to raise for a status that is not SEQUENCE_OK; None where a signal handler's exception is set already."""
+    if status == SEQUENCE_NO_MEMORY:
+        return MemoryError()
+    if status == SEQUENCE_STOPPED:
+        return None if has_raised else CancelledError(f"{what}: it was cancelled")
+    if status == SEQUENCE_EMPTY:
+        return UsageError(f"{what}: there is nothing to continue, it has no tokens (append a prompt first)")
+    if status == SEQUENCE_FULL:
+        return ContextFullError(f"{what}: the context is full, no position is left for the next token")
+    if status == SEQUENCE_ALL_FORBIDDEN:
+        return Gpt2rtError("every token is forbidden (no_repeat_ngram_size is too small for this vocabulary)")
+    return Gpt2rtError("logits are not finite: the weights are damaged (run gpt2rt verify) or untrained")
+
+
+@cython.final
+cdef class Sequence:
+    """Token ids and their KV cache, kept logits and sampler state, over a model that any number of sequences share.
+
+    The logits depend on the model file and the tokens alone: not on how the tokens were split over calls, on truncating,
+    forking, threads, batches or the processor. Every operation is a transaction: after an exception, a signal or a
+    cancelled call the sequence is as it was before, or at the end of a completed part of a long prompt. One thread uses
+    a sequence at a time; another one gets a UsageError.
+
+    Attributes:
+        model: the `Model`, or the `Runtime` that it was made with.
+    """
+
+    cdef CSequence c
+    cdef readonly Runtime runtime
+    cdef readonly object model
+    cdef object params
+    cdef object last_seed
+
+    def __cinit__(self, model, *, _copied=None):
+        cdef Sequence source = _copied
+        self.model = model
+        self.runtime = model if isinstance(model, Runtime) else model._runtime
+        if not (sequence_open(&self.c, &self.runtime.weights.network) if source is None
+                else sequence_copy(&self.c, &source.c)):
+            raise MemoryError()
+
+    def __dealloc__(self):
+        sequence_free(&self.c)
+
+    cdef int take(self) except -1:
+        cdef LockResult result = lock_take(&self.c.lock)
+        if result == LOCK_IN_USE:
+            raise UsageError("sequence: it is in use, by another thread or twice in a step (fork() gives each its own)")
+        if result == LOCK_TORN:
+            raise UsageError("sequence: this process was forked while the sequence was being changed (make a new one)")
+        return 0
+
+    cdef void release(self) noexcept:
+        lock_release(&self.c.lock)
+
+    # --- what it holds
+
+    def __len__(self):
+        """Number of evaluated tokens: those whose keys and values are in the KV cache."""
+        return self.c.length
+
+    @property
+    def tokens(self):
+        """The ids of the evaluated tokens, a new list."""
+        return ids_list(self.c.ids, self.c.length)
+
+    @property
+    def pending(self):
+        """The ids that the next step evaluates: what was pushed, or the last sampled token; a new list."""
+        cdef int64_t length = self.c.length
+        return ids_list(self.c.ids + length, max(0, self.c.n_ids - length))
+
+    @property
+    def n_ctx(self):
+        """The most tokens that a sequence can hold: the model has no more positions."""
+        return self.c.network.config.n_ctx
+
+    @property
+    def n_logits(self):
+        """Of how many of the last tokens the logits are kept."""
+        return self.c.n_logits
+
+    @property
+    def logits(self):
+        """The logits after the last token: a new numpy array of f32 (n_vocab,).
+
+        They are computed again where they were not kept: after `truncate`, and after a step that sampled.
+
+        Raises:
+            UsageError: the sequence is empty, or in use by another thread.
+        """
+        cdef int64_t n_vocab = self.c.network.config.n_vocab
+        cdef float* row = NULL
+        logits = new_array((n_vocab,))
+        self.take()
+        try:
+            if self.c.length == 0:
+                raise UsageError("logits: the sequence is empty (append tokens first)")
+            if self.c.n_logits:
+                copy_to(logits, self.c.logits + (self.c.n_logits - 1) * self.c.network.config.V, n_vocab)
+            else:
+                row = <float*>malloc(<size_t>self.c.network.config.V * sizeof(float))
+                if row == NULL:
+                    raise MemoryError()
+                self.compute_again(row)
+                copy_to(logits, row, n_vocab)
+        finally:
+            free(row)
+            self.release()
+        return logits
+
+    cdef int compute_again(self, float* row) except -1:
+        """The logits after the last token, into a row of V floats; changes nothing. The caller has taken the sequence."""
+        cdef SequenceStatus status
+        cdef Engine engine = self.runtime.borrow()
+        engine.prepare()
+        with nogil:
+            status = engine_logits_again(&engine.c, &self.c, row)
+        engine.done()
+        if status != SEQUENCE_OK:
+            throw(raised(status, engine.c.raised, "sequence"))
+        return 0
+
+    @property
+    def all_logits(self):
+        """The kept logits, those after the last `n_logits` tokens: a new numpy array of f32 (n_logits, n_vocab).
+
+        Raises:
+            UsageError: the sequence is in use by another thread.
+        """
+        cdef const Config* c = &self.c.network.config
+        cdef int64_t i
+        self.take()
+        try:
+            logits = new_array((self.c.n_logits, c.n_vocab))
+            for i in range(self.c.n_logits):
+                copy_to(logits[i], self.c.logits + i * c.V, c.n_vocab)
+        finally:
+            self.release()
+        return logits
+
+    # --- tokens in and out
+
+    cdef int check_room(self, int64_t n) except -1:
+        if self.c.n_ids + n > self.c.network.config.n_ctx:
+            raise ContextFullError(
+                f"context: {self.c.n_ids} tokens and {n} more, the model has {self.c.network.config.n_ctx} positions"
+                " (truncate or start a new sequence)"
+            )
+        return 0
+
+    def append(self, tokens, n_logits=1, *, trace=False):
+        """Evaluate tokens after those that are there, pending ones first; `logits` are then those after the last one.
+
+        Args:
+            tokens: ids, any iterable of integers.
+            n_logits: of how many of the evaluated tokens, the last ones, to keep the logits.
+            trace: whether to record hidden states and attention.
+
+        Returns:
+            A `Trace` of the evaluated tokens where `trace` is true, else None.
+
+        Raises:
+            ContextFullError: more tokens than positions are left; nothing was evaluated.
+            VocabularyError: an id is out of range; likewise.
+            UsageError: an argument; likewise.
+            CancelledError: `cancel` was called. A signal handler's exception (KeyboardInterrupt) may come up as well;
+                after both, whole chunks of the tokens are evaluated, as `tokens` says, and nothing is pending.
+        """
+        cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
+        cdef int64_t rows = whole_number("n_logits", n_logits, 0, MANY)
+        cdef const Config* c = &self.c.network.config
+        cdef CTrace found
+        cdef Trace result = None
+        cdef int64_t n
+        self.take()
+        try:
+            self.check_room(ids.n)
+            if trace:
+                n = self.c.n_ids - self.c.length + ids.n
+                result = Trace.__new__(Trace)
+                result.hidden = new_array((c.n_layer + 1, n, c.n_embd))
+                result.attention = new_array((c.n_layer, c.n_head, n, self.c.n_ids + ids.n))
+                memset(&found, 0, sizeof(found))
+                found.hidden, found.attention = data_of(result.hidden), data_of(result.attention)
+                found.n_rows, found.n_positions = n, self.c.n_ids + ids.n
+            self.evaluate(ids, rows, NULL, &found if trace else NULL)
+        finally:
+            self.release()
+        return result
+
+    cdef int evaluate(self, Ids ids, int64_t n_logits, double* scores, CTrace* trace) except -1:
+        """Runs `engine_append`. The caller has taken the sequence and checked the room."""
+        cdef SequenceStatus status
+        cdef Engine engine = self.runtime.borrow()
+        engine.prepare()
+        with nogil:
+            status = engine_append(&engine.c, &self.c, ids.data, ids.n, n_logits, scores, trace)
+        engine.done()
+        if status != SEQUENCE_OK:
+            throw(raised(status, engine.c.raised, "sequence"))
+        return 0
+
+    def push(self, tokens):
+        """Add ids to the pending ones, for `Engine.step` to evaluate. Raises as `append`; then nothing was added."""
+        cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
+        self.take()
+        try:
+            self.check_room(ids.n)
+            sequence_push(&self.c, ids.data, ids.n)
+        finally:
+            self.release()
+
+    def score(self, tokens):
+        """Evaluate tokens, and return the log probability of each one after all before it.
+
+        Returns:
+            A list of floats (natural logarithm), one for each of `tokens`; the first is None where the sequence was
+            empty.
+
+        Raises:
+            As `append`.
+        """
+        cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
+        cdef const Config* c = &self.c.network.config
+        cdef double* scores = NULL
+        cdef float* row = NULL
+        cdef int64_t n_pending
+        self.take()
+        try:
+            self.check_room(ids.n)
+            n_pending = self.c.n_ids - self.c.length
+            if ids.n == 0:
+                return []
+            first = None
+            if n_pending == 0 and self.c.length:
+                row = <float*>malloc(<size_t>c.V * sizeof(float))
+                if row == NULL:
+                    raise MemoryError()
+                if self.c.n_logits:
+                    memcpy(row, self.c.logits + (self.c.n_logits - 1) * c.V, <size_t>c.V * sizeof(float))
+                else:
+                    self.compute_again(row)
+                first = token_logprob(row, c.n_vocab, ids.data[0])
+            scores = <double*>calloc(<size_t>(n_pending + ids.n), sizeof(double))
+            if scores == NULL:
+                raise MemoryError()
+            self.evaluate(ids, 0, scores, NULL)
+            if n_pending:
+                first = scores[n_pending - 1]
+            return [first, *(scores[n_pending + i] for i in range(ids.n - 1))]
+        finally:
+            free(scores)
+            free(row)
+            self.release()
+
+    def truncate(self, length):
+        """Keep the first `length` evaluated tokens and drop the others, and what is pending.
+
+        Raises:
+            UsageError: the sequence is shorter, or in use by another thread.
+        """
+        cdef int64_t wanted = whole_number("length", length, 0, MANY)
+        self.take()
+        try:
+            if wanted > self.c.length:
+                raise UsageError(f"truncate: got a length of {wanted}, the sequence has {self.c.length} tokens")
+            sequence_truncate(&self.c, wanted)
+        finally:
+            self.release()
+
+    def fork(self):
+        """Return an independent copy with the same tokens, logits and sampler state; it costs a copy of the KV cache."""
+        cdef Sequence copy
+        self.take()
+        try:
+            copy = Sequence(self.model, _copied=self)
+            copy.params, copy.last_seed = self.params, self.last_seed
+            return copy
+        finally:
+            self.release()
+
+    def cancel(self):
+        """End what runs with this sequence after the current layer, from any thread; see `CancelledError`.
+
+        Where nothing runs, the next call or step is what ends, at once.
+        """
+        atomic_set(&self.c.cancelled, 1)
+
+    # --- sampling
+
+    @property
+    def sampling(self):
+        """The `SamplingParams` that steps sample with, None where they don't."""
+        return self.params
+
+    @property
+    def seed(self):
+        """The seed of the random generator; None before `set_sampling`."""
+        return self.last_seed
+
+    @property
+    def history(self):
+        """The ids that penalties look at, oldest first: those given to `set_sampling`, then the sampled ones; a new list.
+
+        Raises:
+            UsageError: the sequence is in use by another thread.
+        """
+        self.take()
+        try:
+            return ids_list(self.c.sampler.history, self.c.sampler.n_history)
+        finally:
+            self.release()
+
+    def set_sampling(self, params, *, seed=None, history=None, exempt=None, stop_tokens=None, logprobs=None):
+        """Set how `Engine.step` chooses the next token once nothing is pending.
+
+        Args:
+            params: a `SamplingParams`; None to evaluate pending tokens only.
+            seed: of the random generator, 0 to 2^64 - 1; None to continue with the generator where it is (the first
+                time: with a seed from the system, see `seed`).
+            history: ids that penalties look at beside those that are sampled from now on; None leaves what is there.
+            exempt: ids that are never penalized; None leaves what is there.
+            stop_tokens: ids, at most 16, that end a text: no guess after them is looked at; None leaves what is there.
+            logprobs: how many of the most likely tokens to report with each sampled one, 0 to 32, 0 for the sampled
+                one's log probability alone; None for nothing.
+
+        Raises:
+            UsageError, VocabularyError: an argument; nothing has changed.
+        """
+        cdef SequenceSampler sampler
+        cdef int64_t n_vocab = self.c.network.config.n_vocab
+        cdef Ids new_history = None if history is None else Ids(history, n_vocab)
+        cdef Ids new_exempt = None if exempt is None else Ids(sorted(set(exempt)), n_vocab)
+        cdef Ids new_stop = None if stop_tokens is None else Ids(stop_tokens, n_vocab)
+        if new_stop is not None and new_stop.n > MAX_STOP_TOKENS:
+            raise UsageError(f"stop_tokens: got {new_stop.n} ids, expected at most {MAX_STOP_TOKENS}")
+        n_logprobs = -1 if logprobs is None else whole_number("logprobs", logprobs, 0, min(MOST_LOGPROBS, n_vocab))
+        if seed is None and self.last_seed is None:
+            seed = int.from_bytes(os.urandom(4), "little")  # of 32 bits, so that it can be typed again
+        if seed is not None:
+            seed = whole_number("seed", seed, 0, (1 << 64) - 1)
+        self.take()
+        try:
+            sampler = self.c.sampler
+            sampler.history, sampler.exempt = NULL, NULL
+            try:
+                copy_ids(&sampler.history, &sampler.n_history, new_history, self.c.sampler.history,
+                         self.c.sampler.n_history)
+                sampler.history_capacity = sampler.n_history
+                copy_ids(&sampler.exempt, &sampler.n_exempt, new_exempt, self.c.sampler.exempt,
+                         self.c.sampler.n_exempt)
+            except BaseException:
+                free(sampler.history)
+                free(sampler.exempt)
+                raise
+            if params is not None:
+                sampler.options = SamplingOptions(
+                    temperature=params.temperature, top_p=params.top_p, min_p=params.min_p, top_k=params.top_k,
+                    repeat_last_n=params.repeat_last_n, no_repeat_ngram_size=params.no_repeat_ngram_size,
+                    repetition_penalty=params.repetition_penalty)
+            if seed is not None:
+                random_seed(&sampler.random, seed)
+            if new_stop is not None:
+                sampler.n_stop = <int>new_stop.n
+                memcpy(sampler.stop, new_stop.data, <size_t>new_stop.n * sizeof(int32_t))
+            sampler.n_logprobs = n_logprobs
+            sequence_configure(&self.c, &sampler, params is not None)
+            self.params = params
+            if seed is not None:
+                self.last_seed = seed
+        finally:
+            self.release()
+
+    def guess(self, tokens):
+        """Propose what may follow the pending token; the next step checks it in the same pass, and keeps what is right.
+
+        Args:
+            tokens: ids, at most 7; fewer are looked at where the context ends. They change no sampled token.
+
+        Raises:
+            UsageError, VocabularyError: an argument.
+        """
+        cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
+        if ids.n > MAX_GUESSES:
+            raise UsageError(f"guess: got {ids.n} tokens, expected at most {MAX_GUESSES}")
+        self.take()
+        try:
+            memcpy(self.c.guesses, ids.data, <size_t>ids.n * sizeof(int32_t))
+            self.c.n_guesses = <int>ids.n
+        finally:
+            self.release()
+
+    def retract(self, n):
+        """Discard the last n of the tokens that the last step sampled, as if they had never been: ids, cache, generator.
+
+        Raises:
+            UsageError: the last change of the sequence was no step that sampled so many.
+        """
+        cdef int64_t wanted = whole_number("retract", n, 0, MANY)
+        self.take()
+        try:
+            if wanted > self.c.sampled.n:
+                raise UsageError(f"retract: got {wanted} tokens, the last step sampled {self.c.sampled.n}")
+            sequence_retract(&self.c, <int>wanted)
+        finally:
+            self.release()
+
+
+cdef int copy_ids(int32_t** to, int64_t* n, Ids new, const int32_t* old, int64_t n_old) except -1:
+    """A new array of the new ids, or of the old ones where there are none."""
+    cdef const int32_t* ids = old if new is None else new.data
+    n[0] = n_old if new is None else new.n
+    to[0] = <int32_t*>malloc(<size_t>max(1, n[0]) * sizeof(int32_t))
+    if to[0] == NULL:
+        raise MemoryError()
+    if n[0]:
+        memcpy(to[0], ids, <size_t>n[0] * sizeof(int32_t))
+    return 0
+
+
+cdef int throw(exception) except -1:
+    """Raises the exception; None stands for a signal handler's, which is set already."""
+    if exception is None:
+        return raise_pending()
+    raise exception
+
+
+# --- numpy, for who asks for arrays --------------------------------------------------------------------------------
+
+
+cdef object new_array(tuple shape):
+    """Zeros of f32."""
+    import numpy
+    return numpy.zeros(shape, numpy.float32)
+
+
+cdef float* data_of(array) except? NULL:
+    """Where an array's values lie; the array has to outlive its use."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_WRITABLE)
+    cdef float* data = <float*>view.buf
+    PyBuffer_Release(&view)
+    return data
+
+
+cdef int copy_to(array, const float* values, int64_t n) except -1:
+    memcpy(data_of(array), values, <size_t>n * sizeof(float))
+    return 0
+
+
+# --- the engine ----------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Event:
+    """What a step did for one sequence that sampled, or could not.
+
+    Attributes:
+        sequence: the `Sequence`.
+        tokens: the sampled ids, a list: one, or several where guesses were right; empty with an error.
+        logprobs: the log probability of each, a list; None where they were not asked for.
+        top_logprobs: for each the most likely tokens, a list of (id, log probability), descending; None likewise.
+        error: None, or the exception that says why nothing was sampled; the sequence is as it was.
+    """
+
+    cdef readonly Sequence sequence
+    cdef readonly list tokens
+    cdef readonly list logprobs
+    cdef readonly list top_logprobs
+    cdef readonly object error
+
+    def __repr__(self):
+        return f"<gpt2rt.Event tokens={self.tokens} error={self.error!r}>"
+
+
+cdef Event event_of(Sequence sequence):
+    cdef Event event = Event.__new__(Event)
+    cdef CSequence* s = &sequence.c
+    cdef int n_top = s.sampler.n_logprobs, i
+    event.sequence = sequence
+    event.tokens = ids_list(s.sampled.ids, s.n_new)
+    if n_top >= 0:
+        event.logprobs = [s.sampled.logprobs[i] for i in range(s.n_new)]
+    if n_top > 0:
+        event.top_logprobs = [
+            [(s.sampled.top_ids[i * MOST_LOGPROBS + j], s.sampled.top_logprobs[i * MOST_LOGPROBS + j])
+             for j in range(n_top)]
+            for i in range(s.n_new)
+        ]
+    if s.status != SEQUENCE_OK:
+        event.error = raised(s.status, False, "sequence")
+    return event
+
+
+@cython.final
+cdef class Engine:
+    """Moves many sequences of a model on together: one forward pass a step, whose weights are read once for all.
+
+    One thread uses an engine at a time; different engines of a model run at the same time.
+    """
+
+    cdef CEngine c
+    cdef readonly Runtime runtime
+
+    def __cinit__(self, model):
+        """
+        Args:
+            model: a `Model`.
+        """
+        self.runtime = model if isinstance(model, Runtime) else model._runtime
+        if not engine_open(&self.c, &self.runtime.weights.network, self.runtime.n_threads):
+            raise MemoryError()
+
+    def __dealloc__(self):
+        engine_free(&self.c)
+
+    cdef int prepare(self) except -1:
+        """Before a pass on this thread."""
+        self.c.pool = self.runtime.threads()
+        self.c.check = NULL
+        if is_main_thread():
+            self.c.check = run_signal_handlers
+        return 0
+
+    cdef void done(self):
+        """After a pass of a borrowed engine."""
+        self.runtime.give_back(self)
+
+    def step(self, sequences):
+        """Move sequences on by one forward pass: a token for each that is decoding, and chunks of pending prompts.
+
+        A sequence whose pending tokens are all evaluated samples its next token, if `set_sampling` says so, which then
+        is its pending one. No sequence's tokens depend on the others.
+
+        Args:
+            sequences: distinct `Sequence`s of this engine's model. They may be others in each step.
+
+        Returns:
+            A list of `Event`, one for each sequence that sampled or has an error.
+
+        Raises:
+            UsageError: an argument, or a sequence is in use. CancelledError: `cancel` was called. MemoryError. A signal
+                handler's exception (KeyboardInterrupt). After all of them every sequence is as it was before the step.
+        """
+        cdef list batch = list(sequences)
+        cdef int64_t n = len(batch), i
+        cdef Sequence sequence
+        cdef SequenceStatus status
+        cdef CSequence** pointers = <CSequence**>malloc(<size_t>max(1, n) * sizeof(void*))
+        cdef list taken = []
+        cdef LockResult lock
+        if pointers == NULL:
+            raise MemoryError()
+        try:
+            lock = lock_take(&self.c.lock)
+            if lock != LOCK_TAKEN:
+                raise UsageError("engine: it is in use by another thread (make one for each thread)")
+            try:
+                for item in batch:
+                    if not isinstance(item, Sequence):
+                        raise UsageError(f"step: got {item!r:.80}, expected sequences")
+                    sequence = item
+                    if sequence.runtime is not self.runtime:
+                        raise UsageError("step: a sequence of another model, expected this engine's model")
+                    sequence.take()
+                    pointers[len(taken)] = &sequence.c
+                    taken.append(sequence)
+                self.prepare()
+                with nogil:
+                    status = engine_step(&self.c, pointers, n)
+                if status != SEQUENCE_OK:
+                    throw(raised(status, self.c.raised, "engine"))
+                return [event_of(s) for s in taken if is_news(s)]
+            finally:
+                for sequence in taken:
+                    sequence.release()
+                lock_release(&self.c.lock)
+        finally:
+            free(pointers)
+
+    def cancel(self):
+        """End the running step after the current layer, from any thread; where none runs, the next one ends at once."""
+        atomic_set(&self.c.cancelled, 1)
+
+
+def step_together(sequences):
+    """`Engine.step` with an engine of the model that is idle; for `sequences` that are not empty."""
+    cdef Sequence first = sequences[0]
+    cdef Engine engine = first.runtime.borrow()
+    try:
+        return engine.step(sequences)
+    finally:
+        engine.done()
+
+
+cdef bint is_news(Sequence sequence):
+    return sequence.c.n_new > 0 or sequence.c.status != SEQUENCE_OK
+
+
+def profile(Sequence sequence not None, tokens):
+    """Append tokens and tell where the time went.
+
+    Returns:
+        {step of the forward pass: seconds}; a step is named for its matrix and includes what quantizes its inputs and the
+        wait for the other threads.
+    """
+    cdef Ids ids = Ids(tokens, sequence.c.network.config.n_vocab)
+    cdef double seconds[16]
+    cdef Engine engine = sequence.runtime.borrow()
+    cdef SequenceStatus status
+    memset(seconds, 0, sizeof(seconds))
+    sequence.take()
+    try:
+        sequence.check_room(ids.n)
+        engine.prepare()
+        engine.c.pass_.seconds = seconds
+        with nogil:
+            status = engine_append(&engine.c, &sequence.c, ids.data, ids.n, 1, NULL, NULL)
+        engine.c.pass_.seconds = NULL
+        engine.done()
+        if status != SEQUENCE_OK:
+            throw(raised(status, engine.c.raised, "sequence"))
+    finally:
+        sequence.release()
+    names = ("embedding", "attn.c_attn", "attention", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", "ln_f and head")
+    return {name: seconds[i] for i, name in enumerate(names)}
