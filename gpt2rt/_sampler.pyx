@@ -188,7 +188,7 @@ cdef class Sampler:
     cdef readonly object seed
     cdef object exempt
     cdef double temperature, top_p, min_p
-    cdef int64_t top_k, penalty_window, ngram
+    cdef int64_t top_k, repeat_last_n, no_repeat_ngram_size
     cdef float penalty
     cdef uint64_t[4] state           # of xoshiro256**
     cdef int64_t n_vocab             # that there is memory for
@@ -226,8 +226,8 @@ cdef class Sampler:
         self.params = params
         self.temperature, self.top_k, self.top_p, self.min_p = (
             params.temperature, params.top_k, params.top_p, params.min_p)
-        self.penalty, self.penalty_window, self.ngram = (
-            params.repetition_penalty, params.penalty_window, params.no_repeat_ngram)
+        self.penalty, self.repeat_last_n, self.no_repeat_ngram_size = (
+            params.repetition_penalty, params.repeat_last_n, params.no_repeat_ngram_size)
 
     cdef void release(self) noexcept:
         free(self.logits)
@@ -283,7 +283,7 @@ cdef class Sampler:
 
     cdef int penalize(self, history) except -1:
         """Makes the tokens of the window less likely, each once however often it is there."""
-        cdef int64_t n = len(history), token, first = max(0, n - self.penalty_window), i
+        cdef int64_t n = len(history), token, first = max(0, n - self.repeat_last_n), i
         if self.penalty == 1 or first == n:
             return 0
         window = [self.token(history[i]) for i in range(first, n)]
@@ -300,10 +300,10 @@ cdef class Sampler:
 
     cdef int forbid_repetition(self, history) except -1:
         """Forbids tokens that followed before what the history ends with."""
-        cdef int64_t n = len(history), width = self.ngram - 1, i
+        cdef int64_t n = len(history), width = self.no_repeat_ngram_size - 1, i
         cdef float infinity
         cdef int32_t bits = -0x800000
-        if self.ngram == 0 or n < self.ngram:
+        if self.no_repeat_ngram_size == 0 or n < self.no_repeat_ngram_size:
             return 0
         memcpy(&infinity, &bits, 4)
         end = list(history[n - width:]) if width else []
@@ -338,7 +338,7 @@ cdef class Sampler:
         if greatest >= POSITIVE_INFINITY or least < NEGATIVE_INFINITY:
             raise Gpt2rtError("logits are not finite: the weights are damaged (gpt2rt verify tells) or untrained")
         if greatest == NEGATIVE_INFINITY:
-            raise Gpt2rtError("every token is forbidden (no_repeat_ngram is too small for this vocabulary)")
+            raise Gpt2rtError("every token is forbidden (no_repeat_ngram_size is too small for this vocabulary)")
 
         # The k-th greatest block maximum is a floor of the k-th greatest logit.
         threshold = NEGATIVE_INFINITY + 1
@@ -385,7 +385,7 @@ cdef class Sampler:
         Args:
             logits: buffer of f32 (n_vocab,), or of its bytes; -inf forbids a token. Not changed.
             history: a sequence of the ids generated so far, oldest first: repetition_penalty looks at the last
-                penalty_window of them, no_repeat_ngram at all.
+                repeat_last_n of them, no_repeat_ngram_size at all.
 
         Raises:
             Gpt2rtError: a logit is NaN or +inf, or all are forbidden. VocabularyError: an id is out of range.

@@ -18,8 +18,11 @@ MAX_THREADS = 256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from gpt2rt.batch import BatchGeneration
     from gpt2rt.modelfile.reader import Metadata, Path
+    from gpt2rt.sampling import SamplingKeywords
 
 
 class Model:
@@ -92,7 +95,7 @@ class Model:
         stop: Iterable[str] = (),
         seed: int | None = None,
         lookup: bool | None = None,
-        **sampling: float,
+        **sampling: Unpack[SamplingKeywords],
     ) -> Generation:
         """Continues a text: an iterator of pieces of text, each of whole characters.
 
@@ -120,7 +123,7 @@ class Model:
         stop: Iterable[str] = (),
         seed: int | None = None,
         batch_size: int = 16,
-        **sampling: float,
+        **sampling: Unpack[SamplingKeywords],
     ) -> BatchGeneration:
         """Continues several texts at once, several times faster than one after the other: a `BatchGeneration`.
 

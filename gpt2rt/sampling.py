@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import sys
+from operator import index
+
 from gpt2rt.errors import UsageError
 
-# name: (type, least, greatest, default, meaning)
-SAMPLING_OPTIONS = {
-    "temperature": (float, 0.0, 100.0, 0.8, "Below 1 safer, above 1 wilder; 0 always takes the most likely token."),
-    "top_k": (int, 0, 1 << 20, 40, "Only the K most likely tokens; 0 for all."),
-    "top_p": (float, 0.0, 1.0, 0.95, "Only the most likely tokens that together reach probability P; 1 for all."),
-    "min_p": (float, 0.0, 1.0, 0.0, "Only tokens at least P times as likely as the most likely one; 0 for all."),
-    "repetition_penalty": (float, 0.1, 100.0, 1.0, "Above 1 makes recently generated tokens less likely; 1 is off."),
-    "penalty_window": (int, 0, 1 << 16, 64, "How many generated tokens count as recent."),
-    "no_repeat_ngram": (int, 0, 1 << 10, 0, "Never generate the same N tokens in a row twice; 0 is off."),
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Never, TypedDict, Unpack
+
+    class SamplingKeywords(TypedDict, total=False):
+        """The keywords of `SamplingParams`, for functions that pass them on: `**sampling: Unpack[SamplingKeywords]`."""
+
+        temperature: float
+        top_k: int
+        top_p: float
+        min_p: float
+        repetition_penalty: float
+        repeat_last_n: int
+        no_repeat_ngram_size: int
+
+
+# name: (type, least, greatest, meaning)
+SAMPLING_OPTIONS: dict[str, tuple[type[float], float, float, str]] = {
+    "temperature": (float, 0.0, 100.0, "Below 1 safer, above 1 wilder; 0 always takes the most likely token."),
+    "top_k": (int, 0, 1 << 20, "Only the K most likely tokens; 0 for all."),
+    "top_p": (float, 0.0, 1.0, "Only the most likely tokens that together reach probability P; 1 for all."),
+    "min_p": (float, 0.0, 1.0, "Only tokens at least P times as likely as the most likely one; 0 for all."),
+    "repetition_penalty": (float, 0.1, 100.0, "Above 1 makes recently generated tokens less likely; 1 is off."),
+    "repeat_last_n": (int, 0, 1 << 16, "How many generated tokens count as recent."),
+    "no_repeat_ngram_size": (int, 0, 1 << 10, "Never generate the same N tokens in a row twice; 0 is off."),
 }
+RENAMED = {"penalty_window": "repeat_last_n", "no_repeat_ngram": "no_repeat_ngram_size"}  # in files of older versions
 
 # What a conversation changes. A penalty multiplies negative logits, and GPT-2's lie near -35: 1.05 is strong enough.
-CHAT_DEFAULTS = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.05, "no_repeat_ngram": 4}
+CHAT_DEFAULTS: SamplingKeywords = {
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "repetition_penalty": 1.05,
+    "no_repeat_ngram_size": 4,
+}
 
 
 class SamplingParams:
@@ -28,8 +54,8 @@ class SamplingParams:
         top_p: only the most likely tokens whose probabilities together reach p, 1 for all; at least one token.
         min_p: only tokens at least p times as likely as the most likely one, 0 for all.
         repetition_penalty: divides the positive and multiplies the negative logits of recently generated tokens.
-        penalty_window: how many generated tokens count as recent.
-        no_repeat_ngram: forbids tokens that would repeat so many generated tokens in a row; 0 is off.
+        repeat_last_n: how many generated tokens count as recent.
+        no_repeat_ngram_size: forbids tokens that would repeat so many generated tokens in a row; 0 is off.
 
     Raises:
         UsageError: an option is unknown, of the wrong type or out of range.
@@ -42,31 +68,56 @@ class SamplingParams:
     top_p: float
     min_p: float
     repetition_penalty: float
-    penalty_window: int
-    no_repeat_ngram: int
+    repeat_last_n: int
+    no_repeat_ngram_size: int
 
-    def __init__(self, **options: float):
-        for name in options:
-            if name not in SAMPLING_OPTIONS:
-                raise UsageError(f"sampling option {name!r}: expected one of {', '.join(SAMPLING_OPTIONS)}")
-        for name, (kind, least, greatest, default, _) in SAMPLING_OPTIONS.items():
-            value = options.get(name, default)
-            is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-            if not is_number or not least <= value <= greatest:  # NaN is in no range
-                noun = "a number" if kind is float else "a whole number"
-                raise UsageError(f"{name}: got {value!r}, expected {noun} from {least} to {greatest}")
-            object.__setattr__(self, name, kind(value))
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        repeat_last_n: int = 64,
+        no_repeat_ngram_size: int = 0,
+        **unknown: Never,  # for a type checker there are none
+    ):
+        for name in unknown:
+            raise UsageError(f"sampling option {name!r}: expected one of {', '.join(SAMPLING_OPTIONS)}")
+        values = (temperature, top_k, top_p, min_p, repetition_penalty, repeat_last_n, no_repeat_ngram_size)
+        for name, value in zip(SAMPLING_OPTIONS, values, strict=True):
+            object.__setattr__(self, name, _checked(name, value))
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> SamplingParams:
+        """Return the parameters with the options of a saved file, where options may have the names of older versions.
+
+        Raises:
+            UsageError: as for the class; or an option is there twice, under both names.
+        """
+        for old, new in RENAMED.items():
+            if old in options and new in options:
+                raise UsageError(f"sampling option {old!r}: got {new!r} too, its new name (leave one of them out)")
+        return cls(**{RENAMED.get(name, name): value for name, value in options.items()})
+
+    def as_dict(self) -> dict[str, float]:
+        """Return all options by name."""
+        return {name: getattr(self, name) for name in SAMPLING_OPTIONS}
+
+    def replace(self, **options: Unpack[SamplingKeywords]) -> SamplingParams:
+        """Return a copy with some options changed."""
+        changed: dict[str, Any] = {**self.as_dict(), **options}
+        return SamplingParams(**changed)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"SamplingParams is immutable; replace({name}=...) makes a changed copy")
 
-    def as_dict(self) -> dict[str, float]:
-        """All options by name."""
-        return {name: getattr(self, name) for name in SAMPLING_OPTIONS}
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"SamplingParams is immutable; {name} can't be deleted")
 
-    def replace(self, **options: float) -> SamplingParams:
-        """A copy with some options changed."""
-        return SamplingParams(**{**self.as_dict(), **options})
+    def __reduce__(self) -> tuple[Callable[[Mapping[str, Any]], SamplingParams], tuple[dict[str, float]]]:
+        return SamplingParams.from_dict, (self.as_dict(),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SamplingParams) and self.as_dict() == other.as_dict()
@@ -76,3 +127,29 @@ class SamplingParams:
 
     def __repr__(self) -> str:
         return f"SamplingParams({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
+
+def _checked(name: str, value: Any) -> float:
+    """Return the value as an int or a float. Raises UsageError: it is no number, or out of range."""
+    kind, least, greatest, _ = SAMPLING_OPTIONS[name]
+    number: float | None = _whole(value)
+    if number is None and kind is float and isinstance(value, _float_types()):
+        number = float(value)
+    if number is None or not least <= number <= greatest:  # NaN is in no range
+        noun = "a number" if kind is float else "a whole number"
+        raise UsageError(f"{name}: got {value!r}, expected {noun} from {least} to {greatest}")
+    return kind(number)
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return None
+
+
+def _float_types() -> tuple[type[float], ...]:
+    numpy = sys.modules.get("numpy")  # what is not imported has made no number
+    return (float,) if numpy is None else (float, numpy.floating)

@@ -117,7 +117,7 @@ def _checked(
             raise UsageError(f"{path}: {name}: got {document[name]!r:.80}, expected text")
     try:
         chat = conversation.made_format(*(document[name] for name in ("format", "user_name", "bot_name", "opening")))
-        sampler = Sampler(SamplingParams(**document["sampling"]), document["seed"], chat.exempt)
+        sampler = Sampler(SamplingParams.from_dict(document["sampling"]), document["seed"], chat.exempt)
         conversation.check_max_tokens(document["max_tokens"])
     except Gpt2rtError as error:
         raise UsageError(f"{path}: {error}") from None
