@@ -31,16 +31,16 @@ from gpt2rt.sampling import CHAT_DEFAULTS
 CHATS = pathlib.Path(__file__).with_name("chats.txt")
 DEMO = pathlib.Path(gpt2rt.__file__).parent / "demo.bin"
 VARIANTS = {
-    "greedy, nothing else": {"temperature": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram": 0},
+    "greedy, nothing else": {"temperature": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0},
     "greedy, penalties": {"temperature": 0.0},
     "sampling, nothing else": {
-        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram": 0
+        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0
     },
     "defaults": {},
     **{f"temperature {value}": {"temperature": value} for value in (0.3, 0.5, 0.85, 1.0)},
     **{f"top_p {value}": {"top_p": value} for value in (0.8, 0.95, 1.0)},
     **{f"repetition_penalty {value}": {"repetition_penalty": value} for value in (1.0, 1.1, 1.2)},
-    **{f"no_repeat_ngram {value}": {"no_repeat_ngram": value} for value in (0, 3)},
+    **{f"no_repeat_ngram_size {value}": {"no_repeat_ngram_size": value} for value in (0, 3)},
     **{f"drafts {value}": {"drafts": value} for value in (4, 8)},
 }  # fmt: skip
 

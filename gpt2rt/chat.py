@@ -15,9 +15,10 @@ from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Unpack
 
     from gpt2rt.model import Model
+    from gpt2rt.sampling import SamplingKeywords
 
 MAX_TOKENS = 120  # of an answer, unless the caller says otherwise
 MAX_DRAFTS = 5  # of an answer: blank ones and repeated ones are sampled again
@@ -240,7 +241,7 @@ class Conversation:
         max_tokens: int | None = None,
         stop: str | Iterable[str] = (),
         drafts: int = 1,
-        **sampling: float,
+        **sampling: Unpack[SamplingKeywords],
     ):
         """
         Args:
@@ -258,7 +259,7 @@ class Conversation:
             UsageError: an argument can't be used.
             ModelFileError: what the file says of chat can't.
         """
-        self.sampling = SamplingParams(**{**CHAT_DEFAULTS, **sampling})
+        self.sampling = SamplingParams(**CHAT_DEFAULTS).replace(**sampling)
         self.model = model
         StopStrings(stop)  # refuses what can't be used now, not at the first answer
         self.stop = (stop,) if isinstance(stop, str) else tuple(stop)

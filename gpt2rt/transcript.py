@@ -117,7 +117,7 @@ def _checked(
             raise UsageError(f"{path}: {name}: got {document[name]!r:.80}, expected text")
     try:
         chat = conversation.made_format(*(document[name] for name in ("format", "user_name", "bot_name", "opening")))
-        sampling = SamplingParams(**document["sampling"])
+        sampling = SamplingParams.from_dict(document["sampling"])
         seed = whole_number("seed", document["seed"], 0, (1 << 64) - 1)
         max_tokens = conversation.checked_max_tokens(document["max_tokens"])
     except Gpt2rtError as error:

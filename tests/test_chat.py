@@ -226,13 +226,13 @@ def test_a_seed_gives_the_same_conversation_again(model):
 
 def test_the_same_question_gets_different_answers(model):
     # Without the guard two of the six are different: the talk so far says that this is how the question is answered.
-    conversation = Conversation(model, seed=1, repetition_penalty=1.0, no_repeat_ngram=0)
+    conversation = Conversation(model, seed=1, repetition_penalty=1.0, no_repeat_ngram_size=0)
     answers = [words_of(say(conversation, "Who are you?").text) for _ in range(6)]
     assert len(set(answers)) >= 5
 
 
 def test_a_greedy_conversation_may_repeat_itself_but_ends(model):
-    conversation = Conversation(model, temperature=0, repetition_penalty=1.0, no_repeat_ngram=0)
+    conversation = Conversation(model, temperature=0, repetition_penalty=1.0, no_repeat_ngram_size=0)
     for _ in range(4):
         assert say(conversation, "What is your name?").text
 
@@ -345,6 +345,16 @@ def test_a_saved_conversation_goes_on(model, conversation, transcript):
     assert other.format.user_name == "User"
     say(other, "Another one!")
     assert shown_to(other).startswith(shown_to(conversation))
+
+
+def test_a_transcript_with_older_names_of_options_is_read(conversation, transcript):
+    document = json.loads(transcript.read_text("utf-8"))
+    sampling = document["sampling"]
+    del sampling["repeat_last_n"], sampling["no_repeat_ngram_size"]
+    sampling["penalty_window"], sampling["no_repeat_ngram"] = 33, 5
+    transcript.write_text(json.dumps(document))
+    load_transcript(conversation, str(transcript))
+    assert (conversation.sampling.repeat_last_n, conversation.sampling.no_repeat_ngram_size) == (33, 5)
 
 
 def test_a_transcript_is_replaced_and_another_file_is_not(conversation, transcript, tmp_path):

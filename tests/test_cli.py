@@ -227,7 +227,7 @@ def test_chat_commands(cli, demo, tmp_path):
         "(all turns are forgotten)",
         f"(loaded 1 turn from {path})",
         "(top_k is now 7)",
-        "temperature         0.7",
+        "temperature           0.7",
         "of 512 tokens, 1 turn, 0 forgotten",
         "seed      1",
         "/save FILE",

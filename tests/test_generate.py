@@ -150,7 +150,7 @@ def test_the_penalty_leaves_the_prompt_alone(model):
 
 
 def test_no_ngram_is_repeated_where_that_is_forbidden(model):
-    generation = model.generate(STORY, max_tokens=300, seed=6, temperature=0.5, no_repeat_ngram=3)
+    generation = model.generate(STORY, max_tokens=300, seed=6, temperature=0.5, no_repeat_ngram_size=3)
     list(generation)
     ngrams = list(zip(generation.tokens, generation.tokens[1:], generation.tokens[2:], strict=False))
     assert len(set(ngrams)) == len(ngrams) > 50

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -116,16 +117,114 @@ def test_a_seed_gives_these_draws_on_every_machine():
     assert draws(sampler, logits, 12) == GOLDEN
 
 
+# Of golden_logits, 12 tokens that are sampled one after the other, token 3 exempt; then of the candidates: the first id
+# and its probability, how many there are, and the last one's probability. Made by a separate, earlier implementation.
+GOLDENS = [
+    # options, seed, n_vocab, history, tokens, candidates
+    (
+        {},
+        1,
+        50257,
+        [],
+        [27053, 7270, 18607, 30151, 41281, 19497, 30903, 10292, 19835, 32828, 45131, 21208],
+        (23692, "0x1.b81929a762c4fp-6", 38, "0x1.a577547e6519dp-6"),
+    ),
+    (
+        {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+        2,
+        50257,
+        [],
+        [4375, 37518, 10279, 37210, 35299, 13103, 32864, 11211, 30141, 37886, 37976, 18814],
+        (35236, "0x1.5747c5f545611p-11", 50257, "0x1.323067818b0f2p-57"),
+    ),
+    (
+        {"temperature": 3.7, "top_k": 0, "top_p": 0.9},
+        3,
+        50257,
+        [],
+        [42277, 34712, 22447, 46340, 26901, 23547, 44331, 36489, 33624, 12384, 44700, 36713],
+        (13659, "0x1.8e5360ccdb7e6p-13", 13381, "0x1.429d4e347308fp-16"),
+    ),
+    (
+        {"temperature": 5.0, "top_k": 1000, "top_p": 1.0, "min_p": 0.02},
+        (1 << 64) - 1,
+        4096,
+        [],
+        [2614, 2853, 3826, 3915, 1533, 3129, 1707, 3041, 2989, 2186, 1231, 561],
+        (4079, "0x1.eeaabeb883bf7p-10", 1000, "0x1.bd647c778234dp-12"),
+    ),
+    (
+        {"temperature": 0.0},
+        4,
+        997,
+        [],
+        [964, 984, 936, 957, 977, 929, 466, 970, 991, 942, 963, 984],
+        (984, "0x1.0000000000000p+0", 1, "0x1.0000000000000p+0"),
+    ),
+    (
+        {"temperature": 8.0, "repetition_penalty": 1.3, "repeat_last_n": 5},
+        5,
+        1000,
+        [7, 8],
+        [708, 385, 268, 979, 516, 468, 764, 993, 942, 963, 503, 659],
+        (935, "0x1.c76056a5011ffp-6", 38, "0x1.9500ca8349ff4p-6"),
+    ),
+    (
+        {"temperature": 8.0, "top_k": 0, "top_p": 0.5, "repetition_penalty": 1.1, "no_repeat_ngram_size": 2},
+        6,
+        40,
+        [1, 2, 3, 1],
+        [1, 12, 19, 32, 1, 4, 25, 8, 8, 27, 38, 1],
+        (0, "0x1.320006993e5edp-3", 10, "0x1.20198dbadc796p-4"),
+    ),
+    (
+        {"temperature": 20.0, "top_k": 3, "no_repeat_ngram_size": 3},
+        7,
+        12,
+        [0, 1, 2, 0, 1],
+        [3, 0, 2, 2, 2, 3, 0, 0, 1, 0, 1, 4],
+        (0, "0x1.5d47dfe93d382p-2", 3, "0x1.4d725fa10ff04p-2"),
+    ),
+]
+
+
+def golden_logits(n, seed):
+    """From -16 to 16, of whole numbers alone, so the same on every machine."""
+    x = np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(seed) * np.uint64(40503)
+    x = ((x % np.uint64(1 << 32)) * np.uint64(2246822519) + np.uint64(3266489917)) % np.uint64(1 << 32)
+    x ^= x >> np.uint64(15)
+    return (x >> np.uint64(12)).astype(np.float32) / np.float32(32768) - np.float32(16)
+
+
+@pytest.mark.parametrize(("options", "seed", "n_vocab", "history", "tokens", "last"), GOLDENS)
+def test_these_options_give_these_tokens_on_every_machine(options, seed, n_vocab, history, tokens, last):
+    sampler, history = Sampler(SamplingParams(**options), seed, [3]), list(history)
+    for step, token in enumerate(tokens):
+        # The vocabulary of 12 has the same logits at each step, so that only the forbidden tokens change.
+        logits = golden_logits(n_vocab, 5 if n_vocab == 12 else seed % 1000 + step)
+        assert sampler.sample(logits, history) == token
+        history.append(token)
+    found = sampler.candidates(logits, history)
+    assert (found[0][0], found[0][1].hex(), len(found), found[-1][1].hex()) == last
+
+
 def test_a_seed_gives_the_same_draws_again_and_another_seed_does_not():
     logits = random_logits(1000)
     first, again, other = (draws(Sampler(SamplingParams(), seed), logits, 50) for seed in (7, 7, 8))
     assert first == again != other
 
 
-@pytest.mark.parametrize("seed", [-1, 1 << 64, 1.5, "7", True])
+@pytest.mark.parametrize("seed", [-1, 1 << 64, 1.5, "7", True, np.True_, np.float64(3), None])
 def test_an_impossible_seed_is_refused(seed):
     with pytest.raises(UsageError, match=r"seed: got .*, expected a whole number from 0 to 18446744073709551615"):
         Sampler(SamplingParams(), seed)
+
+
+@pytest.mark.parametrize("seed", [np.int8(7), np.uint64(7), np.int64(7)], ids=repr)
+def test_a_seed_may_be_an_integer_of_numpy(seed):
+    sampler, logits = Sampler(SamplingParams(), seed), random_logits(1000)
+    assert type(sampler.seed) is int
+    assert draws(sampler, logits, 20) == draws(Sampler(SamplingParams(), 7), logits, 20)
 
 
 def test_temperature_zero_takes_the_greatest_and_of_equals_the_lowest_id():
@@ -181,13 +280,13 @@ def test_the_penalty_divides_positive_and_multiplies_negative_logits_once():
 
 def test_the_penalty_looks_at_its_window_only():
     logits = np.array([2.0, 2.0, 2.0], np.float32)
-    sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0, penalty_window=2), 0)
+    sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0, repeat_last_n=2), 0)
     found = dict(sampler.candidates(logits, [0, 1, 2]))
     assert found[0] > found[1] == found[2]
 
 
 def test_exempt_tokens_are_neither_penalized_nor_forbidden():
-    params = SamplingParams(**PLAIN, repetition_penalty=2.0, no_repeat_ngram=2)
+    params = SamplingParams(**PLAIN, repetition_penalty=2.0, no_repeat_ngram_size=2)
     found = dict(Sampler(params, 0, exempt=[2]).candidates(np.ones(4, np.float32), [1, 2, 1]))
     assert found[2] == found[0] == found[3] > found[1]
 
@@ -205,11 +304,13 @@ def test_exempt_tokens_are_neither_penalized_nor_forbidden():
     ],
 )
 def test_no_repeat_ngram_forbids_what_followed_before(n, history, forbidden):
-    found = dict(Sampler(SamplingParams(**PLAIN, no_repeat_ngram=n), 0).candidates(np.zeros(8, np.float32), history))
+    found = dict(
+        Sampler(SamplingParams(**PLAIN, no_repeat_ngram_size=n), 0).candidates(np.zeros(8, np.float32), history)
+    )
     assert set(range(8)) - found.keys() == forbidden
 
 
-@pytest.mark.parametrize("options", [{"repetition_penalty": 1.1}, {"no_repeat_ngram": 1}], ids=str)
+@pytest.mark.parametrize("options", [{"repetition_penalty": 1.1}, {"no_repeat_ngram_size": 1}], ids=str)
 @pytest.mark.parametrize("token", [-1, 4, 1 << 40])
 def test_a_history_of_other_tokens_is_refused(options, token):
     with pytest.raises(VocabularyError, match=r"the model's tokens are 0 to 3"):
@@ -222,6 +323,108 @@ def test_after_a_refused_history_the_next_draw_is_right():
         sampler.sample(np.ones(4, np.float32), [1, 99])
     found = dict(sampler.candidates(np.ones(4, np.float32), [1]))
     assert found[1] < found[0]
+
+
+def test_a_penalty_ends_with_the_history_it_came_from():
+    sampler, logits = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0), 0), np.ones(6, np.float32)
+    for history in ([1, 2], [2, 3, 3], [], [4]):
+        found = dict(sampler.candidates(logits, history))
+        assert {token for token, p in found.items() if p < max(found.values())} == set(history)
+
+
+def test_a_penalty_ends_with_logits_that_were_refused():
+    sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0), 0)
+    with pytest.raises(Gpt2rtError, match="not finite"):
+        sampler.sample(np.full(4, math.nan, np.float32), [1, 2])
+    found = dict(sampler.candidates(np.ones(4, np.float32), [2]))
+    assert found[2] < found[0] == found[1] == found[3]
+
+
+def test_refused_logits_take_no_random_number():
+    logits = random_logits(500)
+    steady, refused = Sampler(SamplingParams(), 3), Sampler(SamplingParams(), 3)
+    for bad in (math.inf, -math.inf, math.nan):
+        with pytest.raises(Gpt2rtError):
+            refused.sample(np.full(500, bad, np.float32))
+    assert draws(steady, logits, 20) == draws(refused, logits, 20)
+
+
+OPTIONS_OF_HISTORY = [{"repetition_penalty": 2.0}, {"no_repeat_ngram_size": 2}]
+
+
+class Reentrant:
+    """A history that uses the sampler, for another vocabulary and with other parameters, while the sampler reads it."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        if i >= 3:
+            raise IndexError
+        params = self.sampler.params
+        self.sampler.use(SamplingParams(temperature=0, repetition_penalty=3.0, no_repeat_ngram_size=2))
+        self.sampler.sample(np.ones(1000 * (i + 1), np.float32), [5] * 10)
+        self.sampler.use(params)
+        return 1
+
+
+@pytest.mark.parametrize("options", OPTIONS_OF_HISTORY, ids=str)
+def test_a_history_may_use_the_sampler_while_it_is_read(options):
+    sampler, logits = Sampler(SamplingParams(**PLAIN, **options), 0), random_logits(50)
+    assert sampler.candidates(logits, Reentrant(sampler)) == sampler.candidates(logits, [1, 1, 1])
+
+
+@pytest.mark.parametrize("options", OPTIONS_OF_HISTORY, ids=str)
+def test_a_history_may_change_while_it_is_read(options):
+    class Clearing:
+        def __index__(self):
+            history.clear()
+            return 2
+
+    history = [2, *[2] * 50, Clearing(), *[2] * 50]
+    sampler, logits = Sampler(SamplingParams(**PLAIN, **options), 0), random_logits(50)
+    assert sampler.candidates(logits, history) == sampler.candidates(logits, [2] * 102)
+    assert history == []
+
+
+@pytest.mark.parametrize("options", OPTIONS_OF_HISTORY, ids=str)
+@pytest.mark.parametrize("history", [[1.0], ["1"], [None], 5, [[1]]], ids=repr)
+def test_a_history_without_ids_is_refused(options, history):
+    with pytest.raises(TypeError):
+        Sampler(SamplingParams(**options), 0).sample(np.zeros(4, np.float32), history)
+
+
+def test_a_history_may_be_an_array():
+    sampler, logits = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0), 0), random_logits(50)
+    assert sampler.candidates(logits, np.array([1, 2, 3], np.uint16)) == sampler.candidates(logits, [1, 2, 3])
+
+
+def test_a_long_history_that_repeats_itself_is_cheap():
+    sampler, logits = Sampler(SamplingParams(no_repeat_ngram_size=512), 0), random_logits(50)
+    begin = time.perf_counter()
+    assert 1 not in dict(sampler.candidates(logits, [1] * 1024))
+    assert time.perf_counter() - begin < 0.1  # some 0.1 ms
+
+
+@pytest.mark.parametrize("exempt", [[-1], [1 << 31], [1 << 70]], ids=str)
+def test_exempt_ids_that_no_vocabulary_has_are_refused(exempt):
+    with pytest.raises(VocabularyError, match="the model's tokens are 0 to"):
+        Sampler(SamplingParams(), 0, exempt)
+
+
+def test_exempt_ids_may_come_in_any_order():
+    params = SamplingParams(**PLAIN, repetition_penalty=2.0)
+    exempt = [40, 3, np.int64(17), 3, 29, 0, 8]
+    found = dict(Sampler(params, 0, exempt).candidates(np.ones(50, np.float32), list(range(50))))
+    assert {token for token, p in found.items() if p == max(found.values())} == set(exempt)
+
+
+def test_a_sampler_is_not_made_without_its_arguments():
+    with pytest.raises(TypeError):
+        Sampler.__new__(Sampler)
 
 
 def test_use_changes_the_parameters_and_draws_on():
@@ -258,32 +461,3 @@ def test_exp_is_that_of_libm():
     assert worst < 5e-16
     assert exp_of(0.0) == 1
     assert exp_of(-709.0) == exp_of(-math.inf) == 0
-
-
-def test_parameters_are_checked_by_name():
-    for options, message in [
-        ({"temperature": -1}, "temperature: got -1, expected a number from 0.0 to 100.0"),
-        ({"temperature": math.nan}, "temperature: got nan, expected a number from 0.0 to 100.0"),
-        ({"top_k": 1.5}, "top_k: got 1.5, expected a whole number from 0 to 1048576"),
-        ({"top_k": True}, "top_k: got True, expected a whole number from 0 to 1048576"),
-        ({"top_p": 1.01}, "top_p: got 1.01, expected a number from 0.0 to 1.0"),
-        ({"min_p": "0.1"}, "min_p: got '0.1', expected a number from 0.0 to 1.0"),
-        ({"repetition_penalty": 0}, "repetition_penalty: got 0, expected a number from 0.1 to 100.0"),
-        ({"no_repeat_ngram": -1}, "no_repeat_ngram: got -1, expected a whole number from 0 to 1024"),
-        ({"topk": 1}, "sampling option 'topk': expected one of temperature, top_k, top_p, min_p, "),
-    ]:
-        with pytest.raises(UsageError) as caught:
-            SamplingParams(**options)
-        assert str(caught.value).startswith(message)
-
-
-def test_parameters_are_values():
-    assert SamplingParams(top_k=5) == SamplingParams().replace(top_k=5) != SamplingParams()
-    assert len({SamplingParams(), SamplingParams()}) == 1
-    assert repr(SamplingParams()).startswith("SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.0,")
-    with pytest.raises(AttributeError, match="immutable"):
-        SamplingParams().top_k = 3
-
-
-def test_the_defaults_sample():
-    assert SamplingParams().temperature > 0

@@ -239,7 +239,7 @@ class Talk:
         settings = self.conversation.settings()
         if not argument:
             for name, value in settings.items():
-                self.note(f"{name:20}{value}")
+                self.note(f"{name:22}{value}")
             return
         name, _, text = argument.partition(" ")
         name = name.replace("-", "_")

@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from gpt2rt.sampling import SAMPLING_OPTIONS
+from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gpt2rt.sampling import SamplingKeywords
 
 Command = Callable[..., None]
 
@@ -19,7 +25,7 @@ def model_options(command: Command) -> Command:
     )(command)
 
 
-def sampling_options(max_tokens: int, changed_defaults: Mapping[str, float]) -> Callable[[Command], Command]:
+def sampling_options(max_tokens: int, changed_defaults: SamplingKeywords) -> Callable[[Command], Command]:
     """The options of `SamplingParams`, --seed, --stop and --max-tokens.
 
     Args:
@@ -32,16 +38,18 @@ def sampling_options(max_tokens: int, changed_defaults: Mapping[str, float]) -> 
                 "-n", "--max-tokens", type=int, metavar="N", help=f"At most N tokens. [default: {max_tokens}]"
             ),
             click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
-            click.option("--seed", type=int, metavar="N", help="Of the random draws; drawn, and shown, by default."),
+            click.option(
+                "--seed", type=int, metavar="N", help="Seed of the random numbers. [default: random, and printed]"
+            ),
         ]
-        for name, (kind, _, _, default, meaning) in SAMPLING_OPTIONS.items():
-            shown = changed_defaults.get(name, default)
+        defaults = SamplingParams(**changed_defaults).as_dict()
+        for name, (kind, _, _, meaning) in SAMPLING_OPTIONS.items():
             decorators.append(
                 click.option(
                     f"--{name.replace('_', '-')}",
                     type=kind,
                     metavar="X" if kind is float else "N",
-                    help=f"{meaning} [default: {shown}]",
+                    help=f"{meaning} [default: {defaults[name]}]",
                 )
             )
         for decorator in reversed(decorators):
@@ -51,6 +59,6 @@ def sampling_options(max_tokens: int, changed_defaults: Mapping[str, float]) -> 
     return decorate
 
 
-def given(options: Mapping[str, float | None]) -> dict[str, float]:
+def given(options: Mapping[str, float | None]) -> dict[str, Any]:
     """The sampling options that were given."""
     return {name: value for name in SAMPLING_OPTIONS if (value := options[name]) is not None}

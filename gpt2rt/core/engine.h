@@ -106,7 +106,7 @@ static inline void sample_part(Engine *e, const Worker *w, Part *part) {
         }
         if (sampler->n_logprobs >= 0) sampled->logprobs[i] = token_logprob(logits, n_vocab, token);
         if (sampler->n_logprobs > 0)
-            top_logprobs(logits, n_vocab, sampler->n_logprobs, s->sampled.top_ids + i * MAX_TOP_LOGPROBS,
+            top_logprobs(&e->samplers[w->index], logits, sampler->n_logprobs, s->sampled.top_ids + i * MAX_TOP_LOGPROBS,
                          s->sampled.top_logprobs + i * MAX_TOP_LOGPROBS);
         sampled->ids[sampled->n++] = token;
         sampler->history[input.n_history++] = token; /* there is room; it counts from the commit on */
