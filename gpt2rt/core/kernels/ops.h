@@ -116,11 +116,12 @@ ALWAYS_INLINE void FN(finish)(F32 (*acc)[MAX_BLOCK_TOKENS], const Block block, c
             UNROLL for (int t = 0; t < tokens; t++) FN(store)(out + t * out_stride + k * TILE, FN(gelu)(acc[k][t]));
         return;
     }
+    if (mode == MATMUL_ADD) /* not in the next loop, which clang 14 then does not unroll */
+        UNROLL for (int k = 0; k < tiles; k++)
+            UNROLL for (int t = 0; t < tokens; t++)
+                acc[k][t] = FN(add)(FN(load)(out + t * out_stride + k * TILE), acc[k][t]);
     UNROLL for (int k = 0; k < tiles; k++)
-        UNROLL for (int t = 0; t < tokens; t++) {
-            float *place = out + t * out_stride + k * TILE;
-            FN(store)(place, mode == MATMUL_ADD ? FN(add)(FN(load)(place), acc[k][t]) : acc[k][t]);
-        }
+        UNROLL for (int t = 0; t < tokens; t++) FN(store)(out + t * out_stride + k * TILE, acc[k][t]);
     if (mode == MATMUL_GELU) FN(gelu_block)(out, out_stride, tiles, tokens);
 }
 
@@ -235,11 +236,12 @@ ALWAYS_INLINE void FN(matmul_type)(const int type, const MatmulArgs *args, int64
 }
 
 static void FN(matmul)(const MatmulArgs *args, int64_t first_tile, int64_t end_tile) {
+    const MatmulArgs copy = *args; /* so that compilers keep them in registers */
     switch (args->matrix->layout.type) {
-    case TYPE_INT8: FN(matmul_type)(TYPE_INT8, args, first_tile, end_tile); break;
-    case TYPE_INT4: FN(matmul_type)(TYPE_INT4, args, first_tile, end_tile); break;
-    case TYPE_F16: FN(matmul_type)(TYPE_F16, args, first_tile, end_tile); break;
-    default: FN(matmul_type)(TYPE_F32, args, first_tile, end_tile); break;
+    case TYPE_INT8: FN(matmul_type)(TYPE_INT8, &copy, first_tile, end_tile); break;
+    case TYPE_INT4: FN(matmul_type)(TYPE_INT4, &copy, first_tile, end_tile); break;
+    case TYPE_F16: FN(matmul_type)(TYPE_F16, &copy, first_tile, end_tile); break;
+    default: FN(matmul_type)(TYPE_F32, &copy, first_tile, end_tile); break;
     }
 }
 
