@@ -57,7 +57,7 @@ struct ThreadPool {
     char apart_4[POOL_APART];
     Atomic barriers; /* number of barriers passed */
     char apart_5[POOL_APART];
-    PoolHelper helper[]; /* (n_threads - 1) */
+    PoolHelper helper[]; /* (n_threads), of which [0], the caller's place, is not used */
 };
 
 /* Where a worker's even part of n begins; the next worker's begins where it ends. */
@@ -146,7 +146,7 @@ static inline void pool_give(ThreadPool *pool, PoolJob job, void *argument) {
     pool->job = job;
     pool->argument = argument;
     atomic_add(&pool->jobs, 1);
-    for (int i = 0; i < pool->n_threads - 1; i++) {
+    for (int i = 1; i < pool->n_threads; i++) {
         PoolHelper *helper = &pool->helper[i];
         if (!atomic_swap(&helper->parked, 0)) continue;
         mutex_lock(&helper->mutex);
@@ -173,12 +173,12 @@ THREAD_FUNCTION(pool_help, argument) {
  * Returns NULL without memory. */
 static inline ThreadPool *pool_new(int n_threads) {
     if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
-    const size_t n_helpers = n_threads > 1 ? (size_t)n_threads - 1 : 0;
-    ThreadPool *pool = calloc(1, sizeof(ThreadPool) + n_helpers * sizeof(PoolHelper));
+    if (n_threads < 1) n_threads = 1;
+    ThreadPool *pool = calloc(1, sizeof(ThreadPool) + (size_t)n_threads * sizeof(PoolHelper));
     if (!pool) return NULL;
     pool->process = current_process();
     for (pool->n_threads = 1; pool->n_threads < n_threads; pool->n_threads++) {
-        PoolHelper *helper = &pool->helper[pool->n_threads - 1];
+        PoolHelper *helper = &pool->helper[pool->n_threads];
         helper->pool = pool;
         helper->index = pool->n_threads;
         if (!mutex_init(&helper->mutex)) break;
@@ -202,7 +202,7 @@ static inline void pool_free(ThreadPool *pool) {
     if (!pool) return;
     if (pool_is_alive(pool)) {
         pool_give(pool, NULL, NULL);
-        for (int i = 0; i < pool->n_threads - 1; i++) {
+        for (int i = 1; i < pool->n_threads; i++) {
             PoolHelper *helper = &pool->helper[i];
             thread_join(helper->thread);
             condition_free(&helper->wake);
