@@ -15,7 +15,7 @@ typedef volatile long Atomic;
 /* Microsoft's volatile orders accesses only under /volatile:ms, which is not the default on Arm. The __iso_volatile
  * intrinsics never do, so the barriers below are what orders them. */
 #if defined(_M_ARM64)
-#define ATOMIC_BARRIER() __dmb(_ARM64_BARRIER_ISH)
+#define ATOMIC_BARRIER() (_ReadWriteBarrier(), __dmb(_ARM64_BARRIER_ISH), _ReadWriteBarrier())
 #else /* x86 orders loads with loads and stores with stores; only the compiler may not move them */
 #define ATOMIC_BARRIER() _ReadWriteBarrier()
 #endif

@@ -1,6 +1,6 @@
 /* Threads that run one function together.
  *
- * The caller is worker 0; the helpers are started once. After each job they spin for a short while and then park, so an
+ * The caller is worker 0; the helpers are started once. After each job they stay awake for a moment and then park, so an
  * idle pool uses no CPU. A child process inherits a pool by fork() without its threads: pool_is_alive() says so, and the
  * owner makes a new one. */
 #ifndef GPT2RT_THREADPOOL_H
@@ -8,6 +8,7 @@
 
 #include "platform.h"
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -17,9 +18,9 @@
 #include "thread.h"
 
 #define POOL_MAX_THREADS 1024
-#define POOL_JOB_SPIN 200e-6    /* seconds before a helper that waits for a job parks */
-#define POOL_BARRIER_SPIN 30e-6 /* seconds before a worker that waits at a barrier lets other threads run */
-#define POOL_APART 128          /* bytes between flags: two x86 cache lines are fetched together, Apple's have 128 */
+#define POOL_SPIN 10e-6   /* seconds before a thread that waits lets others run */
+#define POOL_AWAKE 200e-6 /* seconds before a helper that waits for a job parks */
+#define POOL_APART 128    /* bytes between flags: two x86 cache lines are fetched together, Apple's have 128 */
 
 typedef struct ThreadPool ThreadPool;
 
@@ -56,7 +57,7 @@ struct ThreadPool {
     char apart_4[POOL_APART];
     Atomic barriers; /* number of barriers passed */
     char apart_5[POOL_APART];
-    PoolHelper helper[]; /* (n_threads - 1) */
+    PoolHelper helper[]; /* (n_threads), of which [0], the caller's place, is not used */
 };
 
 /* Where a worker's even part of n begins; the next worker's begins where it ends. */
@@ -93,16 +94,21 @@ static inline int pool_chunk(Worker *worker, int64_t n, int64_t granule, int64_t
     return 1;
 }
 
-/* Waits until *p is no longer `old`, for about `seconds`. Returns whether it changed. */
-static inline int pool_spin(const Atomic *p, long old, double seconds) {
-    double until = 0;
+/* Waits until *p is no longer `old`, at most about `seconds`: first spinning, then letting other threads run, since the
+ * one waited for may need this processor. Returns whether it changed. */
+static inline int pool_wait(const Atomic *p, long old, double seconds) {
+    double begin = 0, waited = 0;
     do {
-        for (int i = 0; i < 32; i++) {
+        const int looks = waited < POOL_SPIN ? 32 : 1;
+        if (looks == 1) thread_yield();
+        for (int i = 0; i < looks; i++) {
             if (atomic_get(p) != old) return 1;
             thread_pause();
         }
-        if (until == 0) until = clock_seconds() + seconds;
-    } while (clock_seconds() < until);
+        const double now = clock_seconds();
+        if (begin == 0) begin = now;
+        waited = now - begin;
+    } while (waited < seconds);
     return 0;
 }
 
@@ -116,8 +122,8 @@ static inline void pool_barrier(Worker *worker) {
         atomic_set(&pool->arrived, 0);
         atomic_set(&pool->chunks, 0);
         atomic_add(&pool->barriers, 1); /* releases the others, who then see both as 0 */
-    } else if (!pool_spin(&pool->barriers, passed, POOL_BARRIER_SPIN)) {
-        while (atomic_get(&pool->barriers) == passed) thread_yield();
+    } else {
+        pool_wait(&pool->barriers, passed, INFINITY);
     }
 }
 
@@ -140,7 +146,7 @@ static inline void pool_give(ThreadPool *pool, PoolJob job, void *argument) {
     pool->job = job;
     pool->argument = argument;
     atomic_add(&pool->jobs, 1);
-    for (int i = 0; i < pool->n_threads - 1; i++) {
+    for (int i = 1; i < pool->n_threads; i++) {
         PoolHelper *helper = &pool->helper[i];
         if (!atomic_swap(&helper->parked, 0)) continue;
         mutex_lock(&helper->mutex);
@@ -154,7 +160,7 @@ THREAD_FUNCTION(pool_help, argument) {
     ThreadPool *pool = helper->pool;
     float_state_begin(); /* for the thread's life */
     for (long seen = 0;;) {
-        if (!pool_spin(&pool->jobs, seen, POOL_JOB_SPIN)) pool_park(helper, seen);
+        if (!pool_wait(&pool->jobs, seen, POOL_AWAKE)) pool_park(helper, seen);
         seen = atomic_get(&pool->jobs); /* the next job waits for this worker */
         if (!pool->job) return 0;
         Worker worker = {pool, helper->index, pool->n_threads, 0};
@@ -167,12 +173,12 @@ THREAD_FUNCTION(pool_help, argument) {
  * Returns NULL without memory. */
 static inline ThreadPool *pool_new(int n_threads) {
     if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
-    const size_t n_helpers = n_threads > 1 ? (size_t)n_threads - 1 : 0;
-    ThreadPool *pool = calloc(1, sizeof(ThreadPool) + n_helpers * sizeof(PoolHelper));
+    if (n_threads < 1) n_threads = 1;
+    ThreadPool *pool = calloc(1, sizeof(ThreadPool) + (size_t)n_threads * sizeof(PoolHelper));
     if (!pool) return NULL;
     pool->process = current_process();
     for (pool->n_threads = 1; pool->n_threads < n_threads; pool->n_threads++) {
-        PoolHelper *helper = &pool->helper[pool->n_threads - 1];
+        PoolHelper *helper = &pool->helper[pool->n_threads];
         helper->pool = pool;
         helper->index = pool->n_threads;
         if (!mutex_init(&helper->mutex)) break;
@@ -196,7 +202,7 @@ static inline void pool_free(ThreadPool *pool) {
     if (!pool) return;
     if (pool_is_alive(pool)) {
         pool_give(pool, NULL, NULL);
-        for (int i = 0; i < pool->n_threads - 1; i++) {
+        for (int i = 1; i < pool->n_threads; i++) {
             PoolHelper *helper = &pool->helper[i];
             thread_join(helper->thread);
             condition_free(&helper->wake);
