@@ -24,7 +24,7 @@ cdef extern from "Python.h":
     object PyNumber_Index(object)
 
 cdef int MOST_LOGPROBS = MAX_TOP_LOGPROBS
-cdef object MANY = 1 << 62
+cdef object MANY = 1 << 62  # more than any number of tokens
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import SupportsFloat, SupportsIndex
 
 
-def whole_number(name: str, value: SupportsIndex, least: int, most: int) -> int:
+def whole_number(name: str, value: SupportsIndex, least: int, most: int | None = None) -> int:
     """Return `value` as an int: an int, a numpy integer, or anything else with `__index__`, but no bool.
 
     Raises:
@@ -19,8 +19,9 @@ def whole_number(name: str, value: SupportsIndex, least: int, most: int) -> int:
         number = None if isinstance(value, bool) else value.__index__()
     except (AttributeError, TypeError):
         number = None
-    if number is None or not least <= number <= most:
-        raise UsageError(f"{name}: got {value!r:.80}, expected a whole number from {least} to {most}")
+    if number is None or number < least or (most is not None and number > most):
+        to = "" if most is None else f" to {most}"
+        raise UsageError(f"{name}: got {value!r:.80}, expected a whole number from {least}{to}")
     return number
 
 

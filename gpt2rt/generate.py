@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 256  # characters
-MAX_NEW_TOKENS = 1 << 40  # more than any context
 
 
 class StopStrings:
@@ -97,7 +96,7 @@ class Continuation:
         lookup: bool = False,
     ):
         """Push the prompt and set how to sample; nothing runs yet. Arguments are those of `Generation`."""
-        self.max_tokens = None if max_tokens is None else whole_number("max_tokens", max_tokens, 1, MAX_NEW_TOKENS)
+        self.max_tokens = None if max_tokens is None else whole_number("max_tokens", max_tokens, 1)
         self._stops = StopStrings(stop)
         self._end_of_text = sequence.model.tokenizer.end_of_text
         prompt = list(prompt)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from operator import index
-
+from gpt2rt.arguments import real_number, whole_number
 from gpt2rt.errors import UsageError
 
 TYPE_CHECKING = False
@@ -132,24 +130,6 @@ class SamplingParams:
 def _checked(name: str, value: Any) -> float:
     """Return the value as an int or a float. Raises UsageError: it is no number, or out of range."""
     kind, least, greatest, _ = SAMPLING_OPTIONS[name]
-    number: float | None = _whole(value)
-    if number is None and kind is float and isinstance(value, _float_types()):
-        number = float(value)
-    if number is None or not least <= number <= greatest:  # NaN is in no range
-        noun = "a number" if kind is float else "a whole number"
-        raise UsageError(f"{name}: got {value!r}, expected {noun} from {least} to {greatest}")
-    return kind(number)
-
-
-def _whole(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        return index(value)
-    except TypeError:
-        return None
-
-
-def _float_types() -> tuple[type[float], ...]:
-    numpy = sys.modules.get("numpy")  # what is not imported has made no number
-    return (float,) if numpy is None else (float, numpy.floating)
+    if kind is float:
+        return real_number(name, value, least, greatest)
+    return whole_number(name, value, int(least), int(greatest))

@@ -80,7 +80,7 @@ def test_a_file_without_chat_gets_an_opening_with_example_turns(byte_model):
 @pytest.mark.parametrize("n_ctx", [16, 512, 1024])
 def test_a_small_context_gets_fewer_example_turns(tmp_path, n_ctx):
     h = Hyperparameters(n_vocab=257, n_ctx=n_ctx, n_embd=16, n_head=2, n_layer=1)
-    model = open_model(write_model(tmp_path / "small.bin", h, random_tensors(h)), threads=1)
+    model = open_model(write_model(tmp_path / "small.bin", h, random_tensors(h)), n_threads=1)
     chat = Conversation(model).format
     assert len(chat.opening_tokens) <= n_ctx // 2
     assert chat.opening.count("\nSam: ") == chat.opening.count("\nEmma: ")

@@ -74,7 +74,7 @@ def test_version(cli):
         (["info", "none.bin"], 1, "gpt2rt: none.bin: no such file (gpt2rt convert makes one from a checkpoint)\n"),
         (["generate", "DEMO", "--top-p", "3"], 2, "gpt2rt: top_p: got 3.0, expected a number from 0.0 to 1.0\n"),
         (["generate", "DEMO", "-n", "0"], 2, "gpt2rt: max_tokens: got 0, expected a whole number from 1\n"),
-        (["generate", "DEMO", "--threads", "0"], 2, "gpt2rt: threads: got 0, expected 1 to 256\n"),
+        (["generate", "DEMO", "--threads", "0"], 2, "gpt2rt: n_threads: got 0, expected a whole number from 1 to 256\n"),
         (
             ["generate", "DEMO", "a " * 600],
             1,
@@ -224,11 +224,11 @@ def test_chat_commands(cli, demo, tmp_path):
     for told in (
         f"(saved 1 turn to {path})",
         "(taken back: Hello!)",
-        "(all turns are forgotten)",
+        "(all turns dropped)",
         f"(loaded 1 turn from {path})",
         "(top_k is now 7)",
         "temperature           0.7",
-        "of 512 tokens, 1 turn, 0 forgotten",
+        "of 512 tokens, 1 turn, 0 dropped",
         "seed      1",
         "/save FILE",
     ):
@@ -239,7 +239,7 @@ def test_chat_commands(cli, demo, tmp_path):
     ("line", "message"),
     [
         ("/dance", "command /dance: there is none of that name (/help lists them)"),
-        ("/undo", "undo: there is no turn to take back"),
+        ("/undo", "undo: there is no turn to discard"),
         ("/retry", "retry: there is no answer yet"),
         ("/save", "/save: expected the name of a file"),
         ("/load none.json", "'none.json': can't be read: No such file or directory"),
@@ -362,7 +362,7 @@ class TestTerminal:
         terminal.type("\x03")
         terminal.read_to("\n> ")
         terminal.type("/stats\n")
-        assert "1 turn, 0 forgotten" in terminal.read_to("seed      1")
+        assert "1 turn, 0 dropped" in terminal.read_to("seed      1")
         terminal.read_to("> ")
         terminal.type("\x04")
         assert terminal.exit_code() == 0

@@ -1,4 +1,4 @@
-"""Drafts: several answers drawn together, of which a conversation takes the best."""
+"""Drafts: several answers sampled together, of which a conversation takes the best."""
 
 import signal
 
@@ -7,9 +7,8 @@ import pytest
 from demo import demo_model
 from random_models import random_tensors, write_model
 
-from gpt2rt._sampler import Sampler
 from gpt2rt.chat import MAX_BATCH, Conversation, words_of
-from gpt2rt.drafts import best_answer, drawn_together
+from gpt2rt.drafts import best_answer, sampled_together
 from gpt2rt.errors import UsageError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import Hyperparameters
@@ -27,7 +26,7 @@ def conversation():
 def byte_model(tmp_path_factory):
     """A random model with few positions: its answers go on until none is left."""
     h = Hyperparameters(n_vocab=257, n_ctx=300, n_embd=16, n_head=2, n_layer=1)
-    return open_model(write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h)), threads=1)
+    return open_model(write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h)), n_threads=1)
 
 
 def say(conversation, message):
@@ -39,17 +38,18 @@ def say(conversation, message):
 def drafts_for(conversation, message):
     sequence = conversation.model.sequence()
     prompt = conversation.format.prompt(message)
-    sampler = Sampler(SamplingParams(), 5)
-    drafts, _ = drawn_together(sequence, prompt, sampler, N, max_tokens=40, stop=("\n",), history=())
+    drafts, _ = sampled_together(
+        sequence, prompt, SamplingParams(), range(5, 5 + N), max_tokens=40, stop=("\n",), history=()
+    )
     return drafts
 
 
-def test_drafts_are_different_texts_each_read_by_its_own_session(conversation):
+def test_drafts_are_different_texts_each_of_its_own_sequence(conversation):
     prompt, drafts = conversation.format.prompt("What do you like?"), drafts_for(conversation, "What do you like?")
     assert len({draft.text for draft in drafts}) > 1
     for draft in drafts:
         assert draft.continuation.finish_reason == "stop"
-        assert draft.sequence.tokens == prompt + draft.continuation.tokens[:-1]
+        assert draft.continuation.sequence.tokens == prompt + draft.continuation.tokens[:-1]
 
 
 def test_the_best_draft_is_the_one_that_makes_the_message_likeliest(conversation):
@@ -103,7 +103,7 @@ def test_no_answer_is_given_twice(conversation):
 def test_drafts_end_with_the_context(byte_model):
     conversation = Conversation(byte_model, format="plain", opening="", seed=1, drafts=4, max_tokens=300)
     answer = say(conversation, "x" * 80)
-    assert answer.finish_reason in ("context", "stop")
+    assert answer.finish_reason in ("length", "stop")
     assert len(conversation.sequence) <= 300
     assert "\n" not in answer.text
 
@@ -115,7 +115,7 @@ def test_a_message_as_long_as_the_context_can_be_weighed(byte_model):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer()")
-def test_ctrl_c_while_drafts_are_drawn_takes_the_message_back(byte_model):
+def test_ctrl_c_while_drafts_are_sampled_discards_the_message(byte_model):
     conversation = Conversation(byte_model, format="plain", opening="", seed=1, drafts=MAX_BATCH, max_tokens=300)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:

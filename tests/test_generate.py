@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_text_and_another_one_does_not(model):
     assert text_of(model) == text_of(model) != text_of(model, seed=6)
 
 
-def test_a_drawn_seed_gives_the_text_again(model):
+def test_a_seed_from_the_system_gives_the_text_again(model):
     generation = model.generate(STORY, max_tokens=30)
     assert "".join(generation) == text_of(model, max_tokens=30, seed=generation.seed)
 
@@ -65,14 +65,14 @@ def test_a_full_context_ends_it(byte_model):
     sequence = byte_model.sequence()
     generation = Generation(sequence, byte_model.tokenizer.encode("abc"), SamplingParams(), seed=1)
     list(generation)
-    assert (generation.finish_reason, len(sequence)) == ("context", 64)
+    assert (generation.finish_reason, len(sequence)) == ("length", 64)
     assert generation.n_tokens == 64 - 3 + 1  # the last token needs no position
 
 
 def test_end_of_text_ends_it_and_is_no_text(model):
     generation = model.generate("User: Bye!\nBot:", seed=2)
     text = "".join(generation)
-    assert generation.finish_reason == "end_of_text"
+    assert generation.finish_reason == "stop"
     assert model.tokenizer.end_of_text not in generation.tokens
     assert text == model.tokenizer.decode(generation.tokens)
 
@@ -122,7 +122,7 @@ def test_an_empty_prompt_begins_a_document(model):
     assert sequence.tokens[0] == model.tokenizer.end_of_text
 
 
-def test_an_empty_prompt_goes_on_from_what_the_session_has(model):
+def test_an_empty_prompt_goes_on_from_what_the_sequence_has(model):
     sequence = model.sequence()
     sequence.append(model.tokenizer.encode(STORY))
     assert "".join(Generation(sequence, [], SamplingParams(), max_tokens=60, seed=3)) == text_of(model)
@@ -144,7 +144,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_any_work(byte_model)
 
 
 def test_the_penalty_leaves_the_prompt_alone(model):
-    # The first token after the prompt is drawn from the same candidates, whatever the penalty.
+    # The first token after the prompt is sampled from the same candidates, whatever the penalty.
     assert text_of(model, max_tokens=1, repetition_penalty=50.0) == text_of(model, max_tokens=1)
     assert text_of(model, repetition_penalty=50.0) != text_of(model)
 

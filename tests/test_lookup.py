@@ -8,8 +8,8 @@ import pytest
 from demo import DEMO, demo_model
 
 from gpt2rt import ContextFullError, UsageError
-from gpt2rt.batch import BatchGeneration
-from gpt2rt.generate import Generation
+from gpt2rt._engine import step_together
+from gpt2rt.generate import Continuation, Generation, run_together
 from gpt2rt.lookup import LONGEST_PAUSE, MOST_GUESSES, PromptLookup
 from gpt2rt.sampling import SamplingParams
 
@@ -44,44 +44,62 @@ def test_the_context_ends_both_at_the_same_token(model):
     assert results[0] == results[1]
 
 
-def passes(sequence):
-    """Counts how often the sequence runs its network."""
-    calls, accept = [], sequence.accept
+def passes(model, prompt, **options):
+    """Continue a prompt and return the continuation, and the number of tokens that each step sampled."""
+    continuation = Continuation(model.sequence(), prompt, SamplingParams(temperature=0), **options)
+    sampled = []
 
-    def counted(tokens, **options):
-        calls.append(tokens)
-        accept(tokens, **options)
+    def step(sequences):
+        (event,) = step_together(sequences)
+        sampled.append(len(event.tokens))
+        return [event]
 
-    sequence.accept = counted
-    return calls
+    for _ in run_together([continuation], step):
+        pass
+    return continuation, sampled
 
 
 def test_repetitive_text_takes_fewer_passes(model):
-    sequence, plain = model.sequence(), model.sequence()
-    calls = passes(sequence)
-    tokens = model.tokenizer.encode("She said")  # greedy, the small model soon repeats itself
-    generation = Generation(sequence, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
-    list(generation)
-    assert len(generation.tokens) == 100
-    assert len(calls) < 50
-    list(Generation(plain, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=False))
-    assert sequence.tokens == plain.tokens
+    prompt = model.tokenizer.encode("She said")  # greedy, the small model soon repeats itself
+    guessed, sampled = passes(model, prompt, max_tokens=100, lookup=True)
+    plain, one_by_one = passes(model, prompt, max_tokens=100)
+    assert len(sampled) < 50
+    assert one_by_one == [1] * 100
+    assert guessed.tokens == plain.tokens
+    assert guessed.sequence.tokens == plain.sequence.tokens
 
 
-def test_a_model_that_fits_in_caches_guesses_only_when_told(model):
-    sequence = model.sequence()
-    calls = passes(sequence)
-    list(Generation(sequence, model.tokenizer.encode("She said"), SamplingParams(temperature=0), max_tokens=50))
-    assert {len(tokens) for tokens in calls[1:]} == {1}
+def test_a_model_that_fits_in_caches_guesses_only_when_told(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(PromptLookup, "guess", lambda *_: seen.append(1) or [])
+    model.generate("She said", max_tokens=20).text()
+    assert not seen
+    model.generate("She said", max_tokens=20, lookup=True).text()
+    assert seen
 
 
-def test_a_session_holds_no_guesses_while_the_text_is_read(model):
-    sequence = model.sequence()
+def test_a_sequence_holds_no_guesses_while_the_text_is_read(model):
     tokens = model.tokenizer.encode("Once upon a time")
-    generation = Generation(sequence, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
+    generation = model.generate("Once upon a time", temperature=0, max_tokens=100, lookup=True)
     for _ in generation:
         known = tokens + generation.tokens
-        assert sequence.tokens == known[: len(sequence)]
+        assert generation.sequence.tokens == known[: len(generation.sequence)]
+
+
+@pytest.mark.parametrize("stop", ["mat", ". The"])
+def test_a_stop_string_among_guessed_tokens_leaves_the_sequence_as_without_guesses(model, stop):
+    found = []
+    for lookup in (True, False):
+        generation = model.generate(REPETITIVE, temperature=0.01, seed=3, stop=stop, max_tokens=60, lookup=lookup)
+        generation.text()
+        sequence = generation.sequence
+        sequence.set_sampling(SamplingParams(temperature=2.0))  # what comes next depends on the generator's state
+        found.append((sequence.tokens, sequence.pending, sequence.history, model_continues(sequence)))
+    assert found[0] == found[1]
+
+
+def model_continues(sequence):
+    return Generation(sequence, [], SamplingParams(temperature=2.0), max_tokens=12).text()
 
 
 def test_guesses_are_what_followed_the_same_words():
@@ -130,8 +148,8 @@ def test_a_prompt_longer_than_the_context_is_refused_by_its_number(model):
 
 @pytest.mark.parametrize("batch_size", [0, -1, 257, 1.5])
 def test_an_impossible_batch_size_is_refused(model, batch_size):
-    with pytest.raises(UsageError, match=r"batch_size: got .*, expected 1 to 256"):
-        BatchGeneration(model, [[1]], SamplingParams(), batch_size=batch_size)
+    with pytest.raises(UsageError, match=r"batch_size: got .*, expected a whole number from 1 to 256"):
+        model.generate_batch(["a"], batch_size=batch_size)
 
 
 def test_the_command_line_continues_every_line(model, tmp_path):

@@ -151,9 +151,9 @@ def test_a_closed_model_keeps_its_sequences_and_makes_no_new_ones(path):
         model.sequence()
 
 
-@pytest.mark.parametrize("threads", [0, -1, 257])
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.5, "2", True])
 def test_an_impossible_number_of_threads_is_refused(path, threads):
-    with pytest.raises(gpt2rt.UsageError, match=f"n_threads: got {threads}, expected 1 to 256"):
+    with pytest.raises(gpt2rt.UsageError, match=f"n_threads: got {threads!r}, expected a whole number from 1 to 256"):
         gpt2rt.open_model(path, n_threads=threads)
 
 

@@ -22,6 +22,7 @@ typedef struct {
     int samples, keeps;     /* it samples; it keeps the logits of its last row */
     int reads_again;        /* its row is its last token again, whose logits were not kept */
     Sampled sampled;        /* but for the most likely tokens, which are written to the sequence's own */
+    Random random;          /* the generator after them */
 } Part;
 
 typedef struct {
@@ -89,17 +90,18 @@ static inline void sample_part(Engine *e, const Worker *w, Part *part) {
     Sequence *s = part->sequence;
     const SequenceSampler *sampler = &s->sampler;
     const int64_t V = e->network->config.V, n_vocab = e->network->config.n_vocab;
-    Random random = sampler->random;
+    Random *random = &part->random;
     SamplerInput input = {.options = sampler->options, .history = sampler->history, .n_history = sampler->n_history,
                           .exempt = sampler->exempt, .n_exempt = sampler->n_exempt};
     const float *logits = part->n_rows ? e->logits + part->logits * V : s->logits + (s->n_logits - 1) * V;
     Sampled *sampled = &part->sampled;
+    *random = sampler->random;
     sampled->n = 0;
     s->status = SEQUENCE_OK;
     for (int i = 0; i <= part->n_guesses; i++, logits += V) {
         int32_t token;
-        sampled->random[i] = random;
-        const int status = sampler_sample(&e->samplers[w->index], logits, &input, &random, &token);
+        sampled->random[i] = *random;
+        const int status = sampler_sample(&e->samplers[w->index], logits, &input, random, &token);
         if (status != SAMPLE_OK) { /* after the first token the next step says it */
             if (i == 0) s->status = status == SAMPLE_NOT_FINITE ? SEQUENCE_NOT_FINITE : SEQUENCE_ALL_FORBIDDEN;
             return;
@@ -280,6 +282,7 @@ static inline void commit_part(Part *part) {
         if (n > 1) s->n_logits = 0;
         s->n_ids = s->length + 1;
         s->sampler.n_history += n;
+        s->sampler.random = part->random;
         memcpy(s->sampled.ids, sampled->ids, sizeof(sampled->ids));
         memcpy(s->sampled.logprobs, sampled->logprobs, sizeof(sampled->logprobs));
         memcpy(s->sampled.random, sampled->random, sizeof(sampled->random));
