@@ -1,7 +1,7 @@
 """The thread pool, whose C is tested without Python: tests/threadpool.c, built with this system's compiler.
 
-The slow tests build it with the thread sanitizer, and for other systems with ziglang; the one for Windows runs under
-wine (Debian: wine64).
+The slow tests build it with the thread sanitizer, and for other systems with ziglang; two of these programs run under
+wine and qemu's user mode (Debian: wine64 and qemu-user-static).
 """
 
 import importlib.util
@@ -48,12 +48,18 @@ def build(program, compiler, *options):
     return program
 
 
-def run(*command, **options):
-    """Runs checks; fails with what they print, or skips where this system can't run them."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
-    if done.returncode == SKIPPED:
-        pytest.skip(done.stdout.strip())
-    assert done.returncode == 0, done.stderr[-4000:]
+def run(*command, **variables):
+    """Runs checks and fails with what they print. Returns why this system can't run the last one, or ""."""
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode in (0, SKIPPED), done.stderr[-4000:]
+    return done.stdout.strip() if done.returncode == SKIPPED else ""
+
+
+def run_one(program, check):
+    reason = run(program, check)
+    if reason:
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def program(tmp_path_factory):
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_thread_pool(check, program):
-    run(program, check)
+    run_one(program, check)
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +87,21 @@ def sanitized_program(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_thread_pool_has_no_data_race(check, sanitized_program):
-    run(sanitized_program, check)
+    run_one(sanitized_program, check)
 
 
 @pytest.mark.slow
 def test_thread_pool_on_windows(tmp_path):
     wine = tool("wine64", "wine", "/usr/lib/wine/wine64")
     program = build(tmp_path / "threadpool.exe", zig_for("x86_64-windows-gnu"))
-    run(wine, program, *CHECKS, env={**os.environ, "WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"})
+    run(wine, program, *CHECKS, WINEPREFIX=str(tmp_path / "wine"), WINEDEBUG="-all")
+
+
+@pytest.mark.slow
+def test_thread_pool_on_arm(tmp_path):
+    emulator = tool("qemu-aarch64-static", "qemu-aarch64")
+    program = build(tmp_path / "threadpool", zig_for("aarch64-linux-musl"), "-static")
+    run(emulator, program, *CHECKS)
 
 
 def compiles_strictly(compiler, tmp_path):
