@@ -4,7 +4,7 @@
 
 #include <time.h>
 
-static double clock_seconds(void) {
+static inline double clock_seconds(void) {
     struct timespec now;
     timespec_get(&now, TIME_UTC);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
