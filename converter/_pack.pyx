@@ -46,7 +46,7 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
     cdef int kind
     cdef bint is_finite = True
     try:
-        kind = ("f32", "f16", "int8", "int4").index(weight_type)  # as TYPE_F32 ... of tile.h
+        kind = <int>("f32", "f16", "int8", "int4").index(weight_type)  # as TYPE_F32 ... of tile.h
     except ValueError:
         raise ValueError(f"weight type {weight_type!r}: expected f32, f16, int8 or int4") from None
     if kind >= 2 and (group_size < 8 or group_size % 8):
@@ -70,7 +70,7 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
         try:
             if target.len != tiles * layout.stride:
                 raise ValueError(f"out has {target.len} bytes, expected {tiles * layout.stride}")
-            values = <float*>malloc(<size_t>(source.n_in * 16 * sizeof(float)))
+            values = <float*>malloc(<size_t>source.n_in * 16 * sizeof(float))
             if values == NULL:
                 raise MemoryError()
             error[0] = error[1] = 0

@@ -1,4 +1,4 @@
-/* Packing: a matrix of f32 into the file's tiles (docs/format.md). Plain C, run by the converter only.
+/* Packs a matrix of f32 into the file's tiles (docs/format.md). Plain C, used by the converter only.
  *
  * Letters: a tile has 16 rows (outputs); `values` is one tile gathered as (n_in, 16). */
 #ifndef GPT2RT_PACK_H
@@ -17,7 +17,7 @@ typedef struct {
 } PackSource;
 
 /* Gathers the tile that begins at a row. OUT: values (n_in, 16), zero beyond n_out. */
-static void pack_gather(float *values, const PackSource *source, int64_t row) {
+static inline void pack_gather(float *values, const PackSource *source, int64_t row) {
     const int64_t n_in = source->n_in, rows = source->n_out - row < TILE ? source->n_out - row : TILE;
     const ptrdiff_t row_stride = source->row_stride, in_stride = source->in_stride;
     const float *w = source->w + row * row_stride;
@@ -30,8 +30,8 @@ static void pack_gather(float *values, const PackSource *source, int64_t row) {
         for (int64_t lane = 0; lane < rows; lane++) values[i * TILE + lane] = w[lane * row_stride + i * in_stride];
 }
 
-/* Whether none of a tile's values is an infinity or no number. */
-static int pack_is_finite(const float *values, int64_t n_in) {
+/* Returns whether all values of a tile are finite. */
+static inline int pack_is_finite(const float *values, int64_t n_in) {
     uint32_t odd = 0;
     for (int64_t i = 0; i < n_in * TILE; i++) {
         uint32_t bits;
@@ -41,11 +41,11 @@ static int pack_is_finite(const float *values, int64_t n_in) {
     return !odd;
 }
 
-static void pack_f32(uint8_t *tile, const float *values, int64_t n_in) {
+static inline void pack_f32(uint8_t *tile, const float *values, int64_t n_in) {
     for (int64_t i = 0; i < n_in; i++) tile_write_f32(tile, i, values + i * TILE);
 }
 
-static void pack_f16(uint8_t *tile, const float *values, int64_t n_in, double error[2]) {
+static inline void pack_f16(uint8_t *tile, const float *values, int64_t n_in, double error[2]) {
     for (int64_t i = 0; i < n_in; i++)
         for (int lane = 0; lane < TILE; lane++) {
             uint16_t half = half_from_float(values[i * TILE + lane]);
@@ -57,9 +57,9 @@ static void pack_f16(uint8_t *tile, const float *values, int64_t n_in, double er
 }
 
 /* Symmetric, one scale for `group` inputs of a row: the least f16 that is not below max|w| / 127, so that no value is
- * cut off and no error is above half a scale.
- * OUT: error[0] the largest absolute error so far, error[1] their sum. */
-static void pack_int8(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in,
+ * clamped and no error is above half a scale.
+ * OUT: error[0] the largest absolute error so far, error[1] the sum of all errors. */
+static inline void pack_int8(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in,
                       double error[2]) {
     const int64_t group = layout->group, n_groups = layout->n_in / group;
     for (int64_t g = 0; g < n_groups; g++) {
@@ -72,7 +72,7 @@ static void pack_int8(const TileLayout *layout, uint8_t *tile, const float *valu
             }
         for (int lane = 0; lane < TILE; lane++) {
             uint16_t half = half_from_float(largest[lane] / 127.0f);
-            half += float_from_half(half) < largest[lane] / 127.0f; /* the next number of f16 is the next integer */
+            if (float_from_half(half) < largest[lane] / 127.0f) half++; /* the next f16 is the next integer */
             tile_write_scale(tile, g, lane, half);
             scale[lane] = float_from_half(half);
             inverse[lane] = scale[lane] > 0 ? 1.0f / scale[lane] : 0.0f;
@@ -85,7 +85,7 @@ static void pack_int8(const TileLayout *layout, uint8_t *tile, const float *valu
                     float w = i + k < end ? values[(i + k) * TILE + lane] : 0.0f;
                     float q = w * inverse[lane];
                     q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
-                    q = (q + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: to the nearest whole number, ties to even */
+                    q = (q + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: rounds to nearest, ties to even */
                     float off = fabsf(q * scale[lane] - w);
                     most[lane] = off > most[lane] ? off : most[lane];
                     sum[lane] += off;
@@ -100,11 +100,11 @@ static void pack_int8(const TileLayout *layout, uint8_t *tile, const float *valu
     }
 }
 
-/* A lane's scale and what it costs: `squares` is the sum of the squared errors of its group. */
+/* A scale for each row, and the sum of the squared errors of its group. */
 typedef struct { float scale[TILE], squares[TILE]; } Scales4;
 
-/* The nearest whole number from -8 to 7, ties to even, as a float; |w * inverse| < 2^22. Cut off in integers, which
- * compilers make vectors of. */
+/* The nearest integer from -8 to 7, ties to even, as a float; |w * inverse| < 2^22. Clamped as integers, which compilers
+ * vectorize. */
 static inline float nibble(float w, float inverse) {
     float q = w * inverse + 12582912.0f; /* 1.5 * 2^23, in bits 4b400000 */
     int32_t bits;
@@ -117,9 +117,9 @@ static inline float nibble(float w, float inverse) {
 
 static inline float inverse_of(float scale) { return scale != 0 ? 1.0f / scale : 0.0f; }
 
-/* The scale that fits best, by least squares, what dividing n inputs by a trial scale gives. IN: w (n, 16).
- * OUT: gain, by how much it lessens the sum of squares; 0 where all becomes zero. */
-static void fit_scale(float scale[TILE], float gain[TILE], const float *w, int64_t n, const float inverse[TILE]) {
+/* Fits a scale, by least squares, to the nibbles that n inputs get with a trial scale. IN: w (n, 16).
+ * OUT: gain, by how much it reduces the sum of squares; 0 if all nibbles are zero. */
+static inline void fit_scale(float scale[TILE], float gain[TILE], const float *w, int64_t n, const float inverse[TILE]) {
     float products[TILE] = {0}, squares[TILE] = {0};
     for (int64_t i = 0; i < n; i++)
         for (int lane = 0; lane < TILE; lane++) {
@@ -133,8 +133,8 @@ static void fit_scale(float scale[TILE], float gain[TILE], const float *w, int64
     }
 }
 
-/* Takes the scales, rounded to f16, in the lanes where they cost less than `best`. */
-static void keep_better(Scales4 *best, const float scale[TILE], const float *w, int64_t n) {
+/* Keeps the scales, rounded to f16, in the rows where their squared error is less than that of `best`. */
+static inline void keep_better(Scales4 *best, const float scale[TILE], const float *w, int64_t n) {
     Scales4 trial;
     float inverse[TILE];
     for (int lane = 0; lane < TILE; lane++) {
@@ -154,10 +154,10 @@ static void keep_better(Scales4 *best, const float scale[TILE], const float *w, 
         }
 }
 
-/* Scales of f16 for a group of n inputs with little squared error: the value of the largest size goes where there is
- * one step more, below zero (so a scale may be negative), or is cut off for the others' sake. Of a grid of such scales
- * the one that gains most is fitted, twice. Never worse than max|w| / 7. IN: w (n, 16). */
-static void search_scales4(float scale[TILE], const float *w, int64_t n) {
+/* Searches f16 scales for a group of n inputs with a small squared error. The largest value maps to -8, the side with one
+ * more step (so a scale may be negative), or is clamped in favor of the others. The best of a grid of such scales is
+ * fitted, twice. Never worse than max|w| / 7. IN: w (n, 16). */
+static inline void search_scales4(float scale[TILE], const float *w, int64_t n) {
     float largest[TILE] = {0}, most[TILE] = {0}, fitted[TILE], gain[TILE], inverse[TILE];
     Scales4 best;
     for (int64_t i = 0; i < n; i++)
@@ -165,7 +165,7 @@ static void search_scales4(float scale[TILE], const float *w, int64_t n) {
             largest[lane] = fabsf(w[i * TILE + lane]) > fabsf(largest[lane]) ? w[i * TILE + lane] : largest[lane];
     for (int lane = 0; lane < TILE; lane++) {
         best.squares[lane] = INFINITY;
-        best.scale[lane] = float_from_half(half_from_float(fabsf(largest[lane]) / 7.0f)); /* infinite: too large */
+        best.scale[lane] = float_from_half(half_from_float(fabsf(largest[lane]) / 7.0f)); /* infinity if too large */
         scale[lane] = best.scale[lane];
     }
     keep_better(&best, scale, w, n);
@@ -185,7 +185,7 @@ static void search_scales4(float scale[TILE], const float *w, int64_t n) {
 }
 
 /* Asymmetric, -8 to 7, one scale for `group` inputs of a row. OUT: error, as of pack_int8. */
-static void pack_int4(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in,
+static inline void pack_int4(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in,
                       double error[2]) {
     const int64_t group = layout->group, n_groups = layout->n_in / group;
     for (int64_t g = 0; g < n_groups; g++) {
@@ -217,7 +217,7 @@ static void pack_int4(const TileLayout *layout, uint8_t *tile, const float *valu
 }
 
 /* Packs a tile. IN: values (n_in, 16). OUT: error, as of pack_int8. */
-static void pack_tile(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in, double error[2]) {
+static inline void pack_tile(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in, double error[2]) {
     switch (layout->type) {
     case TYPE_F32: pack_f32(tile, values, n_in); break;
     case TYPE_F16: pack_f16(tile, values, n_in, error); break;

@@ -22,9 +22,14 @@ cdef extern from "network.h" nogil:
         const Kernels* kernels
         Layer* layers
 
+    ctypedef struct Tensors:
+        const uint8_t* section
+        const int64_t* offsets
+        int type
+        int64_t group
+
     int64_t network_tensors(int64_t n_layer, bint has_head)
-    bint network_open(Network* network, const uint8_t* section, const int64_t* offsets, bint has_head, int type,
-                      int64_t group)
+    bint network_open(Network* network, Tensors tensors, bint has_head)
 
 
 cdef class Weights:

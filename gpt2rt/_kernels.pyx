@@ -103,7 +103,8 @@ cdef class Weights:
                 raise MemoryError()
             for i in range(n):
                 at[i] = places[i]
-            if not network_open(&self.network, <const uint8_t*>self.view.buf, at, has_head, weight_type, group_size):
+            if not network_open(&self.network, Tensors(<const uint8_t*>self.view.buf, at, weight_type, group_size),
+                                has_head):
                 raise MemoryError()
         finally:
             free(at)

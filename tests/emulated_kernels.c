@@ -136,10 +136,10 @@ static void run_attention(const Kernels *k, int type, const char *name) {
 }
 
 int main(void) {
-    const Kernels *found[8];
+    const Kernels *found[MAX_KERNELS];
     int n = kernels_here(found);
 #ifdef EVEX_FOR_AVX_VNNI
-    if (cpu_has_avx512(1)) found[n++] = &kernels_avxvnni;
+    if (cpu_has_avx512(1) && !cpu_has_avx_vnni()) found[n++] = &kernels_avxvnni;
 #endif
     for (int i = 0; i < n; i++) {
         run_functions(found[i]);

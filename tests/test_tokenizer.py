@@ -187,7 +187,7 @@ def test_every_code_point_in_company_is_split_like_tokenizers(seams):
 
 
 def test_tables_of_unicode_are_those_that_their_script_writes():
-    folder = pathlib.Path(__file__).parents[1] / "gpt2rt" / "kernels"
+    folder = pathlib.Path(__file__).parents[1] / "gpt2rt" / "core"
     spec = importlib.util.spec_from_file_location("make_unicode", folder / "make_unicode.py")
     make_unicode = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_unicode)

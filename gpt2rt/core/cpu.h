@@ -1,6 +1,6 @@
-/* Which instruction sets this processor has and the operating system saves, and how one function is compiled for
- * one of them. The compiler's own baseline stays at the ABI's floor: vector code stands only between ISA_BEGIN and
- * ISA_END, and runs only where cpu_has_*() said so. */
+/* Detects the instruction sets that the processor has and whose registers the operating system saves, and compiles
+ * functions for one of them. The compiler's own baseline stays at the ABI's minimum: vector code is only between
+ * ISA_BEGIN and ISA_END, and runs only where cpu_has_*() allows it. */
 #ifndef GPT2RT_CPU_H
 #define GPT2RT_CPU_H
 
@@ -30,7 +30,7 @@
 #elif defined(__GNUC__)
 #define ISA_BEGIN(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
 #define ISA_END PRAGMA(GCC pop_options)
-#else /* MSVC takes every intrinsic everywhere */
+#else /* MSVC accepts every intrinsic everywhere */
 #define ISA_BEGIN(features)
 #define ISA_END
 #endif
@@ -39,15 +39,15 @@
 #define AVX_VNNI_TARGET "avx2,fma,f16c,avxvnni"
 #define AVX_VNNI_PREFIX "%{vex%} "
 #endif
-/* GCC 10 and clang 11 don't know AVX-VNNI. */
+/* GCC 10 and clang 11 don't have AVX-VNNI. */
 #if __has_include(<avxvnniintrin.h>) || (defined(_MSC_VER) && _MSC_VER >= 1930)
 #define GPT2RT_AVX_VNNI 1
 #endif
-/* Before clang 16 dot products are declared only where the whole build has them. */
+/* Before clang 16, dot products are declared only if the whole build has them. */
 #if !defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_DOTPROD)
 #define GPT2RT_DOTPROD 1
 #endif
-#if defined(__clang__) /* clang names the feature, GCC wants the architecture as well */
+#if defined(__clang__) /* clang takes the feature alone, GCC the architecture as well */
 #define ARM64_DOTPROD "dotprod"
 #else
 #define ARM64_DOTPROD "arch=armv8.2-a+dotprod"
@@ -61,7 +61,7 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #endif
 
-/* Asks for the cache line at p, which will be read once and not at once. Any address will do. */
+/* Prefetches the cache line at p into L2: it is read once, later. Any address is allowed. */
 #if defined(__GNUC__) || defined(__clang__)
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #elif defined(GPT2RT_X86_64)
@@ -73,17 +73,17 @@
 #ifdef GPT2RT_X86_64
 #ifdef _MSC_VER
 #include <intrin.h>
-static void cpu_id(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) { __cpuidex((int *)r, (int)leaf, (int)subleaf); }
+static inline void cpu_id(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) { __cpuidex((int *)r, (int)leaf, (int)subleaf); }
 #else
 #include <cpuid.h>
-static void cpu_id(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
+static inline void cpu_id(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
     r[0] = r[1] = r[2] = r[3] = 0;
     __get_cpuid_count(leaf, subleaf, &r[0], &r[1], &r[2], &r[3]);
 }
 #endif
 
-/* The register state that the operating system saves (XCR0); 0 where it saves none. */
-static uint64_t cpu_saved_state(void) {
+/* The register state that the operating system saves (XCR0); 0 for none. */
+static inline uint64_t cpu_saved_state(void) {
     uint32_t r[4];
     cpu_id(1, 0, r);
     if (!(r[2] >> 27 & 1)) return 0; /* OSXSAVE */
@@ -96,14 +96,14 @@ static uint64_t cpu_saved_state(void) {
 #endif
 }
 
-static int cpu_has_sse42(void) {
+static inline int cpu_has_sse42(void) {
     uint32_t r[4];
     cpu_id(1, 0, r);
     return r[2] >> 20 & 1;
 }
 
 /* AVX2, FMA and F16C, with the 256-bit registers saved. */
-static int cpu_has_avx2(void) {
+static inline int cpu_has_avx2(void) {
     uint32_t one[4], seven[4];
     if ((cpu_saved_state() & 0x6) != 0x6) return 0;
     cpu_id(1, 0, one);
@@ -112,15 +112,15 @@ static int cpu_has_avx2(void) {
 }
 
 /* AVX2 and the 256-bit vpdpbusd of AVX-VNNI. */
-static int cpu_has_avx_vnni(void) {
+static inline int cpu_has_avx_vnni(void) {
     uint32_t seven[4];
     if (!cpu_has_avx2()) return 0;
     cpu_id(7, 1, seven);
     return seven[0] >> 4 & 1;
 }
 
-/* AVX-512 F, BW, DQ and VL, with the 512-bit registers saved; and VNNI where that is asked for. */
-static int cpu_has_avx512(int vnni) {
+/* AVX-512 F, BW, DQ and VL, with the 512-bit registers saved; and VNNI if `vnni`. */
+static inline int cpu_has_avx512(int vnni) {
     uint32_t seven[4];
     if (!cpu_has_avx2() || (cpu_saved_state() & 0xE6) != 0xE6) return 0;
     cpu_id(7, 0, seven);
@@ -130,8 +130,8 @@ static int cpu_has_avx512(int vnni) {
 #endif
 
 #ifdef GPT2RT_ARM64
-/* The dot products of s8 of ARMv8.2. */
-static int cpu_has_dotprod(void) {
+/* The dot products of s8 in ARMv8.2. */
+static inline int cpu_has_dotprod(void) {
 #if defined(__linux__)
     return getauxval(AT_HWCAP) >> 20 & 1; /* HWCAP_ASIMDDP */
 #elif defined(__APPLE__)

@@ -1,8 +1,8 @@
-/* CRC32C (Castagnoli; RFC 3720, appendix B.4), as the file's sections and TensorFlow's checkpoints use it.
+/* CRC32C (Castagnoli; RFC 3720, appendix B.4), the checksum of the file's sections and of TensorFlow's checkpoints.
  *
- * The portable one takes eight bytes a step through eight tables. On x86-64 with SSE4.2 the processor's own
- * instruction runs over three stretches at once, since it has a latency of three cycles and a throughput of one;
- * the stretches' sums are joined by tables that shift a sum over one stretch of zeros. */
+ * The portable implementation takes eight bytes per step through eight tables. On x86-64 with SSE4.2 the processor's
+ * instruction runs over three stretches at once, since it has a latency of three cycles and a throughput of one; the
+ * checksums of the stretches are combined with tables that append a stretch of zeros to a checksum. */
 #ifndef GPT2RT_CRC32C_H
 #define GPT2RT_CRC32C_H
 
@@ -16,10 +16,12 @@
 #define CRC32C_STRETCH 4096           /* bytes */
 
 static uint32_t crc32c_table[8][256];
-static uint32_t crc32c_shift[4][256]; /* over CRC32C_STRETCH zeros, by byte of the sum */
+#ifdef GPT2RT_X86_64
+static uint32_t crc32c_shift[4][256]; /* appends CRC32C_STRETCH zeros, by byte of the checksum */
 static int crc32c_has_instruction;
+#endif
 
-static uint32_t crc32c_portable(uint32_t sum, const uint8_t *p, size_t n) {
+static inline uint32_t crc32c_portable(uint32_t sum, const uint8_t *p, size_t n) {
     while (n >= 8) {
         uint32_t low = sum ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
         sum = crc32c_table[7][low & 255] ^ crc32c_table[6][low >> 8 & 255] ^ crc32c_table[5][low >> 16 & 255] ^
@@ -32,18 +34,18 @@ static uint32_t crc32c_portable(uint32_t sum, const uint8_t *p, size_t n) {
     return sum;
 }
 
-static uint32_t crc32c_shifted(uint32_t sum) {
+#ifdef GPT2RT_X86_64
+static inline uint32_t crc32c_shifted(uint32_t sum) {
     return crc32c_shift[0][sum & 255] ^ crc32c_shift[1][sum >> 8 & 255] ^ crc32c_shift[2][sum >> 16 & 255] ^
            crc32c_shift[3][sum >> 24];
 }
 
-#ifdef GPT2RT_X86_64
 #if defined(__clang__) && __clang_major__ >= 14
-ISA_BEGIN("sse4.2,crc32") /* there a feature of its own, which a build's options may leave out */
+ISA_BEGIN("sse4.2,crc32") /* its own feature there, which a build's options may leave out */
 #else
 ISA_BEGIN("sse4.2")
 #endif
-static uint32_t crc32c_sse42(uint32_t sum32, const uint8_t *p, size_t n) {
+static inline uint32_t crc32c_sse42(uint32_t sum32, const uint8_t *p, size_t n) {
     uint64_t sum = sum32;
     while (n >= 3 * CRC32C_STRETCH) {
         uint64_t second = 0, third = 0, word;
@@ -70,8 +72,8 @@ static uint32_t crc32c_sse42(uint32_t sum32, const uint8_t *p, size_t n) {
 ISA_END
 #endif
 
-/* Called once, before any other thread can call crc32c(). */
-static void crc32c_init(void) {
+/* Call once, before any thread calls crc32c(). */
+static inline void crc32c_init(void) {
     for (uint32_t byte = 0; byte < 256; byte++) {
         uint32_t sum = byte;
         for (int bit = 0; bit < 8; bit++) sum = sum >> 1 ^ (CRC32C_POLYNOMIAL & (0u - (sum & 1)));
@@ -81,7 +83,8 @@ static void crc32c_init(void) {
         for (int k = 1; k < 8; k++)
             crc32c_table[k][byte] =
                 crc32c_table[k - 1][byte] >> 8 ^ crc32c_table[0][crc32c_table[k - 1][byte] & 255];
-    /* The shift is linear: run it for single bits, add up for bytes. */
+#ifdef GPT2RT_X86_64
+    /* The shift is linear: computed for single bits, combined for bytes. */
     static const uint8_t zeros[CRC32C_STRETCH];
     for (int k = 0; k < 4; k++) {
         crc32c_shift[k][0] = 0;
@@ -90,13 +93,12 @@ static void crc32c_init(void) {
             for (int byte = 0; byte < 1 << bit; byte++) crc32c_shift[k][byte | 1 << bit] = crc32c_shift[k][byte] ^ shifted;
         }
     }
-#ifdef GPT2RT_X86_64
     crc32c_has_instruction = cpu_has_sse42();
 #endif
 }
 
-/* The CRC32C of what gave `sum` (0 at the start) followed by n bytes. */
-static uint32_t crc32c(uint32_t sum, const uint8_t *p, size_t n) {
+/* Extends the CRC32C `sum` (0 at the start) by n bytes. */
+static inline uint32_t crc32c(uint32_t sum, const uint8_t *p, size_t n) {
 #ifdef GPT2RT_X86_64
     if (crc32c_has_instruction) return ~crc32c_sse42(~sum, p, n);
 #endif

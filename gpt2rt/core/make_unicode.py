@@ -1,7 +1,7 @@
-"""Writes unicode.h: the classes of Unicode 16.0's code points that GPT-2's splitting of text asks for.
+"""Writes unicode.h: the classes of Unicode 16.0's code points that GPT-2's pattern matches.
 
 Run with `python gpt2rt/core/make_unicode.py` where `unicodedata` or the package `unicodedata2` is of that version
-(Python 3.14, or `pip install unicodedata2==16.0.0`). Another version would split differently from the published
+(Python 3.14, or `pip install unicodedata2==16.0.0`). Another version would split text differently from the published
 tokenizers, which have this one, wherever code points were added.
 """
 
@@ -15,7 +15,7 @@ COLUMNS = 120
 HEADER = """\
 /* Classes of code points, Unicode {version}: what \\p{{L}}, \\p{{N}} and \\s of GPT-2's pattern match.
    Written by make_unicode.py. A class has two bits, so {block} code points are a block of {size} bytes;
-   equal blocks lie there once. */
+   equal blocks are stored once. */
 #ifndef GPT2RT_UNICODE_H
 #define GPT2RT_UNICODE_H
 
@@ -31,7 +31,7 @@ static const uint8_t unicode_classes[{n_blocks} * {size}] = {{
 {blocks}
 }};
 
-/* The class of a code point; beyond the tables, and beyond Unicode, all are UNICODE_OTHER. */
+/* The class of a code point; UNICODE_OTHER beyond the tables, and beyond Unicode. */
 static inline int unicode_class(uint32_t c) {{
     if (c >> {shift} >= sizeof unicode_block_of) return UNICODE_OTHER;
     uint32_t place = (uint32_t)unicode_block_of[c >> {shift}] << {shift} | (c & {mask});

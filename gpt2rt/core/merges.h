@@ -1,5 +1,5 @@
-/* Merges of byte-level BPE over the tables of a model file (docs/format.md, "Vocabulary"): the pair of the least rank
- * first, the leftmost of equals. Nothing that is read from the tables is believed. */
+/* Merges of byte-level BPE over the tables of a model file (docs/format.md, "Vocabulary"): the pair of the lowest rank
+ * first, the leftmost of equals. Every value is checked when it is read from the tables. */
 #ifndef GPT2RT_MERGES_H
 #define GPT2RT_MERGES_H
 
@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MERGES_SHORT 32         /* tokens of a piece up to which looking at every pair beats a heap */
-#define MERGES_PATIENCE 0x4000  /* pairs between looks for Ctrl-C, a power of two */
-#define MERGES_NONE 0xFFFFFFFFu /* no merge, no place */
-#define MERGES_WRONG 0xFFFFFFFEu /* in place of a rank */
+#define MERGES_SHORT 32         /* tokens of a piece up to which a scan of all pairs beats a heap */
+#define MERGES_PATIENCE 0x4000  /* pairs between checks for signals, a power of two */
+#define MERGES_NONE 0xFFFFFFFFu  /* no merge, no position */
+#define MERGES_WRONG 0xFFFFFFFEu /* instead of a rank: the tables are damaged */
 
-enum { MERGES_DAMAGED = -1, MERGES_RAISED = -2 }; /* in place of how many tokens are left */
+enum { MERGES_DAMAGED = -1, MERGES_RAISED = -2 }; /* instead of the number of tokens that are left */
 
 typedef struct {
     uint32_t left, right; /* tokens; left is MERGES_NONE in an empty slot */
@@ -31,8 +31,8 @@ typedef struct {
     uint32_t n_vocab, n_special, n_slots, n_token_bytes;
 } Tables;
 
-/* The rank of a pair; MERGES_NONE where it does not merge, MERGES_WRONG where the table can't be right.
- * OUT: merged, what the pair merges into. */
+/* Returns the rank of a pair; MERGES_NONE if it does not merge, MERGES_WRONG if the table is damaged.
+ * OUT: merged, the token that the pair merges into. */
 static inline uint32_t find_merge(const Tables *t, uint32_t left, uint32_t right, uint32_t *merged) {
     const uint64_t mixed = left * 0x9E3779B1u + right * 0x85EBCA77u; /* modulo 2^32 */
     uint32_t slot = (uint32_t)(mixed * t->n_slots >> 32);
@@ -50,8 +50,8 @@ static inline uint32_t find_merge(const Tables *t, uint32_t left, uint32_t right
 }
 
 /* Merges a piece of 2 to MERGES_SHORT tokens in place; returns how many are left, or MERGES_DAMAGED. */
-static ptrdiff_t merge_short(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
-    uint32_t ranks[MERGES_SHORT], merged[MERGES_SHORT]; /* of each token with the one behind it */
+static inline ptrdiff_t merge_short(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
+    uint32_t ranks[MERGES_SHORT], merged[MERGES_SHORT]; /* of each token with the next one */
     for (ptrdiff_t i = 0; i < n - 1; i++) {
         ranks[i] = find_merge(t, tokens[i], tokens[i + 1], &merged[i]);
         if (ranks[i] == MERGES_WRONG) return MERGES_DAMAGED;
@@ -89,16 +89,16 @@ static inline void heap_sift_down(uint64_t *heap, size_t n, size_t i) {
     heap[i] = key;
 }
 
-/* Adds a key to a heap of n; there is room for it. */
+/* Adds a key to a heap of n keys, which has room for it. */
 static inline void heap_push(uint64_t *heap, size_t n, uint64_t key) {
     size_t i = n;
     for (; i && heap[(i - 1) >> 1] > key; i = (i - 1) >> 1) heap[i] = heap[(i - 1) >> 1];
     heap[i] = key;
 }
 
-/* The work of merge_long in its memory, a heap of pairs over a linked list of tokens: heap (2 n) of rank << 32 | place
- * of the left token; links (4 n). */
-static ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t n, uint64_t *heap, uint32_t *links) {
+/* merge_long() in the memory that it allocates: heap (2 n), pairs as rank << 32 | position of the left token; links
+ * (4 n), a linked list of tokens. */
+static inline ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t n, uint64_t *heap, uint32_t *links) {
     uint32_t *following = links, *preceding = links + n;
     uint32_t *ranks = links + 2 * (size_t)n, *merged = links + 3 * (size_t)n; /* as in merge_short */
     size_t size = 0, steps = 0;
@@ -118,14 +118,14 @@ static ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t n, uin
         heap[0] = heap[--size];
         heap_sift_down(heap, size, 0);
         const uint32_t left = (uint32_t)key;
-        if (ranks[left] != key >> 32) continue; /* one of the two was merged with another since */
-        const uint32_t right = following[left], behind = following[right], before = preceding[left];
+        if (ranks[left] != key >> 32) continue; /* one of the two has been merged since */
+        const uint32_t right = following[left], after = following[right], before = preceding[left];
         tokens[left] = merged[left];
         ranks[right] = ranks[left] = MERGES_NONE;
-        following[left] = behind;
-        if (behind < n) {
-            preceding[behind] = left;
-            const uint32_t rank = ranks[left] = find_merge(t, tokens[left], tokens[behind], &merged[left]);
+        following[left] = after;
+        if (after < n) {
+            preceding[after] = left;
+            const uint32_t rank = ranks[left] = find_merge(t, tokens[left], tokens[after], &merged[left]);
             if (rank == MERGES_WRONG) return MERGES_DAMAGED;
             if (rank != MERGES_NONE) heap_push(heap, size++, (uint64_t)rank << 32 | left);
         }
@@ -140,9 +140,9 @@ static ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t n, uin
 }
 
 /* Merges a piece of n < MERGES_NONE tokens in place, in O(n log n). Returns how many are left, MERGES_DAMAGED, or
- * MERGES_RAISED where memory is short or a signal handler raised. Needs the GIL. */
-static ptrdiff_t merge_long(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
-    /* A merge takes one key off the heap and adds two at most. */
+ * MERGES_RAISED if memory runs out or a signal handler raises. Needs the GIL. */
+static inline ptrdiff_t merge_long(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
+    /* A merge removes one key from the heap and adds at most two. */
     uint64_t *heap = malloc((size_t)n * (2 * sizeof(uint64_t) + 4 * sizeof(uint32_t)));
     if (!heap) {
         PyErr_NoMemory();

@@ -1,6 +1,6 @@
-/* A GPT-2 as the kernels see it: pointers into the weights section of a model file.
+/* A GPT-2 as pointers into the weights section of a model file.
  *
- * Letters: E = n_embd and F = 4 n_embd filled up to whole groups, Q = 3 n_embd and V = n_vocab filled up to 16. */
+ * Letters: E = n_embd and F = 4 n_embd padded to whole groups, Q = 3 n_embd and V = n_vocab padded to 16. */
 #ifndef GPT2RT_NETWORK_H
 #define GPT2RT_NETWORK_H
 
@@ -33,36 +33,33 @@ typedef struct {
     const float *ln_f_g; /* (n_embd) */
     const float *ln_f_b; /* (n_embd) */
     Matrix wte;          /* (n_vocab, n_embd): the embedding */
-    Matrix head;         /* (n_vocab, n_embd): the output head, `wte` again in a GPT-2 */
+    Matrix head;         /* (n_vocab, n_embd): the output head; `wte` unless the model has its own */
 } Network;
 
-/* Tensors of a network, with an output head of its own or without. */
+/* Number of tensors of a network, with or without its own output head. */
 static inline int64_t network_tensors(int64_t n_layer, int has_head) { return 12 * n_layer + 4 + has_head; }
 
-/* Where a section's tensors lie, and which of them is next. */
+/* The tensors of a section, in the order of the model file's tensor table. */
 typedef struct {
     const uint8_t *section;
-    const int64_t *offsets;
+    const int64_t *offsets; /* of the next tensor on */
     int type;
     int64_t group;
 } Tensors;
 
-static const float *next_vector(Tensors *t) { return (const float *)(t->section + *t->offsets++); }
+static inline const float *next_vector(Tensors *t) { return (const float *)(t->section + *t->offsets++); }
 
-static Matrix next_matrix(Tensors *t, int64_t n_out, int64_t n_in, int has_bias) {
+static inline Matrix next_matrix(Tensors *t, int64_t n_out, int64_t n_in, int has_bias) {
     Matrix m = {.data = t->section + *t->offsets++, .tiles = align(n_out, TILE) / TILE,
                 .layout = tile_layout(t->type, n_in, t->group)};
     if (has_bias) m.bias = next_vector(t);
     return m;
 }
 
-/* Fills a network whose kernels and hyperparameters are set; returns 0 where there is no memory. The caller frees
- * `layers`. IN: section; offsets (network_tensors()) in the order of the model file's tensor table. */
-static int network_open(Network *network, const uint8_t *section, const int64_t *offsets, int has_head, int type,
-                        int64_t group) {
-    Tensors t = {section, offsets, type, group};
+/* Fills a network whose kernels and hyperparameters are set; returns 0 if memory runs out. The caller frees `layers`. */
+static inline int network_open(Network *network, Tensors t, int has_head) {
     Config *c = &network->config;
-    const int64_t n = c->n_embd, width = group > TILE ? group : TILE;
+    const int64_t n = c->n_embd, width = t.group > TILE ? t.group : TILE;
     c->head_dim = n / c->n_head;
     c->E = align(n, width), c->F = align(4 * n, width), c->Q = align(3 * n, TILE), c->V = align(c->n_vocab, TILE);
     network->layers = calloc((size_t)c->n_layer, sizeof(Layer));

@@ -1,4 +1,4 @@
-/* Where the pieces of a text end that are merged each for itself, over UTF-8: GPT-2's pattern
+/* Splits UTF-8 text into the pieces that BPE merges one by one, by GPT-2's pattern
  *     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
 #ifndef GPT2RT_PIECES_H
 #define GPT2RT_PIECES_H
@@ -8,8 +8,8 @@
 
 #include "unicode.h"
 
-/* The class of the character at p < end. OUT: size, its bytes; 1 for what is no UTF-8, which is where a special token
- * cuts a character. */
+/* Returns the class of the character at p < end. OUT: size, its bytes; 1 where it is not UTF-8, which happens where a
+ * special token cuts a character. */
 static inline int class_at(const uint8_t *p, const uint8_t *end, ptrdiff_t *size) {
     uint32_t c = p[0];
     ptrdiff_t n = 1;
@@ -26,15 +26,15 @@ static inline int class_at(const uint8_t *p, const uint8_t *end, ptrdiff_t *size
     return unicode_class(c);
 }
 
-/* The bytes of 's 't 're 've 'm 'll 'd at p, an apostrophe; 0 where it is none of them. */
+/* Returns the bytes of 's 't 're 've 'm 'll 'd at p, an apostrophe, or 0. */
 static inline ptrdiff_t contraction(const uint8_t *p, const uint8_t *end) {
     const uint8_t first = end - p > 1 ? p[1] : 0, second = end - p > 2 ? p[2] : 0;
     if (first == 's' || first == 't' || first == 'm' || first == 'd') return 2;
     return ((first == 'r' || first == 'v') && second == 'e') || (first == 'l' && second == 'l') ? 3 : 0;
 }
 
-/* Where the piece that starts at p < end ends. */
-static const uint8_t *piece_end(const uint8_t *p, const uint8_t *end) {
+/* Returns the end of the piece that starts at p < end. */
+static inline const uint8_t *piece_end(const uint8_t *p, const uint8_t *end) {
     const uint8_t *start = p, *last;
     ptrdiff_t size = 0, n;
     if (p[0] == '\'') {
@@ -43,9 +43,9 @@ static const uint8_t *piece_end(const uint8_t *p, const uint8_t *end) {
     }
     int kind = class_at(p, end, &size);
     if (p[0] == ' ' && end - p > 1) {
-        int behind = class_at(p + 1, end, &n);
-        if (behind != UNICODE_SPACE) {
-            kind = behind;
+        int next = class_at(p + 1, end, &n);
+        if (next != UNICODE_SPACE) {
+            kind = next;
             size = 1 + n;
         }
     }
@@ -55,7 +55,7 @@ static const uint8_t *piece_end(const uint8_t *p, const uint8_t *end) {
         last = p;
         p += size;
     }
-    /* The last of several white spaces is left to what follows. */
+    /* The last of several white spaces belongs to the next piece. */
     return kind == UNICODE_SPACE && p < end && last != start ? last : p;
 }
 

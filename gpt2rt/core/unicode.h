@@ -1,6 +1,6 @@
 /* Classes of code points, Unicode 16.0.0: what \p{L}, \p{N} and \s of GPT-2's pattern match.
    Written by make_unicode.py. A class has two bits, so 128 code points are a block of 32 bytes;
-   equal blocks lie there once. */
+   equal blocks are stored once. */
 #ifndef GPT2RT_UNICODE_H
 #define GPT2RT_UNICODE_H
 
@@ -274,7 +274,7 @@ static const uint8_t unicode_classes[208 * 32] = {
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
 
-/* The class of a code point; beyond the tables, and beyond Unicode, all are UNICODE_OTHER. */
+/* The class of a code point; UNICODE_OTHER beyond the tables, and beyond Unicode. */
 static inline int unicode_class(uint32_t c) {
     if (c >> 7 >= sizeof unicode_block_of) return UNICODE_OTHER;
     uint32_t place = (uint32_t)unicode_block_of[c >> 7] << 7 | (c & 127);

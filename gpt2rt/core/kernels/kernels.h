@@ -22,6 +22,7 @@ typedef struct {
     int tokens; /* at most MAX_BLOCK_TOKENS */
 } Block;
 
+#define MAX_KERNELS 8 /* instruction sets that a processor can run */
 #define MAX_BLOCK_TILES 4
 #define MAX_BLOCK_TOKENS 6
 #define MAX_PREFETCH (64 << 10) /* bytes of the tiles that a block prefetches: a part of any L2 cache */
@@ -126,7 +127,7 @@ ISA_END
 #endif
 
 /* Lists the kernels that this processor can run, best first; returns how many. */
-static int kernels_here(const Kernels *found[8]) {
+static inline int kernels_here(const Kernels *found[MAX_KERNELS]) {
     int n = 0;
 #ifdef GPT2RT_X86_64
     if (cpu_has_avx512(1)) found[n++] = &kernels_avx512;

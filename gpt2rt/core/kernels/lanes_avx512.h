@@ -1,6 +1,6 @@
 /* Sixteen lanes as one register of AVX-512 (F, BW, DQ, VL). Included twice, with ISA and AVX512_VNNI defined: `vpdpbusd` of
- * VNNI multiplies u8 by s8 as the tiles hold them and adds four products to a lane without saturation. Without it the
- * products are made as on AVX2 (lanes_avx2.h). */
+ * VNNI multiplies u8 by s8 as the tiles hold them and adds four products to a lane without saturation. Without it,
+ * products are computed as with AVX2 (lanes_avx2.h). */
 typedef __m512 FN(f32x16);
 typedef __m512i FN(i32x16);
 #if AVX512_VNNI
@@ -68,7 +68,7 @@ ALWAYS_INLINE FN(i32x16) FN(dot4)(FN(i32x16) acc, FN(weights8) w, const int8_t *
     memcpy(&four, x, 4);
     __m512i inputs = _mm512_set1_epi32(four);
 #if defined(__GNUC__) && !defined(__clang__)
-    /* GCC 12 copies every sum back and forth around the intrinsic. */
+    /* GCC 12 copies every accumulator back and forth around the intrinsic. */
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(inputs));
     return acc;
 #else

@@ -1,6 +1,6 @@
-/* Sixteen lanes as four registers of NEON. Included twice, with ISA and NEON_DOTPROD defined: `sdot` of ARMv8.2 takes four
- * products to a lane at once; without it they are made in 16 bits, where two of them fit (128 * 127 * 2), and added in pairs.
- * Weights are flipped to s8; nibbles are small enough as they are, for two such pairs. */
+/* Sixteen lanes as four registers of NEON. Included twice, with ISA and NEON_DOTPROD defined: `sdot` of ARMv8.2 adds four
+ * products to a lane at once; without it they are computed in 16 bits, where two of them fit (128 * 127 * 2), and added in
+ * pairs. Weights are flipped to s8; nibbles are small enough unflipped, even for two such pairs. */
 typedef struct { float32x4_t v[4]; } FN(f32x16);
 typedef struct { int32x4_t v[4]; } FN(i32x16);
 typedef struct { int8x16_t v[4]; } FN(weights8);
@@ -20,7 +20,7 @@ ALWAYS_INLINE void FN(store_half)(uint16_t *p, FN(f32x16) a) {
     QUARTERS vst1_u16(p + 4 * k, vreinterpret_u16_f16(vcvt_f16_f32(a.v[k])));
 }
 
-/* NEON's own maximum and minimum give NaN where either is one; these take b, as the contract has it. */
+/* NEON's own maximum and minimum are NaN if either operand is; these take b, as the portable reference does. */
 ALWAYS_INLINE float32x4_t FN(max4)(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 ALWAYS_INLINE float32x4_t FN(min4)(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 

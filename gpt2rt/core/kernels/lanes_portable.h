@@ -1,4 +1,4 @@
-/* Sixteen lanes in plain C: the contract that every other lanes_*.h fulfils bit for bit.
+/* Sixteen lanes in plain C: the portable reference, which every other lanes_*.h equals bit for bit.
  *
  * f32x16 and i32x16 are sixteen lanes; weights8 and weights4 are one line of a quantized tile: 16 rows of four values
  * in bytes, or of eight in nibbles.
@@ -15,16 +15,16 @@ typedef struct { uint8_t low[64], high[64]; } weights4_portable;
 static inline float fma1_portable(float a, float b, float c) { return fmaf(a, b, c); }
 #else
 #define FMA_INLINE static NEVER_INLINE /* it is long */
-/* a * b + c, rounded once, where the ABI's floor has no such instruction. The product is exact in double; the sum is
+/* a * b + c, rounded once, where the ABI's minimum has no such instruction. The product is exact in double; the sum is
  * rounded to odd there (Boldo and Melquiond, 2008), so that rounding it again to f32 gives the right result. */
 static inline float fma1_portable(float a, float b, float c) {
     double product = (double)a * b, sum = product + c, back = sum - product;
     double error = (product - (sum - back)) + (c - back);
     uint64_t bits;
     memcpy(&bits, &sum, 8);
-    uint64_t up = 0 - (uint64_t)(error > 0), down = 0 - (uint64_t)(error < 0); /* neither where it is NaN */
+    uint64_t up = 0 - (uint64_t)(error > 0), down = 0 - (uint64_t)(error < 0); /* neither if it is NaN */
     uint64_t negative = 0 - (bits >> 63), odd = 0 - (bits & 1);
-    bits += ((down ^ negative) | 1) & (up | down) & ~odd; /* one unit away from zero or towards it */
+    bits += ((down ^ negative) | 1) & (up | down) & ~odd; /* one unit away from zero or toward it */
     memcpy(&sum, &bits, 8);
     return (float)sum;
 }
@@ -65,7 +65,7 @@ FMA_INLINE f32x16_portable fma_portable(f32x16_portable a, f32x16_portable b, f3
 
 ALWAYS_INLINE f32x16_portable abs_portable(f32x16_portable a) { LANES a.v[l] = fabsf(a.v[l]); return a; }
 
-/* Lanes are added as a tree: l and l + 8, then 4, 2, 1 apart. */
+/* Adds the lanes as a tree: l and l + 8, then 4, 2 and 1 apart. */
 ALWAYS_INLINE float sum_portable(f32x16_portable a) {
     for (int step = 8; step; step /= 2)
         for (int l = 0; l < step; l++) a.v[l] += a.v[l + step];
@@ -124,7 +124,7 @@ ALWAYS_INLINE weights4_portable load_weights4_portable(const uint8_t *p) {
     return w;
 }
 
-/* The same over eight inputs; the weights of the last four are the high nibbles. */
+/* The same over eight inputs: the low nibbles are the weights of the first four, the high nibbles of the last four. */
 ALWAYS_INLINE i32x16_portable dot8_portable(i32x16_portable acc, weights4_portable w, const int8_t *x) {
     return dot4_portable(dot4_portable(acc, (weights8_portable){w.low}, x), (weights8_portable){w.high}, x + 4);
 }
