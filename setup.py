@@ -70,6 +70,7 @@ BUILD = repr((
     *(sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_platform()),
     *(os.environ.get(name) for name in ("CC", "CFLAGS", "CPPFLAGS", "LDSHARED", "LDFLAGS", "ARCHFLAGS")),
 ))  # fmt: skip
+IN_PLACE = pathlib.Path("build", "in-place-built-with")
 C_FOLDER = f"build/cython-{hashlib.sha256(repr(sorted(DIRECTIVES.items())).encode()).hexdigest()[:8]}"
 
 QUOTED = re.compile(r'^\s*(?:#\s*include|cdef\s+extern\s+from)\s+"([^"]+)"', re.MULTILINE)
@@ -95,11 +96,18 @@ def depends(source):
         for name in QUOTED.findall(text):
             # As a compiler searches: beside the file that includes it, then in the include folders.
             places = [pathlib.Path(folder, name) for folder in (path.parent, *INCLUDE_DIRS)]
-            pending += [place for place in places if place.is_file()][:1]
+            pending += [os.path.normpath(place) for place in places if place.is_file()][:1]
         if path.suffix in (".pyx", ".pxd"):
             modules = {first or second for first, second in CIMPORTED.findall(text)}
             pending += [os.path.splitext(MODULES[name])[0] + ".pxd" for name in modules & MODULES.keys()]
     return sorted(found - {source})
+
+
+def record_build(path):
+    """Make `path` newer than any extension module that was built with something else; setuptools compares times."""
+    if not path.exists() or path.read_text(encoding="utf-8") != BUILD:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(BUILD, encoding="utf-8")
 
 
 class BuildExtensions(build_ext):
@@ -120,12 +128,9 @@ class BuildExtensions(build_ext):
                     f"gpt2rt: {header}: not found, expected Python's headers to build gpt2rt from its source"
                     " (install them, such as Debian's package python3-dev)"
                 )
-        # A file that is newer than the modules if they were built with anything else: setuptools compares times only.
-        # An editable install builds in temporary folders, and its modules lie in the checkout.
-        record = pathlib.Path("build", "in-place") if self.editable_mode else pathlib.Path(self.build_temp, "with")
-        if not record.exists() or record.read_text(encoding="utf-8") != BUILD:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            record.write_text(BUILD, encoding="utf-8")
+        # An editable install builds in temporary folders; what it keeps are the modules in the checkout.
+        record = IN_PLACE if self.editable_mode else pathlib.Path(self.build_temp, "built-with")
+        record_build(record)
         for extension in self.extensions:
             extension.depends.append(str(record))
         super().build_extensions()
@@ -139,6 +144,10 @@ class BuildExtensions(build_ext):
                 self.mkpath(os.path.dirname(built))
                 self.copy_file(in_place, built)
         super().build_extension(ext)
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        record_build(IN_PLACE)
 
 
 if __name__ == "__main__":
