@@ -1,18 +1,31 @@
-"""Builds the extensions; everything else about the package is in pyproject.toml.
+"""Build the extension modules; everything else about the package is in pyproject.toml.
 
 GPT2RT_DEBUG=1 in the environment builds bounds checks, assertions and symbols; GPT2RT_SANITIZE=address,undefined builds
-with these sanitizers of GCC or clang.
+with these sanitizers of GCC or clang. What changes, a header, a directive, a flag or one of these variables, rebuilds
+what depends on it and nothing else.
 """
 
-import glob
+import hashlib
 import os
+import pathlib
+import re
 import shutil
 import sys
 import sysconfig
 
+import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+MODULES = {
+    "gpt2rt._engine": "gpt2rt/_engine.pyx",
+    "gpt2rt._kernels": "gpt2rt/_kernels.pyx",
+    "gpt2rt._sampler": "gpt2rt/_sampler.pyx",
+    "gpt2rt._tokenizer": "gpt2rt/_tokenizer.pyx",
+    "gpt2rt.converter._pack": "converter/_pack.pyx",
+}
+INCLUDE_DIRS = ["gpt2rt/core", "converter"]
 
 # The limited API does not exist on free-threaded builds; there a wheel is made for that one version. The headers of
 # some 3.12 and 3.13 take None and True for immortal, which they are not in 3.11: what was built there is not for 3.11.
@@ -20,6 +33,19 @@ LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
 OLDEST = min(sys.version_info.minor, 12)
 DEBUG = bool(os.environ.get("GPT2RT_DEBUG"))
 SANITIZE = os.environ.get("GPT2RT_SANITIZE")
+
+DIRECTIVES = {
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": DEBUG,
+    "embedsignature": True,
+    "embedsignature.format": "clinic",  # which inspect.signature reads
+    # Plain built-in functions, and no code to refuse pickling, which Python does by itself: each module is some ten KB
+    # smaller in a wheel.
+    "binding": False,
+    "auto_pickle": False,
+}
 
 if sys.platform == "win32":
     compile_args, link_args = ["/O2", "/std:c11", "/fp:precise"], []
@@ -39,33 +65,54 @@ macros = [("Py_LIMITED_API", f"0x03{OLDEST:02X}0000")] if LIMITED else []
 if not DEBUG:
     macros.append(("CYTHON_WITHOUT_ASSERTIONS", "1"))
 
-HEADERS = sorted(glob.glob("gpt2rt/core/**/*.h", recursive=True))
-MODULES = {
-    "gpt2rt._engine": "gpt2rt/_engine.pyx",
-    "gpt2rt._kernels": "gpt2rt/_kernels.pyx",
-    "gpt2rt._sampler": "gpt2rt/_sampler.pyx",
-    "gpt2rt._tokenizer": "gpt2rt/_tokenizer.pyx",
-    "gpt2rt.converter._pack": "converter/_pack.pyx",
-}
+# Everything that an extension module is built with, besides its sources.
+BUILD = repr((
+    *(Cython.__version__, sorted(DIRECTIVES.items()), macros, compile_args, link_args, INCLUDE_DIRS),
+    *(sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_platform()),
+    *(os.environ.get(name) for name in ("CC", "CFLAGS", "CPPFLAGS", "LDSHARED", "LDFLAGS", "ARCHFLAGS")),
+))  # fmt: skip
+IN_PLACE = pathlib.Path("build", "in-place-built-with")
+C_FOLDER = f"build/cython-{hashlib.sha256(repr(sorted(DIRECTIVES.items())).encode()).hexdigest()[:8]}"
 
-extensions = [
-    Extension(
-        name,
-        [source],
-        include_dirs=["gpt2rt/core", "converter"],
-        depends=[*HEADERS, "converter/pack.h"],
-        define_macros=macros,
-        extra_compile_args=compile_args,
-        extra_link_args=link_args,
-        libraries=[] if sys.platform == "win32" else ["m"],
-        py_limited_api=LIMITED,
-    )
-    for name, source in MODULES.items()
-]
+QUOTED = re.compile(r'^\s*(?:#\s*include|cdef\s+extern\s+from)\s+"([^"]+)"', re.MULTILINE)
+CIMPORTED = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport|cimport\s+(\S+))", re.MULTILINE)
+
+
+def depends(source):
+    """Return the .pxd files and headers that a .pyx file includes, directly or through others.
+
+    Args:
+        source: the .pyx file's path from the project's folder, as in `MODULES`.
+
+    Returns:
+        A sorted list of such paths, `source` left out. Headers that are not in the project are left out, too.
+    """
+    found, pending = set(), [os.path.splitext(source)[0] + ".pxd", source]
+    while pending:
+        path = pathlib.Path(pending.pop())
+        if path.as_posix() in found or not path.is_file():
+            continue
+        found.add(path.as_posix())
+        text = path.read_text(encoding="utf-8")
+        for name in QUOTED.findall(text):
+            # As a compiler searches: beside the file that includes it, then in the include folders.
+            places = [pathlib.Path(folder, name) for folder in (path.parent, *INCLUDE_DIRS)]
+            pending += [os.path.normpath(place) for place in places if place.is_file()][:1]
+        if path.suffix in (".pyx", ".pxd"):
+            modules = {first or second for first, second in CIMPORTED.findall(text)}
+            pending += [os.path.splitext(MODULES[name])[0] + ".pxd" for name in modules & MODULES.keys()]
+    return sorted(found - {source})
+
+
+def record_build(path):
+    """Make `path` newer than any extension module that was built with something else; setuptools compares times."""
+    if not path.exists() or path.read_text(encoding="utf-8") != BUILD:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(BUILD, encoding="utf-8")
 
 
 class BuildExtensions(build_ext):
-    """Says in one sentence what the machine lacks, where it lacks a compiler or Python's headers."""
+    """Rebuild what has changed, in editable installs too, and say in one sentence what the machine lacks."""
 
     def build_extensions(self):
         if self.compiler.compiler_type == "unix":  # setuptools finds Microsoft's by itself, and says so where it can't
@@ -82,26 +129,48 @@ class BuildExtensions(build_ext):
                     f"gpt2rt: {header}: not found, expected Python's headers to build gpt2rt from its source"
                     " (install them, such as Debian's package python3-dev)"
                 )
+        # An editable install builds in temporary folders; what it keeps are the modules in the checkout.
+        record = IN_PLACE if self.editable_mode else pathlib.Path(self.build_temp, "built-with")
+        record_build(record)
+        for extension in self.extensions:
+            extension.depends.append(str(record))
         super().build_extensions()
 
+    def build_extension(self, ext):
+        if self.editable_mode:  # what lies in the checkout stays if it is newer than all that it depends on
+            built = self.get_ext_fullpath(ext.name)
+            package = self.get_finalized_command("build_py").get_package_dir(ext.name.rpartition(".")[0])
+            in_place = os.path.join(package, os.path.basename(built))
+            if os.path.exists(in_place):
+                self.mkpath(os.path.dirname(built))
+                self.copy_file(in_place, built)
+        super().build_extension(ext)
 
-setup(
-    cmdclass={"build_ext": BuildExtensions},
-    ext_modules=cythonize(
-        extensions,
-        language_level=3,
-        compiler_directives={
-            "boundscheck": DEBUG,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": DEBUG,
-            "embedsignature": True,
-            "embedsignature.format": "clinic",  # which inspect.signature reads
-            # Plain built-in functions, and no code to refuse pickling, which Python does by itself: each module is some
-            # ten KB smaller in a wheel.
-            "binding": False,
-            "auto_pickle": False,
-        },
-    ),
-    options={"bdist_wheel": {"py_limited_api": f"cp3{OLDEST}"}} if LIMITED else {},
-)
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        record_build(IN_PLACE)
+
+
+if __name__ == "__main__":
+    extensions = [
+        Extension(
+            name,
+            [source],
+            include_dirs=INCLUDE_DIRS,
+            define_macros=macros,
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+            libraries=[] if sys.platform == "win32" else ["m"],
+            py_limited_api=LIMITED,
+        )
+        for name, source in MODULES.items()
+    ]
+    # Other directives make other C, so each set of them has a folder of its own.
+    extensions = cythonize(extensions, language_level=3, compiler_directives=DIRECTIVES, build_dir=C_FOLDER)
+    for extension in extensions:
+        extension.depends = depends(MODULES[extension.name])
+    setup(
+        cmdclass={"build_ext": BuildExtensions},
+        ext_modules=extensions,
+        options={"bdist_wheel": {"py_limited_api": f"cp3{OLDEST}"}} if LIMITED else {},
+    )

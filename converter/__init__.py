@@ -6,7 +6,6 @@ What is read is a `Source`; `_open` alone decides of which kind.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import pathlib
 import threading
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpt2rt import __version__
 from gpt2rt.converter import receipt
 from gpt2rt.converter.calibrate import MAX_TOKENS, Calibration
 from gpt2rt.converter.gguf import GgufFile, is_gguf
@@ -102,7 +102,7 @@ def convert(
         "name": _printable(checkpoint.name)[:MAX_NAME] if name is None else _checked_line("model name", name),
         "source": _printable(checkpoint.origin),
         "source_sha256": "0" * 64,
-        "converter": f"gpt2rt {importlib.metadata.version('gpt2rt')}",
+        "converter": f"gpt2rt {__version__}",
         "quantization": {},
     }
     if licence is not None or checkpoint.licence:

@@ -7,7 +7,6 @@ FILE.part.etag what the server called that version, so that two versions are nev
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import pathlib
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
+from gpt2rt import __version__
 from gpt2rt.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Mirror:
         self._hopeless = (requests.TooManyRedirects, ValueError)  # ValueErrors: an address that is none
         self._timeouts = (requests.Timeout, urllib3.exceptions.TimeoutError)
         self._session = requests.Session()
-        self._session.headers["User-Agent"] = f"gpt2rt/{importlib.metadata.version('gpt2rt')}"
+        self._session.headers["User-Agent"] = f"gpt2rt/{__version__}"
         self._session.headers["Accept-Encoding"] = "identity"  # lengths and ranges are those of the file
         self._session.max_redirects = MAX_REDIRECTS
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gpt2rt.sampling import SamplingParams
 
 
+    __version__: str
+
 __all__ = [
     "CheckpointError",
     "ContextFullError",
@@ -57,14 +59,65 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'gpt2rt' has no attribute {name!r}")
-    from importlib import import_module
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
 
-    value = globals()[name] = getattr(import_module(f"gpt2rt.{_MODULES.get(name, 'errors')}"), name)
+    try:
+        return version("gpt2rt")
+    except PackageNotFoundError:  # a source folder that was built in place, never installed
+        return "0+unknown"
+
+
+def __getattr__(name: str) -> object:
+    value: object
+    if name == "__version__":
+        value = _installed_version()
+    elif name in __all__:
+        from importlib import import_module
+
+        value = getattr(import_module(f"gpt2rt.{_MODULES.get(name, 'errors')}"), name)
+    else:
+        raise AttributeError(f"module 'gpt2rt' has no attribute {name!r}")
+    globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), "__version__", *__all__]
+
+
+def _require_extensions() -> None:
+    """Stop with one sentence where this is a source folder whose extension modules are not built.
+
+    Python finds such a folder before the installed package when it is started in a checkout.
+
+    Raises:
+        ImportError: an extension module is missing.
+        SystemExit: the same, for `gpt2rt` and `python -m gpt2rt`, which print the sentence without a traceback.
+    """
+    import os
+    import sys
+
+    folder = os.path.dirname(os.path.abspath(__file__))
+    if not os.path.exists(os.path.join(folder, "_kernels.pyx")):  # only a source folder has it
+        return
+    from importlib.machinery import EXTENSION_SUFFIXES
+
+    files = set(os.listdir(folder))
+    modules = sorted(name.removesuffix(".pyx") for name in files if name.endswith(".pyx"))
+    missing = [name for name in modules if files.isdisjoint(name + suffix for suffix in EXTENSION_SUFFIXES)]
+    if not missing:
+        return
+    sentence = (
+        f"gpt2rt: {folder}: got a source folder without {', '.join(missing)}, expected built extension modules"
+        f" (run `pip install -e .` in {os.path.dirname(folder)}; to use an installed one, run the"
+        " command gpt2rt, or start Python with -P or in another folder)"
+    )
+    by_module = sys.argv[:1] == ["-m"] and "gpt2rt" in sys.orig_argv  # while Python looks for what -m names
+    by_script = os.path.basename(sys.argv[0]) in ("gpt2rt", "gpt2rt.exe") if sys.argv else False
+    if by_module or by_script:
+        sys.exit(sentence)
+    raise ImportError(sentence, name="gpt2rt", path=folder)
+
+
+_require_extensions()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from functools import partial
 from time import perf_counter
 
 from gpt2rt._engine import profile, read_weights
+from gpt2rt.errors import Gpt2rtError
 from gpt2rt.model import Model, open_model
 from gpt2rt.threads import most_threads
 
@@ -140,16 +142,28 @@ def timed(command: Sequence[str], environment: dict[str, str] | None = None) -> 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    starter = [sys.executable, "-c", STARTER, *command]
+    starter = [sys.executable, "-P", "-c", STARTER, *command]
     done = subprocess.run(starter, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     seconds, peak = map(float, done.stdout.split())
     return seconds, peak or None
 
 
 def start(path: str, threads: int) -> tuple[float, float | None]:
-    """`timed`, of `gpt2rt generate` for one token."""
-    command = [sys.executable, "-m", "gpt2rt", "generate", path, START_PROMPT, "-n", "1", "--threads", str(threads)]
-    return timed(command)
+    """`timed`, of `gpt2rt generate` for one token.
+
+    Raises:
+        Gpt2rtError: it failed.
+    """
+    options = ["-n", "1", "--threads", str(threads)]
+    # -P: the installed package, not a folder of that name in the current directory.
+    command = [sys.executable, "-P", "-m", "gpt2rt", "generate", path, START_PROMPT, *options]
+    try:
+        return timed(command)
+    except subprocess.CalledProcessError as error:
+        raise Gpt2rtError(
+            f"{path}: got exit code {error.returncode} from `gpt2rt generate` in a new process, expected 0"
+            f" (run it to see why: {shlex.join(command)})"
+        ) from None
 
 
 def benchmark(

@@ -48,7 +48,8 @@ def examine() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("gpt2rt", "numpy", "click")},
+            "gpt2rt": gpt2rt.__version__,
+            **{name: importlib.metadata.version(name) for name in ("numpy", "click")},
         },
         "executable": sys.executable,
         "system": platform.platform(),

@@ -3,10 +3,16 @@
 import os
 import pathlib
 import signal
+import sys
 
 import pytest
 
-# Child processes import the installed package, as this one does, not the checkout that they are started in.
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Tests import the installed package. `python -m pytest` in the checkout puts its source folder before that.
+if not sys.flags.safe_path and sys.argv[0].endswith("__main__.py") and os.getcwd() == str(ROOT):
+    sys.path.remove(os.getcwd())
+# So do the processes that tests start.
 os.environ["PYTHONSAFEPATH"] = "1"
 # They also inherit an ignored Ctrl-C, which is what a shell gives to what it runs in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)

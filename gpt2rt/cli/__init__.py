@@ -33,9 +33,9 @@ class LazyGroup(click.Group):
 
 def print_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from importlib.metadata import version
+        from gpt2rt import __version__
 
-        click.echo(f"gpt2rt {version('gpt2rt')}")
+        click.echo(f"gpt2rt {__version__}")
         ctx.exit()
 
 

@@ -7,6 +7,8 @@ tokenizers, which have this one, wherever code points were added.
 
 import importlib
 import pathlib
+from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 VERSION = "16.0.0"
 OTHER, LETTER, NUMBER, SPACE = range(4)
@@ -42,7 +44,7 @@ static inline int unicode_class(uint32_t c) {{
 """
 
 
-def unicode_data():
+def unicode_data() -> ModuleType:
     """The module with the tables of `VERSION`."""
     for name in ("unicodedata", "unicodedata2"):
         try:
@@ -54,7 +56,7 @@ def unicode_data():
     raise SystemExit(f"Unicode {VERSION}: not in unicodedata or unicodedata2 (pip install unicodedata2=={VERSION})")
 
 
-def class_of(character, category):
+def class_of(character: str, category: str) -> int:
     """The class of a character, by its general category; \\s is Unicode's property White_Space."""
     if category[0] == "L":
         return LETTER
@@ -65,9 +67,11 @@ def class_of(character, category):
     return OTHER
 
 
-def two_stages(classes, shift):
+def two_stages(classes: Sequence[int], shift: int) -> tuple[list[int], list[bytes]]:
     """(block numbers, blocks as bytes of four classes) for blocks of 1 << shift code points."""
-    block, blocks, index = 1 << shift, {}, []
+    block = 1 << shift
+    blocks: dict[bytes, int] = {}
+    index: list[int] = []
     for start in range(0, len(classes), block):
         part = classes[start : start + block]
         packed = bytes(sum(part[i + j] << 2 * j for j in range(4)) for i in range(0, block, 4))
@@ -77,7 +81,7 @@ def two_stages(classes, shift):
     return index, list(blocks)
 
 
-def rows(values):
+def rows(values: Iterable[int]) -> str:
     """Numbers as lines of C."""
     lines = ["   "]
     for value in values:
@@ -88,7 +92,7 @@ def rows(values):
     return "\n".join(lines)
 
 
-def unicode_header():
+def unicode_header() -> str:
     """The text of unicode.h."""
     category = unicode_data().category
     classes = [class_of(chr(c), category(chr(c))) for c in range(0x110000)]
