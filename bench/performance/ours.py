@@ -19,8 +19,8 @@ from gpt2rt.benchmark import START_PROMPT, Run, timed
 from gpt2rt.converter import convert
 
 Scale = namedtuple("Scale", "sizes quota_seconds n_generated")
-Scale.__doc__ = """How much is measured: {size: arguments of make_checkpoint.py}, of which the first is used for everything
-else; the seconds of decoding under a quota; and the tokens generated with prompt lookup."""
+Scale.__doc__ = """How much is measured: {size: arguments of make_checkpoint.py}, of which the first is used for
+everything else; the seconds of decoding under a quota; and the tokens generated with prompt lookup."""
 FULL = Scale({size: [size] for size in ("124M", "355M", "774M", "1558M")}, 2.0, 200)
 TINY = ["custom", "--n-vocab", "400", "--n-embd", "64", "--n-head", "2", "--n-layer", "2"]
 SMOKE = Scale({"tiny": TINY}, 0.1, 40)

@@ -20,8 +20,8 @@ GENERATED = 64  # tokens of the run whose memory is measured
 SAME_MODEL = 0.35  # of the logits' standard deviation: int4 stays far below, another model far above
 
 Contender = namedtuple("Contender", "runtime kind threads isa")
-Contender.__doc__ = """A row of the table: runtime, type of the weights, threads, and of ours the instruction set, None for the
-best."""
+Contender.__doc__ = """A row of the table: runtime, type of the weights, threads, and of ours the instruction set, or
+None for the best."""
 
 
 def contenders(threads):
