@@ -193,14 +193,22 @@ class TestPerformance:
         assert "\n| tiny | 0 MB | " in page
         assert (tmp_path / "performance.svg").read_text().rstrip().endswith("</svg>")
 
-    def test_a_folder_for_transformers_has_the_checkpoints_tensors(self, models):
+    def test_a_folder_for_transformers_has_the_checkpoints_tensors(self, models, tmp_path):
         from safetensors.numpy import load_file
 
-        folder, checkpoint = models.hugging_face(), TensorFlowCheckpoint(models.gpt2rt("f32").parents[1] / "checkpoint")
+        folder, checkpoint = models.hugging_face(), TensorFlowCheckpoint(tmp_path / "checkpoint")
         tensors = load_file(folder / "model.safetensors")
         assert np.array_equal(tensors["transformer.wte.weight"], checkpoint.tensor("wte"))
         assert np.array_equal(tensors["transformer.h.1.mlp.c_proj.bias"], checkpoint.tensor("h1/mlp/c_proj/b"))
         assert len(json.loads((folder / "vocab.json").read_text(encoding="utf-8"))) == SMALL.n_vocab
+
+    def test_a_gguf_file_has_the_checkpoints_tensors(self, models, tmp_path):
+        from gpt2rt.converter.gguf import GgufFile
+
+        file, checkpoint = GgufFile(models.gguf("F16", sys.executable)), TensorFlowCheckpoint(tmp_path / "checkpoint")
+        assert file.vocabulary().section() == checkpoint.vocabulary().section()
+        for name in ("wte", "wpe", "h1/mlp/c_proj/w", "h0/ln_1/b"):
+            np.testing.assert_allclose(file.tensor(name), checkpoint.tensor(name), rtol=1e-3, atol=1e-4)
 
     def test_torch_continues_a_text(self, models):
         for module in ("torch", "transformers"):

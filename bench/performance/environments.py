@@ -42,6 +42,10 @@ class PeerError(Exception):
     """A peer can't be installed, converted for or measured: it is left out, and the message says why."""
 
 
+class NotInstalledError(PeerError):
+    """A peer is not installed in this process's own environment."""
+
+
 def run(command, log, **options):
     """Run a command and append its output to the file `log`. Raises PeerError, with the last line, if it fails."""
     with open(log, "ab") as output:
@@ -79,8 +83,8 @@ def python_of(peer, cache):
 
 
 def this_python(peer):
-    """Return this process's own Python if the peer is installed there. Raises PeerError if it is not."""
+    """Return this process's own Python if the peer is installed there. Raises NotInstalledError if it is not."""
     missing = [name for name in ENVIRONMENTS[peer].modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise PeerError(f"{peer}: left out, {' and '.join(missing)} not installed")
+        raise NotInstalledError(f"{peer}: left out, {' and '.join(missing)} not installed")
     return sys.executable

@@ -129,6 +129,7 @@ class PeerModels:
         config = self.hyperparameters._asdict() | {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
+            "vocab_size": self.hyperparameters.n_vocab,
             "n_positions": self.hyperparameters.n_ctx,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": LAYERNORM_EPSILON,

@@ -8,9 +8,10 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
-from environments import PeerError, python_of, run, this_python
+from environments import NotInstalledError, PeerError, python_of, run, this_python
 from worker import Worker, WorkerError
 
+from gpt2rt._kernels import available_isas
 from gpt2rt.benchmark import START_PROMPT, cpu_name, some_tokens, timed
 
 HERE = Path(__file__).parent
@@ -35,7 +36,10 @@ def contenders(threads):
     }
     found = [Contender(runtime, kind, threads, None) for runtime, kinds in everyone.items() for kind in kinds]
     found += [Contender("gpt2rt", "int8", 1, None), Contender("llama.cpp", "Q8_0", 1, None)]
-    return [*found, *(Contender("gpt2rt", "int8", threads, isa) for isa in ("avx2", "portable"))]
+    return [
+        *found,
+        *(Contender("gpt2rt", "int8", threads, isa) for isa in ("avx2", "portable") if isa in available_isas()),
+    ]
 
 
 class Entrant:
@@ -166,7 +170,10 @@ def compare(models, cache, threads, rounds, say, installed_only=False):
         installed_only: as for `Entrant`.
 
     Returns:
-        JSON-ready: the machine, the rounds, the contenders, and a sentence for each one that is missing.
+        JSON-ready: the machine, the rounds, the contenders, and a sentence for each peer that is missing.
+
+    Raises:
+        PeerError, WorkerError: gpt2rt itself fails, or a peer that is installed if no others are wanted.
     """
     shape, entrants, missing = models.hyperparameters, [], {}
     for contender in contenders(threads):
@@ -174,6 +181,8 @@ def compare(models, cache, threads, rounds, say, installed_only=False):
         try:
             entrants.append(Entrant(contender, models, cache, installed_only))
         except (PeerError, WorkerError) as error:
+            if installed_only and not isinstance(error, NotInstalledError):
+                raise
             missing[str(error)] = None  # a peer has several rows and one reason
     for reason in missing:
         say(reason)
