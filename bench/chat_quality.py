@@ -1,15 +1,15 @@
-"""How a model talks, with the ways to draw its answers side by side: a Markdown table.
+"""How well a model chats, with several ways to sample its answers side by side: a Markdown table.
 
     python bench/chat_quality.py [MODEL] [--dialogues heldout_dialogues.jsonl.xz] [--json] [--transcripts 20 FILE]
 
-The model answers the 50 chats of four turns in chats.txt, once for each seed. Of the 200 answers of a run, as words in
-lower case without punctuation:
+The model answers the 50 chats of four turns in chats.txt, once for each seed. The figures of a run's 200 answers, as
+words in lower case without punctuation:
 
 distinct-1, -2, -3: different n-grams among all n-grams of all answers (Li et al. 2016).
-repeated 4-grams: the share of an answer's 4-grams that stood in the chat's answers before.
+repeated 4-grams: the share of an answer's 4-grams that the chat's answers already contained.
 same in the chat, same at all: the share of answers that are equal to an earlier one of their chat, or of the run.
 stops: the share of answers that the model itself ended. tokens: mean length.
-F1: of the answer's words against those of the true answer, at the end of each of the dialogues.
+F1: of the answer's words and those of the true answer, at the end of each of the dialogues.
 
 +- is the standard error of the mean over the seeds.
 """
@@ -78,7 +78,7 @@ def replies_in(model, chats, seed, options):
 
 
 def reply_after(conversation, turns):
-    """The reply to the last of the user's turns, turns[-2], behind all the true ones before it."""
+    """Return the reply to the last of the user's turns, turns[-2], after all the true ones before it."""
     clean, made = conversation.format.clean, conversation.format.answer
     pairs = zip(turns[:-2:2], turns[1:-2:2], strict=True)
     conversation.reset()
@@ -176,7 +176,7 @@ def table(results):
 
 
 def write_transcripts(file, model, chats, n):
-    """Writes n chats with the defaults, evenly spread over all of them, and each one's greedy twin."""
+    """Write n chats with the defaults, evenly spread over all of them, and each of them greedily."""
     for i in range(0, len(chats), max(1, len(chats) // n)):
         for variant in ("defaults", "greedy, nothing else"):
             [replies] = replies_in(model, [chats[i]], i, CHAT_DEFAULTS | VARIANTS[variant])
@@ -187,17 +187,18 @@ def write_transcripts(file, model, chats, n):
 
 @click.command()
 @click.argument("model", default=DEMO)
-@click.option("--seeds", type=click.IntRange(2), default=10, show_default=True, help="Runs of each way that draws.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Of a forward pass; 1 is best for small models.")
-@click.option("--dialogues", metavar="FILE", help='Lines {"turns": [text, ...]}, packed with xz: adds F1.')
+@click.option("--seeds", type=click.IntRange(2), default=10, show_default=True, help="Runs of each way that samples.")
+@click.option("--chats", "n_chats", type=click.IntRange(1), metavar="N", help="Only the first N chats.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; 1 is best for small models.")
+@click.option("--dialogues", metavar="FILE", help='Lines {"turns": [text, ...]}, compressed with xz: adds F1.')
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--transcripts", type=(click.IntRange(1), click.File("w", encoding="utf-8")), metavar="N FILE",
               help="Write N chats to read instead.")  # fmt: skip
-def main(model, seeds, threads, dialogues, as_json, transcripts):
-    """Compares ways to draw the answers of the model file MODEL, or of the bundled model."""
+def main(model, seeds, n_chats, threads, dialogues, as_json, transcripts):
+    """Compare ways to sample the answers of the model file MODEL, or of the bundled model."""
     try:
         opened = gpt2rt.open_model(model, threads=threads)
-        chats = read_chats()
+        chats = read_chats()[:n_chats]
         if transcripts:
             write_transcripts(transcripts[1], opened, chats, transcripts[0])
             return

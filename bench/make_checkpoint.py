@@ -1,4 +1,4 @@
-"""Makes a GPT-2 checkpoint in the layout of OpenAI's release, with random weights, for full-size trials and timing.
+"""Make a GPT-2 checkpoint in the layout of OpenAI's release, with random weights, for full-size trials and timing.
 
     python bench/make_checkpoint.py 124M models/124M --vocabulary FOLDER_WITH_ENCODER_JSON
 
@@ -111,9 +111,9 @@ def write_weights(folder, shapes, seed):
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the weights and the vocabulary.")
 def main(size, folder, n_vocab, n_ctx, n_embd, n_head, n_layer, vocabulary, seed):
-    """Writes a checkpoint with random weights to FOLDER.
+    """Write a checkpoint with random weights to FOLDER.
 
-    SIZE is one of the release's, or `custom`: then width, heads and layers have to be given. Options change single
+    SIZE is one of the release's, or `custom`, which needs --n-embd, --n-head and --n-layer. Options change single
     numbers of a release's size.
     """
     given = (n_embd, n_head, n_layer)
@@ -121,7 +121,7 @@ def main(size, folder, n_vocab, n_ctx, n_embd, n_head, n_layer, vocabulary, seed
     if None in (n_embd, n_head, n_layer):
         raise click.UsageError("custom: expected --n-embd, --n-head and --n-layer")
     if n_embd % n_head:
-        raise click.UsageError(f"n_embd {n_embd} is no multiple of n_head {n_head}")
+        raise click.UsageError(f"--n-embd: got {n_embd}, expected a multiple of --n-head, {n_head}")
     n_vocab, n_ctx = n_vocab or N_VOCAB, n_ctx or N_CTX
     folder.mkdir(parents=True, exist_ok=True)
     if vocabulary:

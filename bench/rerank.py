@@ -2,11 +2,11 @@
 
     python bench/rerank.py heldout_dialogues.jsonl.xz [MODEL] [--drafts 8]
 
-For every answer to the user in the dialogues, behind the three turns of each before it, the model draws drafts as a
-chat in the plain format does, and each score chooses one. A Markdown table, of the chosen ones: words; by how much
-their F1 (of words, against the true answer) is above the mean of the drafts; how much of that is not owed to their
-length, since a longer text hits more words; distinct-2; the share that is equal to an earlier one. +- is the standard
-error of the mean.
+For every answer to the user in the dialogues, after up to six earlier turns, the model samples drafts as a chat in the
+plain format does, and each score chooses one. A Markdown table of the chosen ones: words; by how much their F1 (of
+words, against the true answer) exceeds the mean of the drafts; how much of that is not explained by their length, since
+a longer text hits more words; distinct-2; the share that is equal to an earlier one. +- is the standard error of the
+mean.
 """
 
 import math
@@ -19,7 +19,7 @@ import gpt2rt
 from gpt2rt.chat import Conversation, words_of
 from gpt2rt.errors import Gpt2rtError
 
-# Of drafts, arrays: f, a, b are log-probabilities of the answer behind the chat, of the answer behind nothing, and of
+# Of drafts, arrays: f, a, b are log-probabilities of the answer after the chat, of the answer after nothing, and of
 # the message if it answered the answer (backward; Li et al. 2016, DialoGPT). n, m: tokens of answer and message.
 SCORES = {
     "the first": lambda f, a, b, n, m: -np.arange(len(n)),
@@ -36,7 +36,7 @@ MOST_TURNS = 6  # before the message: with it they fit the context
 
 
 def log_probability(model, before, tokens):
-    """Of tokens behind others, as the model itself says: temperature 1, no filters."""
+    """Return the log-probability of tokens after others, with temperature 1 and no filters."""
     session, total = model.session(), 0.0
     session.accept((before + tokens)[:-1], n_logits=len(tokens))
     for i, token in enumerate(reversed(tokens)):
@@ -46,7 +46,7 @@ def log_probability(model, before, tokens):
 
 
 def drafts_of(conversation, turns, n_drafts):
-    """Drafts of the last turn: their texts, and (n_drafts, 5) what `SCORES` take. None where one is blank."""
+    """Return drafts of the last turn: their texts, and (n_drafts, 5) what `SCORES` take. None if one is blank."""
     model, form = conversation.model, conversation.format
     message = form.clean(turns[-2])
     asked = form.answer(message) + form.closing_tokens
@@ -71,7 +71,7 @@ def drafts_of(conversation, turns, n_drafts):
 
 
 def owed_to_length(gains, words):
-    """What of gains (n, n_drafts), each row around its mean, follows from the numbers of words: least squares."""
+    """Return the part of gains (n, n_drafts), each row around its mean, that the numbers of words explain."""
     shapes = np.stack([words, np.sqrt(words), np.log1p(words)], -1)
     shapes -= shapes.mean(1, keepdims=True)
     weights, *_ = np.linalg.lstsq(shapes.reshape(-1, 3), gains.ravel(), rcond=None)
@@ -107,10 +107,10 @@ def table(found, answers):
 @click.command()
 @click.argument("dialogues")
 @click.argument("model", default=DEMO)
-@click.option("--drafts", type=click.IntRange(2), default=8, show_default=True, help="Of an answer.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Of a forward pass; 1 is best for small models.")
+@click.option("--drafts", type=click.IntRange(2), default=8, show_default=True, help="Drafts of an answer.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; 1 is best for small models.")
 def main(dialogues, model, drafts, threads):
-    """Compares scores that choose among drafts of the model file MODEL, or of the bundled model."""
+    """Compare scores that choose among drafts of the model file MODEL, or of the bundled model."""
     found, answers = [], []
     try:
         opened = gpt2rt.open_model(model, threads=threads)

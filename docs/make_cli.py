@@ -1,4 +1,4 @@
-"""Writes cli.md: the help of every command, as the commands themselves give it. Run with `python docs/make_cli.py`."""
+"""Write cli.md, the help of every command: python docs/make_cli.py"""
 
 import pathlib
 
@@ -11,7 +11,7 @@ WIDTH = 100  # columns
 
 
 def page() -> str:
-    """The text of cli.md."""
+    """Return the text of cli.md."""
     parent = click.Context(group, info_name="gpt2rt", terminal_width=WIDTH, **group.context_settings)
     parts = ["# The command line", help_of(parent)]
     for name in group.list_commands(parent):
@@ -21,7 +21,7 @@ def page() -> str:
 
 
 def help_of(context: click.Context) -> str:
-    """A command's help, fenced."""
+    """Return a command's help, fenced."""
     return f"```text\n{context.get_help()}\n```"
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/chat.svg, a chat with the bundled model in a terminal; to be run after each new model."""
+"""Draw docs/chat.svg, a chat with the bundled model in a terminal, after each new model: python docs/make_picture.py"""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ MESSAGES = [
 
 
 def talk():
-    """What stands on the screen after a chat: lines of text."""
+    """Return the lines that are on the screen after a chat."""
     command = [os.path.join(os.path.dirname(sys.executable), "gpt2rt"), "chat", "--seed", str(SEED)]
     child, terminal = pty.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""How fast a model runs on this machine, and how near that is to what its memory allows."""
+"""How fast a model runs on this machine, and how close that is to what its memory allows."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 DECODED = 16  # tokens of one measurement of decoding
+READ_PASSES = 4  # of one measurement of reading: the first one wakes the threads
 START_PROMPT = "Hello, how are you"
 
 
 class Figure:
-    """One thing that is measured again and again.
+    """A quantity that is measured repeatedly.
 
     Attributes:
-        name: what. unit: "tokens/s", "GB/s" or "s". threads, depth, n_tokens: at what; None where that says nothing.
-        values: one a round.
+        name: what is measured. unit: "tokens/s", "GB/s" or "s". threads, depth, n_tokens: the setting, or None.
+        values: the measurements.
     """
 
     def __init__(self, name: str, unit: str, measure: Callable[[], float], **at: int):
@@ -39,11 +40,11 @@ class Figure:
         self.values: list[float] = []
 
     def measure(self) -> None:
-        """Adds one value."""
+        """Add one value."""
         self.values.append(self._measure())
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, with median, mean, least and greatest value."""
+        """Return everything, JSON-ready, with the median, mean, minimum and maximum of the values."""
         return {
             "name": self.name,
             "unit": self.unit,
@@ -52,14 +53,30 @@ class Figure:
             "n_tokens": self.n_tokens,
             "median": statistics.median(self.values),
             "mean": statistics.fmean(self.values),
-            "least": min(self.values),
-            "greatest": max(self.values),
+            "min": min(self.values),
+            "max": max(self.values),
             "values": self.values,
         }
 
 
+class DecodeFigure(Figure):
+    """The speed of decoding after `depth` tokens, and the limit that memory sets to it.
+
+    The limit is the fastest read that was measured: whatever made the others slower was not the memory.
+    """
+
+    def __init__(self, run: Run, depth: int, read: Figure):
+        super().__init__("decode", "tokens/s", partial(run.decode_speed, depth), threads=read.threads, depth=depth)
+        self._token_bytes, self._read = run.token_bytes(depth), read
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figure with `memory_limit`, in tokens/s, and `of_memory_limit`, its median divided by that."""
+        figure, limit = super().as_dict(), 1e9 * max(self._read.values) / self._token_bytes
+        return figure | {"memory_limit": limit, "of_memory_limit": figure["median"] / limit}
+
+
 def cpu_name() -> str:
-    """The processor's name, as the system gives it."""
+    """Return the processor's name, as the system reports it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -71,12 +88,12 @@ def cpu_name() -> str:
 
 
 def some_tokens(n: int, n_vocab: int) -> list[int]:
-    """n ids that are not alike; speed does not depend on which."""
+    """Return n different ids; speed does not depend on which."""
     return [i * 7919 % n_vocab for i in range(1, n + 1)]
 
 
 class Run:
-    """A model with one number of threads, and what can be measured of it."""
+    """A model with a number of threads, and what can be measured about it."""
 
     def __init__(self, model: Model):
         self.model = model
@@ -84,13 +101,24 @@ class Run:
         self._session = model.session()
 
     def read_speed(self) -> float:
-        """GB/s of a plain read of all weights."""
-        begin = perf_counter()
-        read_weights(self.model._weights, self.model._team)
-        return self.model.weights_size / 1e9 / (perf_counter() - begin)
+        """Return GB/s of reading all weights and doing nothing else: the best of `READ_PASSES` passes."""
+        seconds = []
+        for _ in range(READ_PASSES):
+            begin = perf_counter()
+            read_weights(self.model._weights, self.model._team)
+            seconds.append(perf_counter() - begin)
+        return self.model.weights_size / 1e9 / min(seconds)
+
+    def token_bytes(self, depth: int) -> float:
+        """Return the bytes that a token decoded after `depth` others reads: weights, and keys and values."""
+        shape = self.model.hyperparameters
+        unread = 4 * (shape.n_ctx - 1) * shape.n_embd  # of the positions, stored as f32, a token reads one
+        value = 4 if self.model.weight_type == "f32" else 2
+        mean_length = depth + (self._n_decoded(depth) + 1) / 2
+        return self.model.weights_size - unread + 2 * value * shape.n_layer * shape.n_embd * mean_length
 
     def prompt_speed(self, n_tokens: int) -> float:
-        """Tokens/s of reading a prompt."""
+        """Return tokens/s of a prompt of `n_tokens` tokens."""
         self._session.rewind(len(self._session))
         tokens = some_tokens(n_tokens, self.n_vocab)
         begin = perf_counter()
@@ -98,8 +126,8 @@ class Run:
         return n_tokens / (perf_counter() - begin)
 
     def decode_speed(self, depth: int) -> float:
-        """Tokens/s of token after token, behind `depth` of them."""
-        n: int = min(DECODED, self.n_ctx - depth)
+        """Return tokens/s of one token after the other, after `depth` others."""
+        n = self._n_decoded(depth)
         if len(self._session) < depth:
             self._session.accept(some_tokens(depth - len(self._session), self.n_vocab))
         self._session.rewind(len(self._session) - depth)
@@ -109,11 +137,16 @@ class Run:
         return n / (perf_counter() - begin)
 
     def parts(self, tokens: int, depth: int) -> dict[str, float]:
-        """Seconds of each part of a pass of `tokens` tokens behind `depth` others."""
+        """Return the seconds of each part of a forward pass of `tokens` tokens after `depth` others."""
         self._session.rewind(len(self._session))
         if depth:
             self._session.accept(some_tokens(depth, self.n_vocab))
         return profile(self._session._state, some_tokens(tokens, self.n_vocab))
+
+    def _n_decoded(self, depth: int) -> int:
+        """Return how many tokens `decode_speed` decodes."""
+        n_ctx: int = self.n_ctx
+        return min(DECODED, n_ctx - depth)
 
 
 # In a small process of its own: a child's peak begins with what its parent had in memory.
@@ -134,13 +167,13 @@ sys.exit(status != 0)
 
 
 def timed(command: Sequence[str], environment: dict[str, str] | None = None) -> tuple[float, float | None]:
-    """Runs a command in a process of its own; what it prints is thrown away.
+    """Run a command in a process of its own and discard its output.
 
     Returns:
-        (seconds from start to end, bytes of its resident memory at most, or None where the system does not say).
+        (seconds from start to end, peak of its resident memory in bytes, or None if the system does not report it).
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: The command failed.
     """
     starter = [sys.executable, "-P", "-c", STARTER, *command]
     done = subprocess.run(starter, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -175,48 +208,55 @@ def benchmark(
     rounds: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measures in rounds, each figure once a round, so that all see the same weather.
+    """Measure every figure in each round, so that background load affects all of them alike.
 
     Args:
-        path: the model file. threads: numbers of threads, as far as the machine allows. depths: tokens before those
-            that are decoded. prompts: lengths of prompts; depths and prompts that the context does not hold are left
-            out. rounds: how many.
-        progress: called with (done, total) rounds.
+        path: The model file.
+        threads: Numbers of threads; more than the machine allows are reduced to that.
+        depths: Numbers of tokens before those that are decoded.
+        prompts: Lengths of prompts, in tokens. Depths and prompts that do not fit the context are left out.
+        rounds: The number of rounds.
+        progress: Called with (rounds done, all rounds) after each round.
 
     Returns:
-        A JSON-ready dict: `machine`, `model`, `rounds`, `figures` and `parts`, where the time of a pass goes.
+        A JSON-ready dict: `machine`, `model`, `rounds`, `peak_memory` (bytes, of a process that generates a token, or
+        None), `figures`, and `parts`, the seconds of each part of a forward pass. A decode figure has `memory_limit`,
+        the tokens/s that memory allows (the fastest read of all weights by as many threads, divided by what a token
+        reads), and `of_memory_limit`, its median divided by that.
     """
-    figures, peaks = [], []
+    figures: list[Figure] = []
+    schedule: list[Figure] = []
+    peaks = []
 
     def start_seconds(n: int) -> float:
         seconds, peak = start(path, n)
         if peak is not None:
-            peaks.append(peak / 1e6)
+            peaks.append(int(peak))
         return seconds
 
     for n in sorted({min(n, most_threads()) for n in threads}):
         run = Run(open_model(path, threads=n))
         n_ctx = run.n_ctx
-        figures.append(Figure("read", "GB/s", run.read_speed, threads=n))
-        figures += [
-            Figure("decode", "tokens/s", partial(run.decode_speed, depth), threads=n, depth=depth)
-            for depth in depths
-            if depth < n_ctx
-        ]
-        figures += [
+        read = Figure("memory read", "GB/s", run.read_speed, threads=n)
+        decode = [DecodeFigure(run, depth, read) for depth in depths if depth < n_ctx]
+        others = [
             Figure("prompt", "tokens/s", partial(run.prompt_speed, length), threads=n, n_tokens=length)
             for length in prompts
             if length <= n_ctx
         ]
-        figures.append(Figure("start", "s", partial(start_seconds, n), threads=n))
-    for figure in figures:  # warms caches and starts threads
+        others.append(Figure("first token", "s", partial(start_seconds, n), threads=n))
+        figures += [read, *decode, *others]
+        # Reading alternates with decoding: the speed of memory changes from one moment to the next.
+        schedule += [read, *(figure for one in decode for figure in (one, read)), *others]
+    for figure in schedule:  # warms caches and starts threads
         figure.measure()
+    for figure in figures:
         figure.values.clear()
     passes = [(1, 0), *((1, depth) for depth in depths if 0 < depth < run.n_ctx)]
     passes += [(length, 0) for length in prompts if length <= run.n_ctx]
     parts: dict[tuple[int, int], list[dict[str, float]]] = {at: [] for at in passes}
     for i in range(rounds):
-        for figure in figures:
+        for figure in schedule:
             figure.measure()
         for at in passes:
             parts[at].append(run.parts(*at))
@@ -238,7 +278,7 @@ def benchmark(
             "weights": model.weights_size,
         },
         "rounds": rounds,
-        "peak_memory_mb": max(peaks, default=None),
+        "peak_memory": max(peaks, default=None),
         "figures": [figure.as_dict() for figure in figures],
         "parts": [
             {

@@ -1,4 +1,4 @@
-"""gpt2rt bench: its figures are there and plausible; how large they are is not for a test to say."""
+"""gpt2rt bench: its figures are present and plausible; how large they are is not for a test to say."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ import pytest
 from demo import DEMO, demo_model
 
 from gpt2rt._kernels import ThreadTeam, read_weights
+from gpt2rt.benchmark import DecodeFigure, Figure, Run
 from gpt2rt.cli import run
 
 
@@ -19,21 +20,50 @@ def result():
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
+def figures(result, name):
+    return [figure for figure in result["figures"] if figure["name"] == name]
+
+
 def test_every_figure_is_measured_once_a_round(result):
     assert result["rounds"] == 2
     for figure in result["figures"]:
-        assert len(figure["values"]) == 2
-        assert 0 < figure["least"] <= figure["median"] <= figure["greatest"]
+        assert len(figure["values"]) == 2 or figure["name"] == "memory read"
+        assert 0 < figure["min"] <= figure["median"] <= figure["max"]
+
+
+def test_reading_is_measured_before_and_after_each_decode_figure(result):
+    assert [len(figure["values"]) for figure in figures(result, "memory read")] == [6, 6]
+
+
+def test_the_memory_limit_is_the_fastest_read_of_what_a_token_reads(result):
+    shape = demo_model().hyperparameters
+    positions = 4 * (shape.n_ctx - 1) * shape.n_embd
+    for read in figures(result, "memory read"):
+        for figure in figures(result, "decode"):
+            if figure["threads"] == read["threads"]:
+                keys_and_values = 2 * 2 * shape.n_layer * shape.n_embd * (figure["depth"] + 8.5)
+                token_bytes = result["model"]["weights"] - positions + keys_and_values
+                assert figure["memory_limit"] == pytest.approx(1e9 * read["max"] / token_bytes)
+                assert figure["of_memory_limit"] == pytest.approx(figure["median"] / figure["memory_limit"])
+
+
+def test_a_slow_read_does_not_lower_the_memory_limit():
+    run = Run(demo_model())
+    read = Figure("memory read", "GB/s", run.read_speed, threads=1)
+    decode = DecodeFigure(run, 0, read)
+    decode.measure()
+    read.values = [2.0, 5.0, 1.0, 1.0]
+    assert decode.as_dict()["memory_limit"] == pytest.approx(5e9 / run.token_bytes(0))
 
 
 def test_depths_and_prompts_beyond_the_context_are_left_out(result):
     names = [(f["name"], f["threads"], f["depth"], f["n_tokens"]) for f in result["figures"] if f["threads"] == 2]
     assert names == [
-        ("read", 2, None, None),
+        ("memory read", 2, None, None),
         ("decode", 2, 0, None),
         ("decode", 2, 100, None),
         ("prompt", 2, None, 16),
-        ("start", 2, None, None),
+        ("first token", 2, None, None),
     ]
 
 
@@ -41,10 +71,10 @@ def test_machine_model_and_memory_are_named(result):
     assert result["machine"]["isa"]
     assert result["machine"]["cpu"]
     assert result["model"]["weight_type"] == "int8"
-    assert result["peak_memory_mb"] is None or 5 < result["peak_memory_mb"] < 100
+    assert result["peak_memory"] is None or 5e6 < result["peak_memory"] < 100e6
 
 
-def test_a_plain_read_reads_everything():
+def test_reading_reads_everything():
     weights = demo_model()._weights
     assert read_weights(weights, ThreadTeam(1)) == read_weights(weights, ThreadTeam(3)) != 0
 
@@ -52,16 +82,17 @@ def test_a_plain_read_reads_everything():
 def test_the_table_has_a_line_for_each_figure(capsys):
     demo_model()
     assert run(["bench", str(DEMO), "--threads", "1", "--depths", "0", "--prompts", "8", "--rounds", "1"]) == 0
-    out = capsys.readouterr().out
-    for start in ("what ", "read ", "decode at 0 ", "prompt of 8 ", "start "):
-        assert any(line.startswith(start) for line in out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    for start in ("what ", "memory read ", "decode after 0 ", "prompt of 8 ", "first token "):
+        [line] = [line for line in lines if line.startswith(start)]
+        assert line.endswith("%") == start.startswith("decode")
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--threads", "0"], "--threads: got '0', expected whole numbers from 1, parted by commas"),
-        (["--depths", "1,x"], "--depths: got '1,x', expected whole numbers from 0, parted by commas"),
+        (["--threads", "0"], "--threads: got '0', expected whole numbers from 1 on, separated by commas"),
+        (["--depths", "1,x"], "--depths: got '1,x', expected whole numbers from 0 on, separated by commas"),
         (["--json", "--markdown"], "--json and --markdown: give one of them"),
     ],
 )

@@ -1,5 +1,9 @@
-"""A virtual environment for each peer, made from the package registry once and kept in the cache folder."""
+"""A virtual environment for each peer, made from the package registry once and kept in the cache folder.
 
+Or this process's own environment, with the peers that happen to be installed in it.
+"""
+
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -7,34 +11,43 @@ import sys
 import venv
 from collections import namedtuple
 
-Environment = namedtuple("Environment", "requirements pip_options variables")
-Environment.__doc__ = "What pip is given for a peer: requirements, options and environment variables."
+Environment = namedtuple("Environment", "modules requirements pip_options variables")
+Environment.__doc__ = """The modules that a peer needs, and what pip is given to install them: requirements, options and
+environment variables."""
 
-# Versions are pinned: a table can be made again. All of a peer's own settings are its defaults, save for llama.cpp,
-# whose wheels are built for old processors: it is compiled here, for this processor.
+# Versions are pinned, so that a table can be reproduced. All of a peer's own settings are its defaults, except for
+# llama.cpp, whose wheels are built for old processors: it is compiled here, for this processor.
 ENVIRONMENTS = {
     "llama.cpp": Environment(
+        ("llama_cpp",),
         ("llama-cpp-python==0.3.36",),
         ("--no-binary=llama-cpp-python",),
         {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"},
     ),
-    "ctranslate2": Environment(("ctranslate2==4.8.5", "numpy", "safetensors", "tokenizers"), (), {}),
+    "ctranslate2": Environment(
+        ("ctranslate2", "tokenizers"), ("ctranslate2==4.8.5", "numpy", "safetensors", "tokenizers"), (), {}
+    ),
     "openvino": Environment(
+        ("openvino_genai", "optimum", "torch", "transformers"),
         ("openvino-genai==2026.4.1.0", "optimum-intel[openvino]==2.2.0", "torch==2.13.0", "transformers==5.5.4"),
         (),
         {},
     ),
-    "torch": Environment(("torch==2.13.0", "transformers==5.23.0", "numpy"), (), {}),
+    "torch": Environment(("torch", "transformers"), ("torch==2.13.0", "transformers==5.23.0", "numpy"), (), {}),
 }
-STAMP = "peer.txt"  # what was installed; an environment without it is not finished
+STAMP = "peer.txt"  # what was installed; an environment without it is incomplete
 
 
 class PeerError(Exception):
     """A peer can't be installed, converted for or measured: it is left out, and the message says why."""
 
 
+class NotInstalledError(PeerError):
+    """A peer is not installed in this process's own environment."""
+
+
 def run(command, log, **options):
-    """Runs a command with its output appended to the file `log`. Raises PeerError with the last line where it fails."""
+    """Run a command and append its output to the file `log`. Raises PeerError, with the last line, if it fails."""
     with open(log, "ab") as output:
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options)
     if done.returncode:
@@ -44,13 +57,13 @@ def run(command, log, **options):
 
 
 def last_line(log):
-    """The last line of a log that is not empty."""
+    """Return the last line of a log that is not empty."""
     lines = [line.strip() for line in pathlib.Path(log).read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
 
 
 def python_of(peer, cache):
-    """The peer's own Python; its environment is made first where it is not there or not this one.
+    """Return the Python of the peer's own environment, which is made first if it is missing or another one.
 
     Args:
         peer: a key of ENVIRONMENTS. cache: the folder that keeps environments.
@@ -67,3 +80,11 @@ def python_of(peer, cache):
         run(command, folder / "pip.log", env=os.environ | environment.variables)
         stamp.write_text(wanted)
     return python
+
+
+def this_python(peer):
+    """Return this process's own Python if the peer is installed there. Raises NotInstalledError if it is not."""
+    missing = [name for name in ENVIRONMENTS[peer].modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotInstalledError(f"{peer}: left out, {' and '.join(missing)} not installed")
+    return sys.executable

@@ -1,4 +1,4 @@
-"""The same weights for every runtime: one checkpoint, written as each of them reads it."""
+"""The same weights for every runtime: one checkpoint, written in the format of each."""
 
 import json
 import pathlib
@@ -40,7 +40,7 @@ GGUF_NAMES = {
 
 
 class PeerModels:
-    """The files made of one checkpoint, in a folder; each is made when it is first asked for and is newer than that.
+    """The files made from one checkpoint, in a folder; each is made when it is first needed, or if it is older.
 
     Attributes:
         hyperparameters: of the checkpoint.
@@ -55,10 +55,11 @@ class PeerModels:
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self.hyperparameters = self._checkpoint.hyperparameters
+        self._vocabulary_files = [self._checkpoint.path.with_name(name) for name in ("encoder.json", "vocab.bpe")]
         self._age = max(path.stat().st_mtime for path in self._checkpoint.files)
 
     def _made(self, name, make):
-        """The path of `name`, which `make(path)` writes unless it is there; a file half made has another name."""
+        """Return the path of `name`, which `make(path)` writes if needed; an unfinished file has another name."""
         path = self._folder / name
         if not path.exists() or path.stat().st_mtime < self._age:
             part = self._folder / f"part-{name}"
@@ -71,7 +72,7 @@ class PeerModels:
         return path
 
     def gpt2rt(self, weight_type):
-        """Our file. It is made anew: the converter may have changed. Raises PeerError where the type is not known."""
+        """Return our file. It is always made again: the converter may have changed. Raises PeerError."""
         path = self._folder / f"gpt2rt-{weight_type}.bin"
         try:
             convert(self._checkpoint.path, path, weight_type=weight_type, force=True)
@@ -80,23 +81,23 @@ class PeerModels:
         return path
 
     def hugging_face(self):
-        """A folder as transformers saves a GPT2LMHeadModel, in f32."""
+        """Return a folder as transformers saves a GPT2LMHeadModel, in f32."""
         return self._made("hugging-face", self._write_hugging_face)
 
     def gguf(self, kind, python):
-        """A file for llama.cpp: F16 is written here, Q8_0 and Q4_0 are made of it by llama.cpp's own quantizer."""
+        """Return a file for llama.cpp: F16 is written here, llama.cpp's own quantizer makes Q8_0 and Q4_0 of it."""
         plain = self._made("model-F16.gguf", self._write_gguf)
         if kind == "F16":
             return plain
         return self._made(f"model-{kind}.gguf", lambda path: self._inside(python, "llama.cpp", plain, path, kind))
 
     def ctranslate2(self, kind, python):
-        """A folder for CTranslate2, quantized by its own code."""
+        """Return a folder for CTranslate2, quantized by its own code."""
         source = self.hugging_face()
         return self._made(f"ctranslate2-{kind}", lambda path: self._inside(python, "ctranslate2", source, path, kind))
 
     def openvino(self, kind, python):
-        """A folder for OpenVINO GenAI, exported and quantized by optimum-intel."""
+        """Return a folder for OpenVINO GenAI, exported and quantized by optimum-intel."""
         source = self.hugging_face()
 
         def make(path):
@@ -107,11 +108,11 @@ class PeerModels:
         return self._made(f"openvino-{kind}", make)
 
     def _inside(self, python, peer, source, path, kind):
-        """Runs a conversion in the peer's environment, which has its quantizer."""
+        """Run a conversion in the peer's environment, which has its quantizer."""
         run([python, HERE / "converters.py", peer, source, path, kind], self._folder / f"{peer}.log")
 
     def _tensors(self):
-        """Yields (layer or None, name in GGUF_NAMES, array of f32 as `TensorFlowCheckpoint.tensor` gives it)."""
+        """Yield (layer or None, name in GGUF_NAMES, f32 array as `TensorFlowCheckpoint.tensor` returns it)."""
         for name in GGUF_NAMES:
             if name in ("wte", "wpe", "ln_f/g", "ln_f/b"):
                 yield None, name, self._checkpoint.tensor(name)
@@ -121,13 +122,14 @@ class PeerModels:
 
     def _write_hugging_face(self, path):
         path.mkdir()
-        encoder, merges = self._checkpoint.vocabulary_files
+        encoder, merges = self._vocabulary_files
         shutil.copyfile(encoder, path / "vocab.json")
         shutil.copyfile(merges, path / "merges.txt")
         last = self.hyperparameters.n_vocab - 1
         config = self.hyperparameters._asdict() | {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
+            "vocab_size": self.hyperparameters.n_vocab,
             "n_positions": self.hyperparameters.n_ctx,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": LAYERNORM_EPSILON,
@@ -148,7 +150,7 @@ class PeerModels:
         save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
 
     def _write_gguf(self, path):
-        """GGUF in F16, with F32 for vectors and positions, as llama.cpp's own converter has it."""
+        """Write GGUF in F16, with F32 for vectors and positions, as llama.cpp's own converter does."""
         n_vocab, n_ctx, n_embd, n_head, n_layer = self.hyperparameters
         writer = gguf.GGUFWriter(path, "gpt2")
         writer.add_context_length(n_ctx)
@@ -158,7 +160,7 @@ class PeerModels:
         writer.add_block_count(n_layer)
         writer.add_layer_norm_eps(LAYERNORM_EPSILON)
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-        encoder, merges = self._checkpoint.vocabulary_files
+        encoder, merges = self._vocabulary_files
         ids = json.loads(encoder.read_text(encoding="utf-8"))
         tokens = sorted(ids, key=ids.get)
         normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
@@ -182,13 +184,17 @@ class PeerModels:
         writer.close()
 
 
-def random_checkpoint(size, folder, vocabulary, log):
-    """Writes a checkpoint of a release's size with random weights, unless it is there; returns the folder.
+def random_checkpoint(shape, folder, vocabulary, log):
+    """Return a folder with a checkpoint of random weights, which is written first unless it is there.
+
+    Args:
+        shape: arguments of make_checkpoint.py, such as ["124M"]. vocabulary: a folder to take it from, or None.
+        log: gets the script's output.
 
     Raises:
         PeerError: TensorFlow is missing, or the disk is full.
     """
     if not (folder / "hparams.json").is_file() or not (folder / "model.ckpt.index").is_file():
         options = ["--vocabulary", vocabulary] if vocabulary else []
-        run([sys.executable, HERE.parent / "make_checkpoint.py", size, folder, *options], log)
+        run([sys.executable, HERE.parent / "make_checkpoint.py", *shape, folder, *options], log)
     return folder

@@ -7,30 +7,36 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import namedtuple
 from pathlib import Path
 from time import perf_counter
 
 from models import random_checkpoint
+from worker import Gpt2rt
 
 import gpt2rt
-from gpt2rt.benchmark import START_PROMPT, Run, some_tokens, timed
+from gpt2rt.benchmark import START_PROMPT, Run, timed
 from gpt2rt.converter import convert
-from gpt2rt.session import accept_all
 
-SIZES = ("124M", "355M", "774M", "1558M")
+Scale = namedtuple("Scale", "sizes quota_seconds n_generated")
+Scale.__doc__ = """How much is measured: {size: arguments of make_checkpoint.py}, of which the first is used for
+everything else; the seconds of decoding under a quota; and the tokens generated with prompt lookup."""
+FULL = Scale({size: [size] for size in ("124M", "355M", "774M", "1558M")}, 2.0, 200)
+TINY = ["custom", "--n-vocab", "400", "--n-embd", "64", "--n-head", "2", "--n-layer", "2"]
+SMOKE = Scale({"tiny": TINY}, 0.1, 40)
+
 DEPTHS = (0, 128, 256, 512, 768, 1000)
 BATCHES = (1, 2, 4, 8, 16, 32)
 QUOTAS = (1.0, 1.5)  # CPUs
 PROMPT = 512  # tokens
 DECODED = 16  # tokens of one measurement
 GENERATED = 64  # tokens of the run whose memory is measured
-QUOTA_SECONDS = 2.0  # many periods of the scheduler, which are 0.1 s
 LISTS = "One, two, three, four, five. " * 3  # a text that repeats itself
 PLAIN = "User: What did you do on your holidays?\nBot:"
 
 
 def medians(measures, rounds):
-    """{label: median of what its function returns}, each called once a round, and once before that counts."""
+    """Return {label: median of what its function returns}; each is called once a round, and once to warm up."""
     values = {label: [] for label in measures}
     for i in range(rounds + 1):
         for label, measure in measures.items():
@@ -41,35 +47,36 @@ def medians(measures, rounds):
 
 
 def generate(path, n, *options):
-    """The command that continues a text by n tokens."""
+    """Return the command that continues a text by n tokens."""
     return [sys.executable, "-P", "-m", "gpt2rt", "generate", str(path), START_PROMPT, "-n", str(n), *options]
 
 
-def measure(checkpoint, vocabulary, cache, threads, rounds, say):
-    """Measures everything on this page's list with int8 weights.
+def measure(checkpoint, vocabulary, cache, threads, rounds, say, scale=FULL):
+    """Measure everything on this page's list with int8 weights.
 
     Args:
-        checkpoint: of 124M. vocabulary: a folder for the checkpoints that are made, or None. cache: keeps models.
-        threads: of a pass. rounds: how many. say: called with a line of progress.
+        checkpoint: of the scale's first size. vocabulary: a folder for the checkpoints that are made, or None.
+        cache: keeps models. threads: of a forward pass. rounds: the number of rounds. say: called with a line of
+            progress. scale: how much to measure.
 
     Returns:
         JSON-ready: {name of the table: {label: figure}}, in tokens/s, seconds and bytes.
     """
     models = cache / "ours"
     models.mkdir(exist_ok=True)
-    path = models / "124M-int8.bin"
+    path = models / f"{next(iter(scale.sizes))}-int8.bin"
     convert(checkpoint, path, force=True)
     found = {"threads_used": threads}
     for name, measure_one in {
         "parts": lambda: parts(path, threads, rounds),
         "depths": lambda: depths(path, threads, rounds),
         "threads": lambda: asked_threads(path, rounds),
-        "quotas": lambda: quotas(path),
+        "quotas": lambda: quotas(path, scale.quota_seconds),
         "batches": lambda: batches(path, threads, rounds),
-        "lookup": lambda: lookup(path, rounds),
+        "lookup": lambda: lookup(path, rounds, scale.n_generated),
         "cold": lambda: cold(path, rounds),
         "convert": lambda: converting(checkpoint, models, rounds),
-        "sizes": lambda: sizes(vocabulary, models, threads, rounds),
+        "sizes": lambda: sizes(scale.sizes, vocabulary, models, threads, rounds),
     }.items():
         say(name)
         found[name] = measure_one()
@@ -77,7 +84,7 @@ def measure(checkpoint, vocabulary, cache, threads, rounds, say):
 
 
 def parts(path, threads, rounds):
-    """{"tokens at depth": {part: seconds}}"""
+    """Return {"tokens at depth": {part: seconds}}."""
     run = Run(gpt2rt.open_model(path, threads=threads))
     passes = {
         f"{n} at {depth}": [run.parts(n, depth) for _ in range(rounds)] for n, depth in ((1, 0), (1, 900), (512, 0))
@@ -91,7 +98,7 @@ def depths(path, threads, rounds):
 
 
 def asked_threads(path, rounds):
-    """{threads asked for: [decode, prompt]}, to four times the processors."""
+    """Return {threads asked for: [decode, prompt]}, up to four times the processors."""
     runs = {n: Run(gpt2rt.open_model(path, threads=n)) for n in (1, 2, 4, 8) if n <= 4 * os.cpu_count()}
     decode = medians({n: lambda run=run: run.decode_speed(0) for n, run in runs.items()}, rounds)
     prompt = medians({n: lambda run=run: run.prompt_speed(PROMPT) for n, run in runs.items()}, rounds)
@@ -111,8 +118,8 @@ print(len(seconds) / sum(seconds), run.model.threads)
 """
 
 
-def quotas(path):
-    """{CPUs of a control group: [decode with 1 thread, by default, with 8 asked for]}; empty where none can be made."""
+def quotas(path, seconds):
+    """Return {CPUs of a control group: [decode with 1 thread, by default, with 8 asked for]}, empty without groups."""
     found = {}
     for cpus in QUOTAS:
         with control_group(cpus) as group:
@@ -123,7 +130,7 @@ def quotas(path):
             found[cpus] = []
             for threads in ("1", "0", "8"):
                 done = subprocess.run(
-                    [*enter, *command, threads, str(QUOTA_SECONDS)], capture_output=True, text=True, check=True
+                    [*enter, *command, threads, str(seconds)], capture_output=True, text=True, check=True
                 )
                 found[cpus].append(float(done.stdout.split()[0]))
     return found
@@ -131,7 +138,7 @@ def quotas(path):
 
 @contextlib.contextmanager
 def control_group(cpus):
-    """A new control group (v2 or v1) that may use so many CPUs; None where this user may not make one."""
+    """A new control group (v2 or v1) that may use `cpus` CPUs; None if this user may not make one."""
     root = Path("/sys/fs/cgroup")
     is_v2 = (root / "cgroup.controllers").exists()
     group = (root if is_v2 else root / "cpu") / f"gpt2rt-{os.getpid()}"
@@ -141,6 +148,8 @@ def control_group(cpus):
         for name, limit in limits.items():
             (group / name).write_text(limit)
     except OSError:
+        with contextlib.suppress(OSError):
+            group.rmdir()
         yield None
         return
     try:
@@ -150,32 +159,21 @@ def control_group(cpus):
 
 
 def batches(path, threads, rounds):
-    """{sequences: tokens/s of all together}"""
-    model = gpt2rt.open_model(path, threads=threads)
-    sessions = [model.session() for _ in range(max(BATCHES))]
-    tokens = some_tokens(DECODED, model.hyperparameters.n_vocab)
-
-    def together(n):
-        for session in sessions[:n]:
-            session.rewind(len(session))
-        begin = perf_counter()
-        for token in tokens:
-            accept_all(sessions[:n], [(token,)] * n)
-        return n * DECODED / (perf_counter() - begin)
-
-    return medians({n: lambda n=n: together(n) for n in BATCHES}, rounds)
+    """Return {sequences: tokens/s of all together}, sampling included."""
+    worker = Gpt2rt(path, threads)
+    return medians({n: lambda n=n: n * DECODED / worker.batch(n, DECODED) for n in BATCHES}, rounds)
 
 
-def lookup(path, rounds):
-    """{text: tokens/s with prompt lookup by those without}: a text that repeats itself, and one that does not."""
+def lookup(path, rounds, n):
+    """Return {text: tokens/s with prompt lookup, divided by those without}: of repetitive text and of other text."""
     model = gpt2rt.open_model(path)
 
     def speed(prompt, is_on, sampling):
         begin = perf_counter()
-        generation = model.generate(prompt, max_tokens=200, seed=1, lookup=is_on, **sampling)
+        generation = model.generate(prompt, max_tokens=n, seed=1, lookup=is_on, **sampling)
         for _ in generation:
             pass
-        return 200 / (perf_counter() - begin)
+        return generation.n_tokens / (perf_counter() - begin)
 
     texts = {"repeats itself, greedy": (LISTS, {"temperature": 0}), "plain, sampled": (PLAIN, {})}
     measures = {
@@ -188,7 +186,7 @@ def lookup(path, rounds):
 
 
 def cold(path, rounds):
-    """{what: seconds}, each with the file dropped from the page cache before; empty where that is not possible."""
+    """Return {what: seconds}, each after dropping the file from the page cache; empty if that is not possible."""
     if not hasattr(os, "posix_fadvise"):
         return {}
 
@@ -211,7 +209,7 @@ def cold(path, rounds):
 
 
 def converting(checkpoint, folder, rounds):
-    """{what: seconds}, and the peak of convert's memory in bytes."""
+    """Return {what: seconds}, and the peak of convert's memory in bytes."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         copy, output = Path(scratch) / "copy", Path(scratch) / "124M.bin"
         command = [sys.executable, "-P", "-m", "gpt2rt", "convert", str(checkpoint), "-o", str(output), "--force"]
@@ -233,25 +231,25 @@ def converting(checkpoint, folder, rounds):
         return found | {"peak": timed(plain)[1]}
 
 
-def sizes(vocabulary, folder, threads, rounds):
-    """{size: {file, decode, prompt, start, memory}}; checkpoints are made, converted and thrown away."""
+def sizes(shapes, vocabulary, folder, threads, rounds):
+    """Return {size: {file, decode, memory_limit, prompt, start, memory}}; checkpoints are deleted once converted."""
     found = {}
-    for size in SIZES:
+    for size, shape in shapes.items():
         path = folder / f"{size}-int8.bin"
         if not path.exists():
-            checkpoint = random_checkpoint(size, folder / size, vocabulary, folder / "checkpoints.log")
+            checkpoint = random_checkpoint(shape, folder / size, vocabulary, folder / "checkpoints.log")
             convert(checkpoint, path)
             shutil.rmtree(checkpoint)
         run = Run(gpt2rt.open_model(path, threads=threads))
-        speeds = medians(
-            {
-                "decode": lambda run=run: run.decode_speed(0),
-                "prompt": lambda run=run: run.prompt_speed(PROMPT),
-                "read": lambda run=run: 1e9 * run.read_speed(),
-            },
-            min(rounds, 3),
-        )
+        reads = []
+
+        def decode(run=run, reads=reads):
+            reads.append(run.read_speed())  # alternates with decoding, as in `gpt2rt bench`
+            return run.decode_speed(0)
+
+        speeds = medians({"decode": decode, "prompt": lambda run=run: run.prompt_speed(PROMPT)}, min(rounds, 3))
         found[size] = speeds | {
+            "memory_limit": 1e9 * max(reads) / run.token_bytes(0),
             "file": path.stat().st_size,
             "start": statistics.median(timed(generate(path, 1))[0] for _ in range(3)),
             "memory": timed(generate(path, GENERATED))[1],

@@ -1,4 +1,4 @@
-"""gpt2rt bench: measures how fast a model runs here."""
+"""gpt2rt bench: measure how fast a model runs on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None], list[int] | None]:
-    """A callback for an option of whole numbers that commas part."""
+    """Return a callback that parses an option of whole numbers separated by commas."""
 
     def parse(_ctx: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
         if value is None:
@@ -26,7 +26,9 @@ def numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None]
         except ValueError:
             found = []
         if not found or min(found) < least:
-            raise UsageError(f"{option.opts[-1]}: got {value!r}, expected whole numbers from {least}, parted by commas")
+            raise UsageError(
+                f"{option.opts[-1]}: got {value!r}, expected whole numbers from {least} on, separated by commas"
+            )
         return found
 
     return parse
@@ -34,19 +36,28 @@ def numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None]
 
 @click.command("bench", short_help="Measure how fast a model runs here.")
 @click.argument("model")
-@click.option("--threads", metavar="N,N", callback=numbers(1), help="Numbers of threads; by default 1 and the usual.")
+@click.option(
+    "--threads", metavar="N,N", callback=numbers(1), help="Numbers of threads.  [default: 1 and the usual number]"
+)
 @click.option(
     "--depths",
     metavar="N,N",
     default="0,256,900",
     callback=numbers(0),
     show_default=True,
-    help="Decode behind N tokens.",
+    help="Decode after N tokens.",
 )
 @click.option(
-    "--prompts", metavar="N,N", default="16,128,512", callback=numbers(1), show_default=True, help="Read N tokens."
+    "--prompts",
+    metavar="N,N",
+    default="16,128,512",
+    callback=numbers(1),
+    show_default=True,
+    help="Process a prompt of N tokens.",
 )
-@click.option("--rounds", type=click.IntRange(1, 1000), metavar="N", default=5, show_default=True, help="Measurements.")
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), metavar="N", default=5, show_default=True, help="Measure N times."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every value.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
 def command(
@@ -60,8 +71,10 @@ def command(
 ) -> None:
     """Measure how fast the model file MODEL runs on this machine.
 
-    Every figure is measured once a round, one after the other; the table has medians. "of limit" compares the bytes of
-    weights that decoding reads each second with a plain read of the same bytes by as many threads.
+    The figures are measured one after the other, in rounds. Decoding is limited by how fast memory can be read: "of
+    memory limit" is the median speed of decoding divided by the speed at which the same number of threads could read
+    the weights, keys and values of each token and do nothing else. Reading alternates with decoding, and its fastest
+    pass counts as the limit.
 
     \b
     Examples:
@@ -80,7 +93,7 @@ def command(
         "rounds": rounds,
     }
     if sys.stderr.isatty():
-        with click.progressbar(length=rounds, label="measuring", file=sys.stderr) as bar:
+        with click.progressbar(length=rounds, label="Measuring", file=sys.stderr) as bar:
             result = benchmark(model, **arguments, progress=lambda done, _: bar.update(done - bar.pos))
     else:
         result = benchmark(model, **arguments)
@@ -93,35 +106,32 @@ def command(
 
 
 def show(result: dict[str, Any], as_markdown: bool) -> None:
-    """Prints the table."""
+    """Print the tables."""
     machine, model = result["machine"], result["model"]
     click.echo(
         f"{model['path']}: {model['n_parameters'] / 1e6:.1f} million parameters, {model['weight_type']},"
         f" {model['size'] / 1e6:.1f} MB\n"
         f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['isa']}, {machine['system']}; {result['rounds']} rounds"
     )
-    if result["peak_memory_mb"] is not None:
-        click.echo(f"peak memory of generate: {result['peak_memory_mb']:.0f} MB")
+    if result["peak_memory"] is not None:
+        click.echo(f"peak memory of generate: {result['peak_memory'] / 1e6:.0f} MB")
     click.echo()
-    limits = {figure["threads"]: figure["median"] for figure in result["figures"] if figure["name"] == "read"}
-    rows: list[tuple[str, ...]] = [("what", "threads", "median", "mean", "least", "greatest", "unit", "of limit")]
+    rows: list[tuple[str, ...]] = [("what", "threads", "median", "mean", "min", "max", "unit", "of memory limit")]
     for figure in result["figures"]:
         what = figure["name"]
         if figure["depth"] is not None:
-            what += f" at {figure['depth']}"
+            what += f" after {figure['depth']}"
         if figure["n_tokens"] is not None:
             what += f" of {figure['n_tokens']}"
-        share = ""
-        if figure["name"] == "decode":
-            share = f"{figure['median'] * model['weights'] / 1e9 / limits[figure['threads']]:.0%}"
-        values = (figure[key] for key in ("median", "mean", "least", "greatest"))
+        share = f"{figure['of_memory_limit']:.0%}" if "of_memory_limit" in figure else ""
+        values = (figure[key] for key in ("median", "mean", "min", "max"))
         shown = (f"{value:.3f}" if figure["unit"] == "s" else f"{value:.1f}" for value in values)
         rows.append((what, str(figure["threads"]), *shown, figure["unit"], share))
     print_table(rows, as_markdown)
     click.echo()
     rows = [("where the time goes, ms", *result["parts"][0]["seconds"], "sum")]
     for at in result["parts"]:
-        what = f"{at['n_tokens']} token{'s' * (at['n_tokens'] > 1)} at {at['depth']}, threads {at['threads']}"
+        what = f"{at['n_tokens']} token{'s' * (at['n_tokens'] > 1)} after {at['depth']}, threads {at['threads']}"
         seconds = at["seconds"].values()
         rows.append((what, *(f"{1e3 * value:.2f}" for value in seconds), f"{1e3 * sum(seconds):.2f}"))
     print_table(rows, as_markdown)

@@ -1,54 +1,129 @@
-"""A worker: one runtime with one model, measured in its own environment.
+"""A worker: one runtime with one model, measured in its own environment. `Worker` starts one and asks it.
 
-    python bench/performance/worker.py RUNTIME MODEL THREADS
+    python bench/worker.py RUNTIME MODEL THREADS
 
-It answers each line of JSON on standard input with one on standard output. Commands:
-    {"do": "logits", "tokens": ids}           the logits behind the last token, a list of n_vocab numbers
-    {"do": "prompt", "tokens": ids}           seconds to read the tokens and have the logits behind the last one
-    {"do": "decode", "tokens": ids, "n": n}   seconds for n tokens more, one after the other, behind these
-    {"do": "read"}                            bytes a second of a plain read of all weights; ours only
+It answers each line of JSON on standard input with one on standard output. Orders:
+    {"do": "logits", "tokens": ids}           the logits after the last token, a list of n_vocab numbers
+    {"do": "prompt", "tokens": ids}           seconds to process the tokens, up to the logits after the last one
+    {"do": "decode", "tokens": ids, "n": n}   seconds for n more tokens, one after the other, after these
+Of gpt2rt alone, any version of it:
+    {"do": "shape"}                           [n_vocab, n_ctx]
+    {"do": "batch", "size": m, "n": n}        seconds to generate n tokens for each of m prompts together
+    {"do": "memory_limit"}                    tokens/s that the speed of memory allows to decoding without a context
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
+import subprocess
 import sys
 from time import perf_counter
 
 
+class WorkerError(Exception):
+    """A worker ended before it answered."""
+
+
+class Worker:
+    """A worker's process, from the side of whoever asks.
+
+    Attributes:
+        version: of the runtime, as text.
+    """
+
+    def __init__(self, python, runtime, model, threads, *, log=None, environment=None):
+        """
+        Args:
+            python: the interpreter of the runtime's environment. log: a file that gets what the runtime prints, or
+                None for standard error. environment: environment variables, or None for this process's own.
+        """
+        self._name, self._log = f"{runtime} of {python}", log
+        command = [str(python), __file__, runtime, str(model), str(threads)]
+        with open(log, "ab") if log else contextlib.nullcontext() as stderr:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+            )
+        self.version = self._answer()
+
+    def ask(self, do, **arguments):
+        """Return the answer to an order. Raises WorkerError if the worker has ended."""
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps({"do": do} | arguments), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            where = f" (see {self._log})" if self._log else ""
+            raise WorkerError(f"{self._name}: its worker ended with {self._process.wait()}{where}")
+        return json.loads(line)
+
+    def close(self):
+        """End the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
 class Gpt2rt:
-    """Ours."""
+    """Ours: the version that is installed, whose sequences may still be called sessions."""
 
     def __init__(self, path, threads):
         import gpt2rt
-        from gpt2rt.benchmark import Run
 
         self.model = gpt2rt.open_model(path, threads=threads)
         self.version = f"gpt2rt {importlib.metadata.version('gpt2rt')}"
-        self.read = lambda: 1e9 * Run(self.model).read_speed()
+        if hasattr(self.model, "sequence"):
+            self._sequence = self.model.sequence()
+            self._append, self._clear = self._sequence.append, lambda: self._sequence.truncate(0)
+        else:
+            self._sequence = self.model.session()
+            self._append, self._clear = self._sequence.accept, lambda: self._sequence.rewind(len(self._sequence))
+
+    def shape(self):
+        return [self.model.hyperparameters.n_vocab, self.model.hyperparameters.n_ctx]
 
     def logits(self, tokens):
-        session = self.model.session()
-        session.accept(tokens)
-        return memoryview(session.logits_view).cast("f").tolist()
+        self._clear()
+        self._append(tokens)
+        return [float(logit) for logit in self._sequence.logits]
 
     def prompt(self, tokens):
-        session = self.model.session()
+        self._clear()
         begin = perf_counter()
-        session.accept(tokens)
+        self._append(tokens)
         return perf_counter() - begin
 
     def decode(self, tokens, n):
-        session = self.model.session()
-        session.accept(tokens)
+        self._clear()
+        self._append(tokens)
         begin = perf_counter()
         for token in following(tokens, n):
-            session.accept([token])
+            self._append([token])
         return perf_counter() - begin
+
+    def batch(self, size, n):
+        prompts = [f"{number}" for number in range(size)]
+        begin = perf_counter()
+        batch = self.model.generate_batch(prompts, max_tokens=n, batch_size=size, seed=1)
+        for _ in batch:
+            pass
+        seconds = perf_counter() - begin
+        texts = getattr(batch, "continuations", ())
+        n_tokens = sum(len(text.tokens) for text in texts) if texts else size * n
+        return seconds * size * n / n_tokens  # some may have ended early
+
+    def memory_limit(self):
+        from gpt2rt.benchmark import Run
+
+        run = Run(self.model)
+        return 1e9 * run.read_speed() / run.token_bytes(0)
 
 
 class LlamaCpp:
-    """llama.cpp through the C interface that llama-cpp-python wraps: nothing of Python's is between the tokens."""
+    """llama.cpp through the C interface that llama-cpp-python wraps, without its Python code between the tokens."""
 
     def __init__(self, path, threads):
         import llama_cpp
@@ -96,7 +171,7 @@ class LlamaCpp:
 
 
 class CTranslate2:
-    """CTranslate2's Generator. It draws its own next tokens (the likeliest), and tells when each is there."""
+    """CTranslate2's Generator. It chooses its own next tokens, the likeliest, and reports when it has each."""
 
     def __init__(self, path, threads):
         import ctranslate2
@@ -108,7 +183,7 @@ class CTranslate2:
         self.texts = sorted(ids, key=ids.get)
 
     def _times(self, tokens, n):
-        """When each of n new tokens was there."""
+        """Return when each of n new tokens was there."""
         times = []
 
         def note(_):
@@ -139,7 +214,7 @@ class CTranslate2:
 
 
 class OpenVino:
-    """OpenVINO GenAI's LLMPipeline. It draws its own next tokens (the likeliest), and tells when each is there."""
+    """OpenVINO GenAI's LLMPipeline. It chooses its own next tokens, the likeliest, and reports when it has each."""
 
     def __init__(self, path, threads):
         import openvino_genai
@@ -164,7 +239,7 @@ class OpenVino:
         self.clock = Clock
 
     def _times(self, tokens, n):
-        """When each of n new tokens was there."""
+        """Return when each of n new tokens was there."""
         import numpy as np
         from openvino import Tensor
 
@@ -248,7 +323,7 @@ RUNTIMES = {
 
 
 def following(tokens, n):
-    """n tokens to go on with, the same for all runtimes that are told."""
+    """Return n tokens to continue with, the same for all runtimes that do not choose their own."""
     return [tokens[position % len(tokens)] for position in range(n)]
 
 
@@ -256,16 +331,10 @@ def main(runtime, path, threads):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the runtime prints goes to the log
     worker = RUNTIMES[runtime](path, int(threads))
-    commands = {
-        "logits": lambda order: worker.logits(order["tokens"]),
-        "prompt": lambda order: worker.prompt(order["tokens"]),
-        "decode": lambda order: worker.decode(order["tokens"], order["n"]),
-        "read": lambda _: worker.read(),
-    }
     print(json.dumps(worker.version), file=answers, flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        print(json.dumps(commands[order["do"]](order)), file=answers, flush=True)
+        print(json.dumps(getattr(worker, order.pop("do"))(**order)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

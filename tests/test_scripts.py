@@ -1,0 +1,317 @@
+"""Scripts of bench/, train/ and docs/: each runs as a user starts it, on little data, and its output is checked.
+
+tests/test_documents.py runs the command lines of the documents, tests/test_train.py tests the parts of train/.
+"""
+
+import json
+import lzma
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from checkpoints import SMALL, write_checkpoint
+from demo import DEMO, demo_model
+
+import text
+from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = "User: Hello!\nBot: Hello! How are you?\nUser: I am well. And you?\nBot: I am well, too.\n<|endoftext|>\n"
+
+
+def run(script, *arguments, cwd=ROOT, status=0):
+    """Run a script in a folder, as a user does; return its standard output, or standard error if it should fail."""
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    result = subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=cwd,
+        # A script's own folder is to be imported from.
+        env={**{key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == status, result.stderr
+    return result.stderr if status else result.stdout
+
+
+def scripts():
+    """Return every script and every package that can be run, as paths from the root."""
+    found = []
+    for path in (path for folder in ("bench", "train", "docs") for path in sorted((ROOT / folder).rglob("*.py"))):
+        if "__main__" in path.read_text(encoding="utf-8"):
+            found.append(path.relative_to(ROOT).as_posix())
+        elif path.name == "__main__.py":
+            found.append(path.parent.relative_to(ROOT).as_posix())
+    return [path.removesuffix("/__main__.py") for path in found]
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_a_test_names_every_script(script):
+    assert any(f'"{script}"' in path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+
+
+@pytest.fixture
+def dialogues(tmp_path):
+    """Three dialogues of the kind that evaluations read."""
+    path = tmp_path / "dialogues.jsonl.xz"
+    turns = [["Hello!", "Hello! How are you?"], ["Who are you?", "I am a robot."], ["hi", "hello", "What?", "Nothing."]]
+    path.write_bytes(lzma.compress("".join(json.dumps({"turns": one}) + "\n" for one in turns).encode()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def needs_demo():
+    demo_model()
+
+
+def cells(table):
+    """Return the cells of a Markdown table, by the first cell of a row."""
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.mark.usefixtures("needs_demo")
+class TestChat:
+    def test_the_true_answers_that_it_gives_itself_have_an_f1_of_1(self, tmp_path):
+        run("bench/chat_quality.py", DEMO, "--chats", 1, "--transcripts", 1, tmp_path / "transcripts.txt")
+        [greedy] = re.findall(
+            r"=== chat 1, greedy, nothing else\nUser: (.*)\nBot: (.*)\n", (tmp_path / "transcripts.txt").read_text()
+        )
+        assert greedy[0] == (ROOT / "bench" / "chats.txt").read_text().split(" | ")[0]
+        dialogue = tmp_path / "dialogue.jsonl.xz"
+        dialogue.write_bytes(lzma.compress(json.dumps({"turns": greedy}).encode()))
+        options = ["--chats", 1, "--seeds", 2, "--threads", 1, "--dialogues", dialogue, "--json"]
+        found = json.loads(run("bench/chat_quality.py", DEMO, *options))
+        assert found["greedy, nothing else"]["F1"] == [1.0, None]
+        assert found["sampling, nothing else"]["F1"][1] is not None
+        assert found["drafts 8"]["tokens"][0] > found["defaults"]["tokens"][0]
+
+    def test_scores_choose_among_drafts(self, dialogues):
+        table = cells(run("bench/rerank.py", dialogues, DEMO, "--drafts", 3, "--threads", 1))
+        assert "4 times the best of 3" in table
+        words = {name: float(row[0]) for name, row in table.items() if name[0] in "t(fb"}
+        assert len(words) == 9
+        assert max(words.values()) == words["the longest"] > words["the first"]
+
+
+@pytest.mark.usefixtures("needs_demo")
+class TestSpeed:
+    def test_a_worker_answers_with_the_models_logits(self):
+        order = json.dumps({"do": "logits", "tokens": [1, 2, 3]})
+        command = [sys.executable, "bench/worker.py", "gpt2rt", str(DEMO), "1"]
+        done = subprocess.run(command, input=order + "\n", capture_output=True, text=True, check=True, cwd=ROOT)
+        version, logits = map(json.loads, done.stdout.splitlines())
+        session = demo_model().session()
+        session.accept([1, 2, 3])
+        assert version.startswith("gpt2rt ")
+        assert np.array_equal(np.array(logits, np.float32), session.logits)
+
+    def test_a_worker_that_fails_is_reported(self, tmp_path):
+        (tmp_path / "broken.bin").write_bytes(b"no model")
+        error = run("bench/compare.py", sys.executable, sys.executable, tmp_path / "broken.bin", status=1)
+        assert "broken.bin: " in error
+        assert error.splitlines()[-1].endswith("its worker ended with 1")
+
+    def test_two_versions_are_compared(self):
+        table = run("bench/compare.py", sys.executable, sys.executable, DEMO, "--rounds", 1, "--threads", 1)
+        rows = {}
+        for line in table.splitlines()[1:-1]:
+            what, before, after, speedup = re.split(r"\s{2,}", line)
+            before, after = (float(text.split()[0].replace(",", "")) for text in (before, after))
+            rows[what] = before, after, float(speedup)
+        times = ["first token"]
+        speeds = ["decode", "decode after 496", "prompt of 512", "batch of 16", "batch of 64"]
+        assert sorted(rows) == sorted(times + speeds)
+        for what, (before, after, speedup) in rows.items():
+            assert speedup == pytest.approx(before / after if what in times else after / before, abs=0.02, rel=0.02)
+
+    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are pinned to cores on Linux")
+    def test_a_busy_core_is_compared_with_none(self):
+        versions = [sys.executable, sys.executable]
+        lines = run("bench/busy_core.py", DEMO, *versions, "--rounds", 1, "--threads", 1).splitlines()
+        rows = [re.split(r"\s{2,}", line) for line in lines[1:]]
+        whats = ["prompt of 512"] * 3 + ["decode"] * 3
+        assert [row[:2] for row in rows] == [
+            [what, ["before", "after", "after / before"][i % 3]] for i, what in enumerate(whats)
+        ]
+        for before, after, ratios in (rows[:3], rows[3:]):
+            speeds = [[float(text.replace(",", "")) for text in row[2:]] for row in (before, after)]
+            for alone, busy, ratio in speeds:
+                assert ratio == pytest.approx(busy / alone, abs=0.02, rel=0.02)
+            for one, other, ratio in zip(*speeds, ratios[2:], strict=False):
+                assert float(ratio) == pytest.approx(other / one, abs=0.02, rel=0.02)
+
+
+class TestPerformance:
+    """The page about performance, with a tiny model and the peers that happen to be installed."""
+
+    @pytest.fixture(autouse=True)
+    def needs(self):
+        for module in ("gguf", "safetensors"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
+
+    @pytest.fixture
+    def models(self, monkeypatch, tmp_path):
+        """A tiny checkpoint in the peers' formats."""
+        monkeypatch.syspath_prepend(ROOT / "bench" / "performance")
+        from models import PeerModels
+
+        write_checkpoint(tmp_path / "checkpoint", SMALL._replace(n_ctx=64))
+        return PeerModels(tmp_path / "checkpoint", tmp_path / "models")
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(sys.platform == "win32", reason="it times cp and sha256sum")
+    def test_it_is_written_beside_what_was_measured(self, tmp_path):
+        for module in ("tensorflow", "matplotlib"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
+        docs = {path: path.read_bytes() for path in (ROOT / "docs").glob("performance.*")}
+        run("bench/performance", "--smoke", "--cache", tmp_path)
+        assert {path: path.read_bytes() for path in docs} == docs
+        assert not (tmp_path / "environments").exists()
+
+        found = json.loads((tmp_path / "results.json").read_text())
+        off = {}
+        for contender in found["peers"]["contenders"]:
+            assert min(contender["medians"][what] for what in ("decode", "deep", "prompt", "start", "memory")) > 0
+            off[contender["runtime"], contender["kind"]] = contender["medians"]["off"]
+        assert off["gpt2rt", "f32"] == 0 < off["gpt2rt", "f16"] < off["gpt2rt", "int8"] < off["gpt2rt", "int4"]
+        missing = {line.split(":")[0] for line in found["peers"]["missing"]}
+        assert {runtime for runtime, _ in off} | missing >= {"gpt2rt", "llama.cpp", "openvino", "ctranslate2", "torch"}
+        assert list(found["ours"]["batches"]) == ["1", "2", "4", "8", "16", "32"]
+
+        page = (tmp_path / "performance.md").read_text(encoding="utf-8")
+        assert f"| batch of 32 | {found['ours']['batches']['32']:,.0f} |" in page
+        assert "\n| tiny | 0 MB | " in page
+        assert (tmp_path / "performance.svg").read_text().rstrip().endswith("</svg>")
+
+    def test_a_folder_for_transformers_has_the_checkpoints_tensors(self, models, tmp_path):
+        from safetensors.numpy import load_file
+
+        folder, checkpoint = models.hugging_face(), TensorFlowCheckpoint(tmp_path / "checkpoint")
+        tensors = load_file(folder / "model.safetensors")
+        assert np.array_equal(tensors["transformer.wte.weight"], checkpoint.tensor("wte"))
+        assert np.array_equal(tensors["transformer.h.1.mlp.c_proj.bias"], checkpoint.tensor("h1/mlp/c_proj/b"))
+        assert len(json.loads((folder / "vocab.json").read_text(encoding="utf-8"))) == SMALL.n_vocab
+
+    def test_a_gguf_file_has_the_checkpoints_tensors(self, models, tmp_path):
+        from gpt2rt.converter.gguf import GgufFile
+
+        file, checkpoint = GgufFile(models.gguf("F16", sys.executable)), TensorFlowCheckpoint(tmp_path / "checkpoint")
+        assert file.vocabulary().section() == checkpoint.vocabulary().section()
+        for name in ("wte", "wpe", "h1/mlp/c_proj/w", "h0/ln_1/b"):
+            np.testing.assert_allclose(file.tensor(name), checkpoint.tensor(name), rtol=1e-3, atol=1e-4)
+
+    def test_torch_continues_a_text(self, models):
+        for module in ("torch", "transformers"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
+        assert run("bench/performance/continue_text.py", "torch", models.hugging_face(), 1, "Hello", 3).strip()
+
+    def test_ctranslate2_continues_a_text_of_what_it_quantized(self, models, tmp_path):
+        for module in ("ctranslate2", "tokenizers"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
+        source, output = models.hugging_face(), tmp_path / "quantized"
+        run("bench/performance/converters.py", "ctranslate2", source, output, "int8")
+        assert run("bench/performance/continue_text.py", "ctranslate2", output, 1, "Hello", 3).strip()
+
+
+class TestMakeCheckpoint:
+    SHAPE = ("--n-vocab", 300, "--n-ctx", 12, "--n-embd", 32, "--n-head", 2, "--n-layer", 2)
+
+    @pytest.mark.slow
+    def test_it_is_a_checkpoint_with_random_weights(self, tmp_path):
+        pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+        run("bench/make_checkpoint.py", "custom", tmp_path, *self.SHAPE)
+        checkpoint = TensorFlowCheckpoint(tmp_path)
+        assert list(checkpoint.hyperparameters) == [300, 12, 32, 2, 2]
+        assert checkpoint.vocabulary().n_vocab == 300
+        assert np.std(checkpoint.tensor("wte")) == pytest.approx(0.02, rel=0.05)
+        assert not np.array_equal(checkpoint.tensor("h0/attn/c_attn/w"), checkpoint.tensor("h1/attn/c_attn/w"))
+
+    def test_a_width_that_the_heads_do_not_divide_is_refused(self, tmp_path):
+        message = run("bench/make_checkpoint.py", "124M", tmp_path, "--n-head", 5, status=2)
+        assert "--n-embd: got 768, expected a multiple of --n-head, 5" in message
+
+
+class TestTrain:
+    """The bundled model's recipe, from text to a checkpoint and a picture."""
+
+    @pytest.fixture
+    def work(self, tmp_path):
+        """What prepare.py makes of little text."""
+        pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+        names = [name for group in text.GROUPS.values() for name in group]
+        for name in names:
+            path = tmp_path / "text" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            turns = "".join(json.dumps({"turns": [f"hello {n}", "how are you?"]}) + "\n" for n in range(20))
+            path.write_bytes(lzma.compress((turns if ".jsonl" in name else TEXT * 20).encode()))
+        held_out = next(tmp_path / "text" / name for name in names if ".jsonl" in name)
+        lines = run("train/prepare.py", tmp_path / "text", tmp_path / "work", "--held-out", held_out)
+        assert len(lines.splitlines()) == len(text.GROUPS)
+        return tmp_path / "work"
+
+    def test_dialogues_become_text(self, dialogues):
+        found = run("train/text.py", "--first", 2, dialogues)
+        assert found == "User: Hello!\nBot: Hello! How are you?\n<|endoftext|>User: Who are you?\nBot: I am a robot.\n"
+
+    def test_dialogues_about_the_model_are_printed(self):
+        dialogues = run("train/about.py").strip().split("\n\n")
+        assert len(dialogues) == 20
+        assert all(len(dialogue.splitlines()) % 2 == 0 for dialogue in dialogues)
+
+    def test_a_curve_is_plotted(self, tmp_path):
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+        (tmp_path / "curve.csv").write_text("broad,10,1.5,5.25,5.5\nbroad,20,3.0,4.25,4.5\nchat,30,4.5,3.25,3.5\n")
+        run("train/plot.py", tmp_path, tmp_path / "curve.svg")
+        picture = (tmp_path / "curve.svg").read_text()
+        assert "<!-- training text -->" in picture
+        assert "<!--  chat -->" in picture
+
+    @pytest.mark.slow
+    def test_text_becomes_a_checkpoint(self, work, tmp_path):
+        for module in ("torch", "tensorflow"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
+        shape = ["--n-embd", 32, "--n-head", 2, "--n-layer", 1]
+        run("train/train.py", work, "broad", "--minutes", 0.05, *shape)
+        run("train/export.py", work, tmp_path / "checkpoint")
+        checkpoint = TensorFlowCheckpoint(tmp_path / "checkpoint")
+        assert checkpoint.hyperparameters[2:] == (32, 2, 1)
+        assert checkpoint.vocabulary().n_vocab == checkpoint.hyperparameters.n_vocab
+        assert (work / "curve.csv").read_text().startswith("broad,")
+
+
+class TestDocs:
+    """Pages and pictures that scripts write, in a copy of docs/."""
+
+    @pytest.fixture
+    def copy(self, tmp_path):
+        shutil.copytree(ROOT / "docs", tmp_path / "docs")
+        return tmp_path
+
+    def test_the_help_of_the_commands_is_written(self, copy):
+        (copy / "docs" / "cli.md").unlink()
+        run("docs/make_cli.py", cwd=copy)
+        written = (copy / "docs" / "cli.md").read_text(encoding="utf-8")
+        assert written == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+    @pytest.mark.usefixtures("needs_demo")
+    def test_the_picture_is_of_what_the_bundled_model_says(self, copy):
+        pytest.importorskip("rich", reason="rich is not installed")
+        (copy / "docs" / "chat.svg").unlink()
+        run("docs/make_picture.py", cwd=copy)
+        new, old = (
+            re.findall(r"<text[^>]*>([^<]*)</text>", (folder / "docs" / "chat.svg").read_text(encoding="utf-8"))
+            for folder in (copy, ROOT)
+        )
+        assert len(new) > 10
+        assert new == old, "run python docs/make_picture.py"
