@@ -65,7 +65,7 @@ def reply_to(conversation, message):
     answer = conversation.say(message)
     for _ in answer:
         pass
-    return Reply(answer.text, answer.n_tokens, answer.finish_reason in ("stop", "end_of_text"))
+    return Reply(answer.text, answer.n_tokens, answer.finish_reason == "stop")
 
 
 def replies_in(model, chats, seed, options):
@@ -197,7 +197,7 @@ def write_transcripts(file, model, chats, n):
 def main(model, seeds, n_chats, threads, dialogues, as_json, transcripts):
     """Compare ways to sample the answers of the model file MODEL, or of the bundled model."""
     try:
-        opened = gpt2rt.open_model(model, threads=threads)
+        opened = gpt2rt.open_model(model, n_threads=threads)
         chats = read_chats()[:n_chats]
         if transcripts:
             write_transcripts(transcripts[1], opened, chats, transcripts[0])

@@ -37,12 +37,7 @@ MOST_TURNS = 6  # before the message: with it they fit the context
 
 def log_probability(model, before, tokens):
     """Return the log-probability of tokens after others, with temperature 1 and no filters."""
-    session, total = model.session(), 0.0
-    session.accept((before + tokens)[:-1], n_logits=len(tokens))
-    for i, token in enumerate(reversed(tokens)):
-        logits = np.frombuffer(session.logits_back(i), np.float32).astype(np.float64)
-        total += logits[token] - np.logaddexp.reduce(logits)
-    return total
+    return sum(model.score(before + tokens)[len(before) :])
 
 
 def drafts_of(conversation, turns, n_drafts):
@@ -113,7 +108,7 @@ def main(dialogues, model, drafts, threads):
     """Compare scores that choose among drafts of the model file MODEL, or of the bundled model."""
     found, answers = [], []
     try:
-        opened = gpt2rt.open_model(model, threads=threads)
+        opened = gpt2rt.open_model(model, n_threads=threads)
         for turns in read_dialogues(dialogues):
             for end in range(2, len(turns) + 1, 2):
                 conversation = Conversation(opened, format="plain", seed=len(found))

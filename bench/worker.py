@@ -14,6 +14,7 @@ Of gpt2rt alone, any version of it:
 
 import contextlib
 import importlib.metadata
+import inspect
 import json
 import os
 import subprocess
@@ -73,7 +74,8 @@ class Gpt2rt:
     def __init__(self, path, threads):
         import gpt2rt
 
-        self.model = gpt2rt.open_model(path, threads=threads)
+        parameters = inspect.signature(gpt2rt.open_model).parameters
+        self.model = gpt2rt.open_model(path, **{"n_threads" if "n_threads" in parameters else "threads": threads})
         self.version = f"gpt2rt {importlib.metadata.version('gpt2rt')}"
         if hasattr(self.model, "sequence"):
             self._sequence = self.model.sequence()
@@ -111,7 +113,7 @@ class Gpt2rt:
         for _ in batch:
             pass
         seconds = perf_counter() - begin
-        texts = getattr(batch, "continuations", ())
+        texts = [text for text in getattr(batch, "continuations", ()) if text]
         n_tokens = sum(len(text.tokens) for text in texts) if texts else size * n
         return seconds * size * n / n_tokens  # some may have ended early
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from gpt2rt.model import Model, open_model
     from gpt2rt.sampling import SamplingParams
 
-
     __version__: str
 
 __all__ = [
@@ -34,12 +33,12 @@ __all__ = [
     "ContextFullError",
     "Conversation",
     "DownloadError",
+    "Engine",
     "Generation",
     "Gpt2rtError",
     "Model",
     "ModelFileError",
     "SamplingParams",
-    "Engine",
     "Sequence",
     "Tokenizer",
     "UsageError",

@@ -2,12 +2,13 @@
 """Sequences, and the engine that moves them on: owners of the C structs in `core/`, which check arguments and raise.
 
 What runs is C without Python: `core/engine.h` plans a pass over any mix of prompts and decoding sequences, runs it,
-samples and commits; `core/sequence.h` says what a commit is.
+samples and commits; `core/sequence.h` says what a commit is. Some 800 lines because a sequence and the engine that
+moves it on know each other; half of them are docstrings and checks.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -43,7 +44,7 @@ cdef class Ids:
             UsageError: not ids at all. VocabularyError: an id is out of range.
         """
         if isinstance(tokens, (str, bytes, bytearray)):
-            raise UsageError(f"tokens: got text, {tokens!r:.80}, expected ids (encode it with the model's tokenizer)")
+            raise UsageError(f"tokens: got text, {tokens!r:.80}, expected ids (encode it with the tokenizer)")
         try:
             items = list(tokens)
         except TypeError:
@@ -96,7 +97,7 @@ cdef int raise_pending() except -1:
 
 @cython.final
 cdef class Runtime:
-    """A model's weights with the threads that run it and the engines that are idle; any number of sequences share it."""
+    """A model's weights, the threads that run it, and the engines that are idle; all of its sequences share it."""
 
     cdef readonly Weights weights
     cdef readonly int n_threads
@@ -207,10 +208,10 @@ cdef object raised(SequenceStatus status, bint has_raised, str what):
 cdef class Sequence:
     """Token ids and their KV cache, kept logits and sampler state, over a model that any number of sequences share.
 
-    The logits depend on the model file and the tokens alone: not on how the tokens were split over calls, on truncating,
-    forking, threads, batches or the processor. Every operation is a transaction: after an exception, a signal or a
-    cancelled call the sequence is as it was before, or at the end of a completed part of a long prompt. One thread uses
-    a sequence at a time; another one gets a UsageError.
+    The logits depend on the model file and the tokens alone: not on how the tokens were split over calls, nor on
+    truncating, forking, threads, batches or the processor. Every operation is a transaction: after an exception, a
+    signal or a cancelled call the sequence is as it was before, or at the end of a completed part of a long prompt. One
+    thread uses a sequence at a time; another one gets a UsageError.
 
     Attributes:
         model: the `Model`, or the `Runtime` that it was made with.
@@ -301,7 +302,7 @@ cdef class Sequence:
         return logits
 
     cdef int compute_again(self, float* row) except -1:
-        """The logits after the last token, into a row of V floats; changes nothing. The caller has taken the sequence."""
+        """Compute the logits after the last token into a row of V floats. The caller has taken the sequence."""
         cdef SequenceStatus status
         cdef Engine engine = self.runtime.borrow()
         engine.prepare()
@@ -461,7 +462,7 @@ cdef class Sequence:
             self.release()
 
     def fork(self):
-        """Return an independent copy with the same tokens, logits and sampler state; it costs a copy of the KV cache."""
+        """Return an independent copy with the same tokens, logits and sampler state; that copies the KV cache."""
         cdef Sequence copy
         self.take()
         try:
@@ -492,7 +493,7 @@ cdef class Sequence:
 
     @property
     def history(self):
-        """The ids that penalties look at, oldest first: those given to `set_sampling`, then the sampled ones; a new list.
+        """The ids that penalties look at, those given to `set_sampling`, then the sampled ones; a new list.
 
         Raises:
             UsageError: the sequence is in use by another thread.
@@ -515,6 +516,9 @@ cdef class Sequence:
             stop_tokens: ids, at most 16, that end a text: no guess after them is looked at; None leaves what is there.
             logprobs: how many of the most likely tokens to report with each sampled one, 0 to 32, 0 for the sampled
                 one's log probability alone; None for nothing.
+
+        Returns:
+            The seed of the generator.
 
         Raises:
             UsageError, VocabularyError: an argument; nothing has changed.
@@ -560,6 +564,7 @@ cdef class Sequence:
             self.params = params
             if seed is not None:
                 self.last_seed = seed
+            return self.last_seed
         finally:
             self.release()
 
@@ -583,7 +588,7 @@ cdef class Sequence:
             self.release()
 
     def retract(self, n):
-        """Discard the last n of the tokens that the last step sampled, as if they had never been: ids, cache, generator.
+        """Discard the last n tokens that the last step sampled, as if they had never been: ids, cache, generator.
 
         Raises:
             UsageError: the last change of the sequence was no step that sampled so many.
@@ -668,7 +673,7 @@ cdef class Event:
 cdef Event event_of(Sequence sequence):
     cdef Event event = Event.__new__(Event)
     cdef CSequence* s = &sequence.c
-    cdef int n_top = s.sampler.n_logprobs, i
+    cdef int n_top = s.sampler.n_logprobs
     event.sequence = sequence
     event.tokens = ids_list(s.sampled.ids, s.n_new)
     if n_top >= 0:
@@ -735,7 +740,7 @@ cdef class Engine:
                 handler's exception (KeyboardInterrupt). After all of them every sequence is as it was before the step.
         """
         cdef list batch = list(sequences)
-        cdef int64_t n = len(batch), i
+        cdef int64_t n = len(batch)
         cdef Sequence sequence
         cdef SequenceStatus status
         cdef CSequence** pointers = <CSequence**>malloc(<size_t>max(1, n) * sizeof(void*))
@@ -793,8 +798,8 @@ def profile(Sequence sequence not None, tokens):
     """Append tokens and tell where the time went.
 
     Returns:
-        {step of the forward pass: seconds}; a step is named for its matrix and includes what quantizes its inputs and the
-        wait for the other threads.
+        {step of the forward pass: seconds}; a step is named for its matrix and includes the quantization of its inputs
+        and the wait for the other threads.
     """
     cdef Ids ids = Ids(tokens, sequence.c.network.config.n_vocab)
     cdef double seconds[16]

@@ -53,15 +53,15 @@ def requests_of(
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else whole_number("seed", seed, 0, MAX_SEED)
     requests = []
     for i, given in enumerate(prompts):
-        options = dict(given) if isinstance(given, Mapping) else {"prompt": given}
+        options: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"prompt": given}
         for name in options:
             if name not in ("prompt", "seed", *defaults, *SAMPLING_OPTIONS):
                 known = ", ".join(["prompt", "seed", *defaults, *SAMPLING_OPTIONS])
                 raise UsageError(f"prompt {i + 1}: got {name!r:.80}, expected some of {known}")
         if "prompt" not in options:
             raise UsageError(f'prompt {i + 1}: it is missing, expected a text under "prompt"')
-        prompt = options.pop("prompt")
-        sampling = options.pop("sampling", defaults["sampling"])
+        prompt: str | Iterable[int] = options.pop("prompt")
+        sampling: SamplingParams = options.pop("sampling", defaults["sampling"])
         changes = {name: options.pop(name) for name in list(options) if name in SAMPLING_OPTIONS}
         request = {"seed": (seed + i) % (MAX_SEED + 1), **defaults, **options, "sampling": sampling.replace(**changes)}
         ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
@@ -75,8 +75,8 @@ class BatchGeneration:
     The text of each is that of a `Generation` of it alone with the same arguments.
 
     Attributes:
-        continuations: a `Continuation` for each prompt that has begun, with its tokens, logprobs and finish_reason; None
-            for one that still waits.
+        continuations: a `Continuation` for each prompt that has begun, with its tokens, logprobs and finish_reason;
+            None for one that still waits.
     """
 
     def __init__(self, model: Model, requests: Iterable[Request], *, batch_size: int = BATCH_SIZE):

@@ -15,11 +15,12 @@ from time import perf_counter
 from gpt2rt._engine import profile, read_weights
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.model import Model, open_model
-from gpt2rt.threads import most_threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from gpt2rt.modelfile import Hyperparameters
 
 DECODED = 16  # tokens of one measurement of decoding
 READ_PASSES = 4  # of one measurement of reading: the first one wakes the threads
@@ -66,7 +67,9 @@ class DecodeFigure(Figure):
     """
 
     def __init__(self, run: Run, depth: int, read: Figure):
-        super().__init__("decode", "tokens/s", partial(run.decode_speed, depth), threads=read.threads, depth=depth)
+        super().__init__(
+            "decode", "tokens/s", partial(run.decode_speed, depth), threads=run.model.n_threads, depth=depth
+        )
         self._token_bytes, self._read = run.token_bytes(depth), read
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,50 +101,51 @@ class Run:
     def __init__(self, model: Model):
         self.model = model
         self.n_ctx, self.n_vocab = model.hyperparameters.n_ctx, model.hyperparameters.n_vocab
-        self._session = model.session()
+        self._sequence = model.sequence()
 
     def read_speed(self) -> float:
         """Return GB/s of reading all weights and doing nothing else: the best of `READ_PASSES` passes."""
         seconds = []
         for _ in range(READ_PASSES):
             begin = perf_counter()
-            read_weights(self.model._weights, self.model._team)
+            read_weights(self.model._runtime)
             seconds.append(perf_counter() - begin)
         return self.model.weights_size / 1e9 / min(seconds)
 
     def token_bytes(self, depth: int) -> float:
         """Return the bytes that a token decoded after `depth` others reads: weights, and keys and values."""
-        shape = self.model.hyperparameters
+        shape: Hyperparameters = self.model.hyperparameters
         unread = 4 * (shape.n_ctx - 1) * shape.n_embd  # of the positions, stored as f32, a token reads one
         value = 4 if self.model.weight_type == "f32" else 2
         mean_length = depth + (self._n_decoded(depth) + 1) / 2
-        return self.model.weights_size - unread + 2 * value * shape.n_layer * shape.n_embd * mean_length
+        weights: int = self.model.weights_size - unread
+        return weights + 2 * value * shape.n_layer * shape.n_embd * mean_length
 
     def prompt_speed(self, n_tokens: int) -> float:
         """Return tokens/s of a prompt of `n_tokens` tokens."""
-        self._session.rewind(len(self._session))
+        self._sequence.truncate(0)
         tokens = some_tokens(n_tokens, self.n_vocab)
         begin = perf_counter()
-        self._session.accept(tokens)
+        self._sequence.append(tokens)
         return n_tokens / (perf_counter() - begin)
 
     def decode_speed(self, depth: int) -> float:
         """Return tokens/s of one token after the other, after `depth` others."""
         n = self._n_decoded(depth)
-        if len(self._session) < depth:
-            self._session.accept(some_tokens(depth - len(self._session), self.n_vocab))
-        self._session.rewind(len(self._session) - depth)
+        if len(self._sequence) < depth:
+            self._sequence.append(some_tokens(depth - len(self._sequence), self.n_vocab))
+        self._sequence.truncate(depth)
         begin = perf_counter()
         for token in some_tokens(n, self.n_vocab):
-            self._session.accept((token,))
+            self._sequence.append((token,))
         return n / (perf_counter() - begin)
 
     def parts(self, tokens: int, depth: int) -> dict[str, float]:
         """Return the seconds of each part of a forward pass of `tokens` tokens after `depth` others."""
-        self._session.rewind(len(self._session))
+        self._sequence.truncate(0)
         if depth:
-            self._session.accept(some_tokens(depth, self.n_vocab))
-        return profile(self._session._state, some_tokens(tokens, self.n_vocab))
+            self._sequence.append(some_tokens(depth, self.n_vocab))
+        return profile(self._sequence, some_tokens(tokens, self.n_vocab))
 
     def _n_decoded(self, depth: int) -> int:
         """Return how many tokens `decode_speed` decodes."""
@@ -234,8 +238,8 @@ def benchmark(
             peaks.append(int(peak))
         return seconds
 
-    for n in sorted({min(n, most_threads()) for n in threads}):
-        run = Run(open_model(path, threads=n))
+    runs = {run.model.n_threads: run for run in (Run(open_model(path, n_threads=n)) for n in sorted(threads))}
+    for n, run in runs.items():
         n_ctx = run.n_ctx
         read = Figure("memory read", "GB/s", run.read_speed, threads=n)
         decode = [DecodeFigure(run, depth, read) for depth in depths if depth < n_ctx]
@@ -284,7 +288,7 @@ def benchmark(
             {
                 "n_tokens": n_tokens,
                 "depth": depth,
-                "threads": run.model.threads,
+                "threads": run.model.n_threads,
                 "seconds": {name: statistics.median(one[name] for one in found) for name in found[0]},
             }
             for (n_tokens, depth), found in parts.items()

@@ -272,9 +272,10 @@ class Conversation:
         self.drafts = whole_number("drafts", drafts, 1, MAX_BATCH)
         if self.drafts > 1 and not self.format.is_talk:
             raise UsageError(f"drafts: chat format {self.format.name!r} has no messages to choose by (leave them out)")
-        self.sequence.set_sampling(self.sampling, seed=seed, exempt=self.format.exempt)
-        self.seed: int = self.sequence.seed
-        self.max_tokens = self.checked_max_tokens(min(MAX_TOKENS, self.sequence.n_ctx) if max_tokens is None else max_tokens)
+        self.seed = self.sequence.set_sampling(self.sampling, seed=seed, exempt=self.format.exempt)
+        self.max_tokens = self.checked_max_tokens(
+            min(MAX_TOKENS, self.sequence.n_ctx) if max_tokens is None else max_tokens
+        )
 
     @classmethod
     def answer_to(cls, model: Model, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:
@@ -290,7 +291,7 @@ class Conversation:
                 talk.append(content)
             else:
                 raise UsageError(
-                    f"messages: number {i + 1}: got {message!r:.80}, expected the role {expected!r} and a text as content"
+                    f"messages: number {i + 1}: got {message!r:.80}, expected role {expected!r} and a text as content"
                 )
         if len(talk) % 2 == 0:
             raise UsageError("messages: expected a user's message as the last one")
@@ -312,8 +313,7 @@ class Conversation:
         if name in SAMPLING_OPTIONS:
             self.sampling = self.sampling.replace(**{name: value})
         elif name == "seed":
-            self.sequence.set_sampling(self.sampling, seed=value)
-            self.seed = self.sequence.seed
+            self.seed = self.sequence.set_sampling(self.sampling, seed=value)
         elif name == "max_tokens":
             self.max_tokens = self.checked_max_tokens(value)
         else:
@@ -395,8 +395,7 @@ class Conversation:
     ) -> None:
         """Become another conversation with the same model."""
         self.reset()
-        self.sequence.set_sampling(sampling, seed=seed, exempt=format.exempt)
-        self.seed = self.sequence.seed
+        self.seed = self.sequence.set_sampling(sampling, seed=seed, exempt=format.exempt)
         self.format, self.sampling, self.max_tokens, self.turns = format, sampling, max_tokens, turns
 
     def _finish(self) -> None:
@@ -436,7 +435,7 @@ class Conversation:
         return [*opening, *(token for tokens in kept for token in tokens), *asked], n_dropped
 
     def answer_tokens(self, sampled: list[int], is_interrupted: bool) -> list[int]:
-        """Return the sampled ids up to a stop string, and without the half of a character that an interruption leaves."""
+        """Return the sampled ids up to a stop string, without the part of a character that an interruption leaves."""
         tokenizer = self.model.tokenizer
         content = tokenizer.decode_bytes(sampled)
         stops = [one.encode() for one in (*self.format.stop, *self.stop)]

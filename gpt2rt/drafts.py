@@ -62,6 +62,6 @@ def best_answer(format: ChatFormat, message: str, drafts: Sequence[Draft]) -> Dr
     def score(draft: Draft) -> float:
         prompt = format.prompt(draft.text.strip())[-(sequence.n_ctx - len(asked)) :]
         sequence.truncate(0)
-        return sum(sequence.score(prompt + asked)[len(prompt) :])
+        return sum(score for score in sequence.score(prompt + asked)[len(prompt) :] if score is not None)
 
     return max(drafts, key=score)

@@ -73,7 +73,7 @@ class Continuation:
     """One sequence that is being continued: its sampled tokens as text, until a reason to end.
 
     Attributes:
-        sequence: the `Sequence`.
+        sequence: the `Sequence`. seed: of its random generator.
         tokens: the sampled ids that belong to the text, a list.
         logprobs: their log probabilities, a list; empty where they were not asked for.
         top_logprobs: for each the most likely tokens, a list of (id, log probability); likewise.
@@ -108,7 +108,7 @@ class Continuation:
             raise ContextFullError(
                 f"prompt: {len(prompt)} tokens, the model has {sequence.n_ctx} positions{taken} (shorten it)"
             )
-        sequence.set_sampling(
+        self.seed = sequence.set_sampling(
             sampling,
             seed=seed,
             history=history,
@@ -308,8 +308,7 @@ class Generation:
     @property
     def seed(self) -> int:
         """The seed of the random generator."""
-        seed: int = self.sequence.seed
-        return seed
+        return self._continuation.seed
 
     def _run(self) -> Generator[str]:
         start = perf_counter()

@@ -7,7 +7,7 @@ import sys
 import pytest
 from demo import DEMO, demo_model
 
-from gpt2rt._kernels import ThreadTeam, read_weights
+from gpt2rt._engine import Runtime, read_weights
 from gpt2rt.benchmark import DecodeFigure, Figure, Run
 from gpt2rt.cli import run
 
@@ -75,8 +75,8 @@ def test_machine_model_and_memory_are_named(result):
 
 
 def test_reading_reads_everything():
-    weights = demo_model()._weights
-    assert read_weights(weights, ThreadTeam(1)) == read_weights(weights, ThreadTeam(3)) != 0
+    weights = demo_model()._runtime.weights
+    assert read_weights(Runtime(weights, 1)) == read_weights(Runtime(weights, 3)) != 0
 
 
 def test_the_table_has_a_line_for_each_figure(capsys):

@@ -74,7 +74,11 @@ def test_version(cli):
         (["info", "none.bin"], 1, "gpt2rt: none.bin: no such file (gpt2rt convert makes one from a checkpoint)\n"),
         (["generate", "DEMO", "--top-p", "3"], 2, "gpt2rt: top_p: got 3.0, expected a number from 0.0 to 1.0\n"),
         (["generate", "DEMO", "-n", "0"], 2, "gpt2rt: max_tokens: got 0, expected a whole number from 1\n"),
-        (["generate", "DEMO", "--threads", "0"], 2, "gpt2rt: n_threads: got 0, expected a whole number from 1 to 256\n"),
+        (
+            ["generate", "DEMO", "--threads", "0"],
+            2,
+            "gpt2rt: n_threads: got 0, expected a whole number from 1 to 256\n",
+        ),
         (
             ["generate", "DEMO", "a " * 600],
             1,

@@ -18,7 +18,16 @@ pytestmark = pytest.mark.slow
 
 SOURCE = pathlib.Path(__file__).with_name("emulated_kernels.c")
 PACKAGE = SOURCE.parents[1] / "gpt2rt"
-FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", f"-I{PACKAGE / 'core'}"]
+FLAGS = [
+    "-std=c11",
+    "-O2",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-function",
+    f"-I{PACKAGE / 'core'}",
+]
 X86_64 = platform.machine() in ("x86_64", "AMD64")
 
 

@@ -245,7 +245,7 @@ def test_logits_of_several_last_tokens_are_those_of_each(model, isa):
 
 
 def test_a_step_is_refused_as_a_whole_before_anything_changes(model):
-    shape, path = model
+    _, path = model
     lead = open_sequence(path)
     sequences = [lead, lead.fork(), open_sequence(path)]
     for sequence in sequences:

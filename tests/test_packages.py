@@ -70,6 +70,12 @@ def test_a_wheel_is_small(path):
 def test_an_sdist_holds_the_sources_and_nothing_that_is_made_of_them(path):
     with tarfile.open(path) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"setup.py", "gpt2rt/_kernels.pyx", "gpt2rt/core/kernels/ops.h", "converter/pack.h", "tests/conftest.py"} <= names
+    assert {
+        "setup.py",
+        "gpt2rt/_kernels.pyx",
+        "gpt2rt/core/kernels/ops.h",
+        "converter/pack.h",
+        "tests/conftest.py",
+    } <= names
     assert not [name for name in names if re.search(r"\.(so|pyd|pyc|o)$|^(gpt2rt|converter)/[^/]*\.c$", name)]
     assert path.stat().st_size <= SDIST_SIZE_LIMIT

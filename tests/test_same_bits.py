@@ -66,8 +66,7 @@ def logits(fresh, piece, neighbors, way):
             left.append(DETOUR)
         parts = [TEXT[begin:end]]
         parts += [  # the neighbors' texts are spread over all calls
-            text[i * len(text) // len(calls) : (i + 1) * len(text) // len(calls)]
-            for text in NEIGHBOR_TEXTS[:neighbors]
+            text[i * len(text) // len(calls) : (i + 1) * len(text) // len(calls)] for text in NEIGHBOR_TEXTS[:neighbors]
         ]
         busy = [j for j, part in enumerate(parts) if part]
         evaluate_together([sequences[j] for j in busy], [parts[j] for j in busy])

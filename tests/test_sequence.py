@@ -72,7 +72,7 @@ def test_truncating_drops_the_last_tokens(sequence):
 @pytest.mark.parametrize("length", [-1, 9, 1.0, np.float32(1), "1", None, 2.5, 1e30, True, np.array([1, 1])])
 def test_truncating_to_what_is_no_length_of_it_is_refused_and_nothing_lost(sequence, length):
     sequence.append(TOKENS)
-    with pytest.raises(gpt2rt.UsageError, match="length: got|truncate: got a length of 9, the sequence has 8 tokens"):
+    with pytest.raises(gpt2rt.UsageError, match=r"length: got|truncate: got a length of 9, the sequence has 8 tokens"):
         sequence.truncate(length)
     assert sequence.tokens == TOKENS
     assert (sequence.logits == fresh_logits(sequence)).all()
@@ -193,7 +193,15 @@ def test_importing_the_package_imports_nothing_else():
 def test_what_holds_memory_is_neither_pickled_nor_copied(path, copied):
     model = gpt2rt.open_model(path)
     sampler, decoder = Sampler(gpt2rt.SamplingParams(), 1), StreamDecoder(model.tokenizer)
-    for x in (model.tokenizer, model._runtime.weights, model._runtime, model.sequence(), model.engine(), sampler, decoder):
+    for x in (
+        model.tokenizer,
+        model._runtime.weights,
+        model._runtime,
+        model.sequence(),
+        model.engine(),
+        sampler,
+        decoder,
+    ):
         with pytest.raises(TypeError, match="cannot pickle"):
             copied(x)
 

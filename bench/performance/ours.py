@@ -85,7 +85,7 @@ def measure(checkpoint, vocabulary, cache, threads, rounds, say, scale=FULL):
 
 def parts(path, threads, rounds):
     """Return {"tokens at depth": {part: seconds}}."""
-    run = Run(gpt2rt.open_model(path, threads=threads))
+    run = Run(gpt2rt.open_model(path, n_threads=threads))
     passes = {
         f"{n} at {depth}": [run.parts(n, depth) for _ in range(rounds)] for n, depth in ((1, 0), (1, 900), (512, 0))
     }
@@ -93,13 +93,13 @@ def parts(path, threads, rounds):
 
 
 def depths(path, threads, rounds):
-    run = Run(gpt2rt.open_model(path, threads=threads))
+    run = Run(gpt2rt.open_model(path, n_threads=threads))
     return medians({depth: lambda depth=depth: run.decode_speed(depth) for depth in DEPTHS}, rounds)
 
 
 def asked_threads(path, rounds):
     """Return {threads asked for: [decode, prompt]}, up to four times the processors."""
-    runs = {n: Run(gpt2rt.open_model(path, threads=n)) for n in (1, 2, 4, 8) if n <= 4 * os.cpu_count()}
+    runs = {n: Run(gpt2rt.open_model(path, n_threads=n)) for n in (1, 2, 4, 8) if n <= 4 * os.cpu_count()}
     decode = medians({n: lambda run=run: run.decode_speed(0) for n, run in runs.items()}, rounds)
     prompt = medians({n: lambda run=run: run.prompt_speed(PROMPT) for n, run in runs.items()}, rounds)
     return {n: [decode[n], prompt[n]] for n in runs}
@@ -109,12 +109,12 @@ LIMITED = """
 import sys, time
 import gpt2rt
 from gpt2rt.benchmark import Run
-run = Run(gpt2rt.open_model(sys.argv[1], threads=int(sys.argv[2]) or None))
+run = Run(gpt2rt.open_model(sys.argv[1], n_threads=int(sys.argv[2]) or None))
 run.decode_speed(0)
 end, seconds = time.perf_counter() + float(sys.argv[3]), []
 while time.perf_counter() < end:
     seconds.append(1 / run.decode_speed(0))
-print(len(seconds) / sum(seconds), run.model.threads)
+print(len(seconds) / sum(seconds), run.model.n_threads)
 """
 
 
@@ -240,7 +240,7 @@ def sizes(shapes, vocabulary, folder, threads, rounds):
             checkpoint = random_checkpoint(shape, folder / size, vocabulary, folder / "checkpoints.log")
             convert(checkpoint, path)
             shutil.rmtree(checkpoint)
-        run = Run(gpt2rt.open_model(path, threads=threads))
+        run = Run(gpt2rt.open_model(path, n_threads=threads))
         reads = []
 
         def decode(run=run, reads=reads):
