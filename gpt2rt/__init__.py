@@ -11,9 +11,11 @@ Names are imported when they are first used: `import gpt2rt` costs next to nothi
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
+    from gpt2rt._engine import Engine, Event, Sequence, Trace
     from gpt2rt._tokenizer import Tokenizer
     from gpt2rt.chat import Conversation
     from gpt2rt.errors import (
+        CancelledError,
         CheckpointError,
         ContextFullError,
         DownloadError,
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "CancelledError",
     "CheckpointError",
     "ContextFullError",
     "Conversation",
     "DownloadError",
     "Engine",
+    "Event",
     "Generation",
     "Gpt2rtError",
     "Model",
@@ -41,6 +45,7 @@ __all__ = [
     "SamplingParams",
     "Sequence",
     "Tokenizer",
+    "Trace",
     "UsageError",
     "VocabularyError",
     "open_model",
@@ -51,8 +56,10 @@ _MODULES = {
     "Generation": "generate",
     "Model": "model",
     "SamplingParams": "sampling",
-    "Sequence": "_engine",
     "Engine": "_engine",
+    "Event": "_engine",
+    "Sequence": "_engine",
+    "Trace": "_engine",
     "Tokenizer": "_tokenizer",
     "open_model": "model",
 }

@@ -43,7 +43,6 @@ class Answer:
     A KeyboardInterrupt or `close()` in the middle ends it early; what there is becomes the turn's answer.
 
     Attributes:
-        text: the whole answer, once it has ended; "" where the model had none, then there is no new turn.
         finish_reason: None while it runs, then as `Generation`'s, "interrupted", or "blank".
         n_dropped: how many old turns had to leave the context to make room.
         n_prompt_tokens, prompt_seconds: what had to be evaluated first.
@@ -59,7 +58,7 @@ class Answer:
             tokens: all that the model is to have read before it answers.
             replaced: the last turn, where this answer is to take its place.
         """
-        self.text = ""
+        self._text = ""
         self.finish_reason: str | None = None
         self.n_dropped = n_dropped
         self.n_prompt_tokens = self.n_tokens = 0
@@ -198,10 +197,17 @@ class Answer:
         conversation = self._conversation
         tokens = conversation.answer_tokens(self._sampled, self.finish_reason == "interrupted")
         text = conversation.model.tokenizer.decode(tokens)
-        self.text = text.strip() if conversation.format.is_talk else text
-        if self.text:
+        self._text = text.strip() if conversation.format.is_talk else text
+        if self._text:
             n_turns = len(conversation.turns) - bool(self._replaced)
-            conversation.turns[n_turns:] = [Turn(self._message, self.text, tokens)]
+            conversation.turns[n_turns:] = [Turn(self._message, self._text, tokens)]
+
+    @property
+    def text(self) -> str:
+        """The whole answer, which is read to its end first; "" where the model had none, then there is no new turn."""
+        for _ in self:
+            pass
+        return self._text
 
     def __iter__(self) -> Answer:
         return self

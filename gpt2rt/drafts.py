@@ -62,6 +62,7 @@ def best_answer(format: ChatFormat, message: str, drafts: Sequence[Draft]) -> Dr
     def score(draft: Draft) -> float:
         prompt = format.prompt(draft.text.strip())[-(sequence.n_ctx - len(asked)) :]
         sequence.truncate(0)
-        return sum(score for score in sequence.score(prompt + asked)[len(prompt) :] if score is not None)
+        scores = sequence.score(prompt + asked)[len(prompt) :]
+        return sum((score for score in scores if score is not None), 0.0)
 
     return max(drafts, key=score)

@@ -19,7 +19,7 @@ from demo import DEMO, demo_model
 import gpt2rt
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = ("_kernels", "_sampler", "_tokenizer")  # of the package itself
+MODULES = ("_engine", "_kernels", "_sampler", "_tokenizer")  # of the package itself
 # As a user starts Python: the current folder is searched first.
 USERS_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
 NOT_SOURCES = shutil.ignore_patterns(
@@ -55,7 +55,7 @@ def test_a_source_folder_without_extensions_run_as_a_module_says_what_to_do(sour
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"gpt2rt: {source / 'gpt2rt'}: got a source folder without _kernels, _sampler, _tokenizer")
+    assert line.startswith(f"gpt2rt: {source / 'gpt2rt'}: got a source folder without _engine, _kernels, _sampler, _tokenizer")
     assert "pip install -e ." in line
     assert "-P" in line
 

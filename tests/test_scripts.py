@@ -110,10 +110,10 @@ class TestSpeed:
         command = [sys.executable, "bench/worker.py", "gpt2rt", str(DEMO), "1"]
         done = subprocess.run(command, input=order + "\n", capture_output=True, text=True, check=True, cwd=ROOT)
         version, logits = map(json.loads, done.stdout.splitlines())
-        session = demo_model().session()
-        session.accept([1, 2, 3])
+        sequence = demo_model().sequence()
+        sequence.append([1, 2, 3])
         assert version.startswith("gpt2rt ")
-        assert np.array_equal(np.array(logits, np.float32), session.logits)
+        assert np.array_equal(np.array(logits, np.float32), sequence.logits)
 
     def test_a_worker_that_fails_is_reported(self, tmp_path):
         (tmp_path / "broken.bin").write_bytes(b"no model")

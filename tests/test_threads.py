@@ -5,22 +5,47 @@ import subprocess
 import sys
 
 import pytest
-from demo import DEMO
+from demo import DEMO, demo_model
 
+from gpt2rt.errors import UsageError
+from gpt2rt.model import open_model
 from gpt2rt.threads import default_threads, most_threads, thread_limits
 
 ON_ONE_PROCESSOR = f"""
-import os
+import os, warnings
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 import gpt2rt
-print(gpt2rt.open_model({str(DEMO)!r}, n_threads=8).threads, gpt2rt.open_model({str(DEMO)!r}).threads)
+warnings.showwarning = lambda message, *_: print(message)
+print(gpt2rt.open_model({str(DEMO)!r}).n_threads)
+print(gpt2rt.open_model({str(DEMO)!r}, n_threads=8).n_threads)
+os.environ["GPT2RT_THREADS"] = "9"
+print(gpt2rt.open_model({str(DEMO)!r}, n_threads=1).n_threads)
+print(gpt2rt.open_model({str(DEMO)!r}).n_threads)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to processors")
-def test_a_model_has_no_more_threads_than_processors():
-    done = subprocess.run([sys.executable, "-P", "-c", ON_ONE_PROCESSOR], capture_output=True, text=True, check=True)
-    assert done.stdout == "1 1\n"
+def test_more_threads_than_processors_are_reported_and_not_started():
+    environment = {name: value for name, value in os.environ.items() if name != "GPT2RT_THREADS"}
+    command = [sys.executable, "-P", "-c", ON_ONE_PROCESSOR]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    reason = "but this process may use 1 (CPU affinity or quota); running with 1"
+    expected = ["1", f"n_threads: got 8, {reason}", "1", "1", f"GPT2RT_THREADS: got 9, {reason}", "1"]
+    assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize("value", ["two", "-1", "1.5", "0", "257"])
+def test_a_variable_that_is_no_number_of_threads_is_refused(value, monkeypatch):
+    demo_model()
+    monkeypatch.setenv("GPT2RT_THREADS", value)
+    with pytest.raises(UsageError, match=r"GPT2RT_THREADS: got .*, expected a whole number from 1 to 256"):
+        open_model(DEMO)
+
+
+def test_the_variable_is_the_default(monkeypatch):
+    demo_model()
+    monkeypatch.setenv("GPT2RT_THREADS", "1")
+    assert open_model(DEMO).n_threads == 1
 
 
 def test_the_default_is_within_every_limit():

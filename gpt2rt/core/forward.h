@@ -8,6 +8,8 @@
 #ifndef GPT2RT_FORWARD_H
 #define GPT2RT_FORWARD_H
 
+#include "platform.h"
+
 #include <stdlib.h>
 
 #include "clock.h"

@@ -8,6 +8,8 @@
 #ifndef GPT2RT_SEQUENCE_H
 #define GPT2RT_SEQUENCE_H
 
+#include "platform.h"
+
 #include "kvcache.h"
 #include "lock.h"
 #include "network.h"
