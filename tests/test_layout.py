@@ -73,7 +73,7 @@ def test_importing_a_source_folder_without_extensions_is_an_import_error(source,
 def test_only_extensions_that_are_missing_are_named(source):
     for suffix, name in zip((EXTENSION_SUFFIXES[0], EXTENSION_SUFFIXES[-1]), MODULES[:2], strict=True):
         (source / "gpt2rt" / f"{name}{suffix}").touch()
-    assert "without _tokenizer," in python("-c", "import gpt2rt", folder=source).stderr
+    assert "without _sampler, _tokenizer," in python("-c", "import gpt2rt", folder=source).stderr
 
 
 def test_the_source_folder_does_not_matter_with_safe_path(source):
