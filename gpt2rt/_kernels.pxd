@@ -8,6 +8,7 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct Kernels:
         const char* name
         void evaluate(int function, float* x, const float* y, const float* z, int64_t n) noexcept nogil
+        uint64_t read_bytes(const uint8_t* p, int64_t n) noexcept nogil
 
     ctypedef struct KVCache:
         uint8_t* k

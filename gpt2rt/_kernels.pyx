@@ -6,7 +6,7 @@ What runs is C, in `core/`; here is what owns its memory, and what users can get
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -65,6 +65,17 @@ def evaluate(str function, bytes x, bytes y, bytes z, str isa):
     kernels_named(isa).evaluate(code, <float*><char*>result, <const float*><const char*>y,
                                 <const float*><const char*>z, len(x) // 4)
     return bytes(result)
+
+
+def read_bytes(bytes content, str isa):
+    """Return the sum of the 64-bit words of `content`, modulo 2**64, as the kernels that measure memory read them.
+
+    The last word is padded with zeros.
+
+    Args:
+        isa: one of `available_isas()`.
+    """
+    return kernels_named(isa).read_bytes(content, len(content))
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
@@ -157,32 +168,27 @@ cdef class ThreadTeam:
 
 
 cdef struct Reading:
-    const uint64_t* words        # (n)
+    const Kernels* kernels
+    const uint8_t* bytes  # (n)
     int64_t n
     Shared sum
 
 
 cdef void read_share(void* argument, int member, int members) noexcept nogil:
-    """Adds up a member's share of the words, eight sums side by side: as fast as memory gives them."""
+    """Reads a member's partition of the bytes."""
     cdef Reading* reading = <Reading*>argument
-    cdef uint64_t sums[8]
-    cdef int64_t i, lane, end = share(reading.n // 8, member + 1, members) * 8
-    memset(sums, 0, sizeof(sums))
-    for i in range(share(reading.n // 8, member, members), end // 8):
-        for lane in range(8):
-            sums[lane] += reading.words[8 * i + lane]
-    for lane in range(1, 8):
-        sums[0] += sums[lane]
-    shared_add(&reading.sum, <long>sums[0])
+    cdef int64_t begin = share(reading.n // 64, member, members) * 64
+    cdef int64_t end = reading.n if member == members - 1 else share(reading.n // 64, member + 1, members) * 64
+    shared_add(&reading.sum, <long>reading.kernels.read_bytes(reading.bytes + begin, end - begin))
 
 
 def read_weights(Weights weights, ThreadTeam team):
-    """Reads all weights once with the threads of a team, and does nothing else: the limit that memory sets to a token.
+    """Read all weights once with the threads of a team: the limit that memory sets to the speed of decoding.
 
     Returns:
         The sum of their 64-bit words, modulo the machine's long.
     """
-    cdef Reading reading = Reading(<const uint64_t*>weights.view.buf, weights.view.len // 8, 0)
+    cdef Reading reading = Reading(weights.network.kernels, <const uint8_t*>weights.view.buf, weights.view.len, 0)
     cdef Team* members = team.get()
     with nogil:
         team_run(members, read_share, &reading)
