@@ -8,7 +8,7 @@ moves it on know each other; half of them are docstrings and checks.
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -16,7 +16,7 @@ import os
 import sys
 from _thread import get_ident
 
-from gpt2rt._kernels cimport Config, Weights
+from gpt2rt._kernels cimport Config, Kernels, Weights
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError, VocabularyError
 
@@ -139,32 +139,30 @@ cdef class Runtime:
 
 
 cdef struct Reading:
-    const uint64_t* words        # (n)
+    const Kernels* kernels
+    const uint8_t* bytes  # (n)
     int64_t n
     Atomic sum
 
 
 cdef void read_part(void* argument, Worker* worker) noexcept nogil:
-    """Adds up a worker's part of the words, eight sums side by side."""
+    """Reads a worker's part of the bytes."""
     cdef Reading* reading = <Reading*>argument
-    cdef uint64_t sums[8]
-    cdef int64_t i, lane, begin = partition(reading.n // 8, worker.index, worker.count)
-    memset(sums, 0, sizeof(sums))
-    for i in range(begin, partition(reading.n // 8, worker.index + 1, worker.count)):
-        for lane in range(8):
-            sums[lane] += reading.words[8 * i + lane]
-    for lane in range(1, 8):
-        sums[0] += sums[lane]
-    atomic_add(&reading.sum, <long>sums[0])
+    cdef int64_t begin = partition(reading.n // 64, worker.index, worker.count) * 64
+    cdef int64_t end = reading.n
+    if worker.index < worker.count - 1:
+        end = partition(reading.n // 64, worker.index + 1, worker.count) * 64
+    atomic_add(&reading.sum, <long>reading.kernels.read_bytes(reading.bytes + begin, end - begin))
 
 
 def read_weights(Runtime runtime not None):
-    """Read all weights once with the threads of a model, and do nothing else: the limit that memory sets to a token.
+    """Read all weights once with the threads of a model: the limit that memory sets to the speed of decoding.
 
     Returns:
         The sum of their 64-bit words, modulo the machine's long.
     """
-    cdef Reading reading = Reading(<const uint64_t*>runtime.weights.view.buf, runtime.weights.view.len // 8, 0)
+    cdef Weights weights = runtime.weights
+    cdef Reading reading = Reading(weights.network.kernels, <const uint8_t*>weights.view.buf, weights.view.len, 0)
     cdef ThreadPool* pool = runtime.threads()
     with nogil:
         pool_run(pool, read_part, &reading)

@@ -1,13 +1,14 @@
 # cython: language_level=3
 """A network's weights, for the engine; every pointer has its shape in `core/network.h`."""
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 
 cdef extern from "network.h" nogil:
     ctypedef struct Kernels:
         const char* name
         void evaluate(int function, float* x, const float* y, const float* z, int64_t n) noexcept nogil
+        uint64_t read_bytes(const uint8_t* p, int64_t n) noexcept nogil
 
     ctypedef struct Config:
         int64_t n_vocab, n_ctx, n_embd, n_head, n_layer

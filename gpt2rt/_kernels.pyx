@@ -71,6 +71,17 @@ def evaluate(str function, bytes x, bytes y, bytes z, str isa):
     return bytes(result)
 
 
+def read_bytes(bytes content, str isa):
+    """Return the sum of the 64-bit words of `content`, modulo 2**64, as the kernels that measure memory read them.
+
+    The last word is padded with zeros.
+
+    Args:
+        isa: one of `available_isas()`.
+    """
+    return kernels_named(isa).read_bytes(content, len(content))
+
+
 @cython.final
 cdef class Weights:
     """A file's weights as the kernels see them: pointers into the mapped section. Immutable, shared by threads."""

@@ -1,6 +1,6 @@
-/* Runs every operation of every instruction set that this processor has, on made-up inputs, and prints a digest of the bits
- * of its results: a line "operation isa digest". All digests of an operation must be equal, on every architecture. */
-#ifdef EVEX_FOR_AVX_VNNI /* where AVX-512 VNNI stands in for AVX-VNNI: the same instruction in another encoding */
+/* Runs every kernel of every instruction set that this processor has, on random inputs, and prints a digest of the bits of
+ * its results: a line "operation isa digest". All digests of an operation must be equal, on every architecture. */
+#ifdef EVEX_FOR_AVX_VNNI /* AVX-512 VNNI stands in for AVX-VNNI: the same instruction in another encoding */
 #define AVX_VNNI_TARGET "avx2,fma,f16c,avx512vl,avx512vnni"
 #define AVX_VNNI_PREFIX ""
 #include "cpu.h"
@@ -13,14 +13,14 @@
 
 static uint64_t state;
 
-static uint32_t draw(void) { /* a linear congruential generator; Knuth's constants */
+static uint32_t random_bits(void) { /* a linear congruential generator; Knuth's constants */
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(state >> 32);
 }
 
-static float draw_float(void) { return (float)(int32_t)draw() / 2147483648.0f * 4.0f; }
+static float random_float(void) { return (float)(int32_t)random_bits() / 2147483648.0f * 4.0f; }
 
-static void *room(size_t n) {
+static void *allocate(size_t n) {
     void *p = calloc(n + 64, 1);
     if (!p) abort();
     return (void *)(((uintptr_t)p + 63) / 64 * 64); /* lives as long as the program */
@@ -33,7 +33,7 @@ static void add_to_digest(const void *p, size_t n) {
     for (size_t i = 0; i < n; i++) digest = (digest ^ ((const uint8_t *)p)[i]) * 1099511628211u;
 }
 
-/* Of all that was added since the last one. */
+/* Of everything that was added since the last one. */
 static void print_digest(const char *operation, const char *isa) {
     printf("%s %s %016llx\n", operation, isa, (unsigned long long)digest);
     digest = NOTHING_YET;
@@ -42,12 +42,12 @@ static void print_digest(const char *operation, const char *isa) {
 static void run_functions(const Kernels *k) {
     const char *names[] = {"exp", "gelu", "fma"};
     enum { N = 4096 };
-    float *x = room(4 * N), *y = room(4 * N), *z = room(4 * N);
+    float *x = allocate(4 * N), *y = allocate(4 * N), *z = allocate(4 * N);
     for (int function = 0; function < 3; function++) {
         state = 1;
         for (int i = 0; i < N; i++) {
             float scale = i % 3 ? 10.0f : 1e-38f;
-            x[i] = draw_float() * scale, y[i] = draw_float(), z[i] = draw_float() * 1e-7f;
+            x[i] = random_float() * scale, y[i] = random_float(), z[i] = random_float() * 1e-7f;
         }
         k->evaluate(function, x, y, z, N);
         add_to_digest(x, 4 * N);
@@ -57,9 +57,9 @@ static void run_functions(const Kernels *k) {
 
 static void run_layernorm(const Kernels *k) {
     enum { N = 773 };
-    float *x = room(4 * N), *g = room(4 * 784), *b = room(4 * 784), *out = room(4 * 784);
+    float *x = allocate(4 * N), *g = allocate(4 * 784), *b = allocate(4 * 784), *out = allocate(4 * 784);
     state = 2;
-    for (int i = 0; i < N; i++) x[i] = draw_float(), g[i] = draw_float(), b[i] = draw_float();
+    for (int i = 0; i < N; i++) x[i] = random_float(), g[i] = random_float(), b[i] = random_float();
     for (int n = N - 20; n <= N; n++) {
         k->layernorm(out, x, g, b, n);
         add_to_digest(out, 4 * (size_t)n);
@@ -67,29 +67,29 @@ static void run_layernorm(const Kernels *k) {
     print_digest("layernorm", k->name);
 }
 
-/* A matrix with random bits where they can't be wrong, times several numbers of tokens. Where `extreme`, integers are the
- * smallest and the largest only, so that sums which saturate anywhere show. */
+/* A matrix of random bits where every bit pattern is valid, times several numbers of tokens. If `extreme`, integers are
+ * only the smallest and the largest, so that sums that saturate are detected. */
 static void run_matmul(const Kernels *k, int type, const char *name, int64_t group, int extreme) {
     enum { ROWS = 7 * TILE, INPUTS = 256, TOKENS = 13 };
     Matrix m = {.tiles = ROWS / TILE, .layout = tile_layout(type, INPUTS, group)};
     const int64_t groups = group ? INPUTS / group : 0, stride = m.layout.stride;
-    uint8_t *data = room((size_t)(m.tiles * stride));
-    float *bias = room(4 * ROWS), *out = room(4 * ROWS * TOKENS);
-    Inputs in = {.x = room(4 * INPUTS * TOKENS), .x_stride = INPUTS, .q = room(INPUTS * TOKENS),
-                 .scale = room(4 * INPUTS * TOKENS), .offset = room(4 * INPUTS * TOKENS)};
+    uint8_t *data = allocate((size_t)(m.tiles * stride));
+    float *bias = allocate(4 * ROWS), *out = allocate(4 * ROWS * TOKENS);
+    Inputs in = {.x = allocate(4 * INPUTS * TOKENS), .x_stride = INPUTS, .q = allocate(INPUTS * TOKENS),
+                 .scale = allocate(4 * INPUTS * TOKENS), .offset = allocate(4 * INPUTS * TOKENS)};
     state = 3;
     for (int64_t tile = 0; tile < m.tiles; tile++) {
         uint8_t *p = data + tile * stride;
-        for (int64_t i = 0; i < stride; i++) p[i] = extreme ? (draw() & 7 ? 0 : 255) : (uint8_t)draw();
+        for (int64_t i = 0; i < stride; i++) p[i] = extreme ? (random_bits() & 7 ? 0 : 255) : (uint8_t)random_bits();
         for (int64_t i = 0; i < groups * 16; i++) {
-            uint16_t half = half_from_float(draw_float() / 100);
+            uint16_t half = half_from_float(random_float() / 100);
             memcpy(p + 2 * i, &half, 2);
         }
-        for (int64_t i = 0; type == TYPE_F32 && i < INPUTS * TILE; i++) ((float *)p)[i] = draw_float();
-        for (int64_t i = 0; type == TYPE_F16 && i < INPUTS * TILE; i++) ((uint16_t *)p)[i] = half_from_float(draw_float());
+        for (int64_t i = 0; type == TYPE_F32 && i < INPUTS * TILE; i++) ((float *)p)[i] = random_float();
+        for (int64_t i = 0; type == TYPE_F16 && i < INPUTS * TILE; i++) ((uint16_t *)p)[i] = half_from_float(random_float());
     }
-    for (int i = 0; i < ROWS; i++) bias[i] = draw_float();
-    for (int i = 0; i < INPUTS * TOKENS; i++) in.x[i] = extreme ? (draw() & 7 ? -1.0f : 1.0f) : draw_float();
+    for (int i = 0; i < ROWS; i++) bias[i] = random_float();
+    for (int i = 0; i < INPUTS * TOKENS; i++) in.x[i] = extreme ? (random_bits() & 7 ? -1.0f : 1.0f) : random_float();
     m.data = data;
     m.bias = bias;
     for (int64_t t = 0; t < TOKENS; t++)
@@ -107,32 +107,67 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
     print_digest(name, k->name);
 }
 
+/* Ends the program if a fact does not hold. */
+static void check(int holds, const char *fact) {
+    if (holds) return;
+    fprintf(stderr, "not so: %s\n", fact);
+    exit(1);
+}
+
+static void check_weights(const AttentionArgs *args) {
+    for (int64_t t = 0; t < args->n_queries; t++) {
+        const float *row = args->weights + t * args->weights_stride;
+        float sum = 0;
+        for (int64_t i = 0; i <= args->position + t; i++) sum += row[i];
+        check(fabsf(sum - 1) < 1e-5f, "a query's weights sum to 1");
+        for (int64_t i = args->position + t + 1; i < args->position + args->n_queries; i++)
+            check(row[i] == 0, "a query's weights are 0 after its own position");
+        add_to_digest(row, 4 * (size_t)(args->position + args->n_queries));
+    }
+}
+
 static void run_attention(const Kernels *k, int type, const char *name) {
     enum { HEADS = 3, DIM = 40, CONTEXT = 128, POSITIONS = 101, WIDTH = HEADS * DIM };
     size_t size = HEADS * CONTEXT * 48 * 4;
-    KVCache cache = {.k = room(size), .v = room(size), .type = type, .n_head = HEADS, .head_dim = DIM, .n_ctx = CONTEXT};
-    float *q = room(4 * POSITIONS * WIDTH), *keys = room(4 * WIDTH), *out = room(4 * POSITIONS * WIDTH + 64);
-    float *scratch = room(4 * (size_t)attention_scratch(CONTEXT, DIM));
+    KVCache cache = {.k = allocate(size), .v = allocate(size), .type = type, .n_head = HEADS, .head_dim = DIM, .n_ctx = CONTEXT};
+    float *q = allocate(4 * POSITIONS * WIDTH), *keys = allocate(4 * WIDTH), *out = allocate(4 * POSITIONS * WIDTH + 64);
+    float *again = allocate(4 * POSITIONS * WIDTH + 64), *weights = allocate(4 * ATTENTION_QUERIES * CONTEXT);
+    float *scratch = allocate(4 * (size_t)attention_scratch(CONTEXT, DIM));
     state = 4;
-    for (int i = 0; i < POSITIONS * WIDTH; i++) q[i] = draw_float();
+    for (int i = 0; i < POSITIONS * WIDTH; i++) q[i] = random_float();
     for (int64_t position = 0; position < POSITIONS; position++)
         for (int64_t head = 0; head < HEADS; head++) {
-            for (int i = 0; i < WIDTH; i++) keys[i] = draw_float();
+            for (int i = 0; i < WIDTH; i++) keys[i] = random_float();
             k->kv_store(&cache, keys, keys + DIM, head, position);
         }
-    for (int64_t head = 0; head < HEADS; head++)
-        for (int64_t position = 0; position < POSITIONS; position += 5) {
-            int64_t T = POSITIONS - position < 5 ? POSITIONS - position : 5;
-            const AttentionArgs args = {
-                .cache = &cache, .q = q + position * WIDTH + head * DIM, .q_stride = WIDTH, .head = head,
-                .position = position, .n_queries = T, .out = out + position * WIDTH + head * DIM, .out_stride = WIDTH,
-                .scratch = scratch};
-            k->attention(&args);
-        }
+    for (int traced = 0; traced < 2; traced++) /* with the softmax written to `weights`, all else is the same */
+        for (int64_t head = 0; head < HEADS; head++)
+            for (int64_t position = 0; position < POSITIONS; position += 5) {
+                const AttentionArgs args = {
+                    .cache = &cache, .q = q + position * WIDTH + head * DIM, .q_stride = WIDTH, .head = head,
+                    .position = position, .n_queries = POSITIONS - position < 5 ? POSITIONS - position : 5,
+                    .out = (traced ? again : out) + position * WIDTH + head * DIM, .out_stride = WIDTH,
+                    .scratch = scratch, .weights = traced ? weights : NULL, .weights_stride = CONTEXT};
+                k->attention(&args);
+                if (traced) check_weights(&args);
+            }
+    check(!memcmp(out, again, 4 * POSITIONS * WIDTH), "attention is the same with and without weights");
     add_to_digest(cache.k, size);
     add_to_digest(cache.v, size);
     add_to_digest(out, 4 * POSITIONS * WIDTH);
     print_digest(name, k->name);
+}
+
+static void run_read_bytes(const Kernels *k) {
+    enum { N = 300000 };
+    uint8_t *p = allocate(N);
+    state = 5;
+    for (int i = 0; i < N; i++) p[i] = (uint8_t)random_bits();
+    for (int64_t n = 0; n < 200; n++) {
+        uint64_t sum = k->read_bytes(p + n, N - 1400 * n);
+        add_to_digest(&sum, sizeof sum);
+    }
+    print_digest("read-bytes", k->name);
 }
 
 int main(void) {
@@ -154,6 +189,7 @@ int main(void) {
         }
         run_attention(found[i], TYPE_F32, "attention-f32");
         run_attention(found[i], TYPE_F16, "attention-f16");
+        run_read_bytes(found[i]);
     }
     return 0;
 }

@@ -14,7 +14,7 @@ from random_models import ISAS, evaluate_together, open_sequence, random_tensors
 from tiles import unpack
 
 from gpt2rt._engine import Engine
-from gpt2rt._kernels import available_isas, crc32c, evaluate
+from gpt2rt._kernels import available_isas, crc32c, evaluate, read_bytes
 from gpt2rt.converter._pack import pack_rows
 from gpt2rt.errors import ContextFullError, UsageError, VocabularyError
 from gpt2rt.modelfile import Hyperparameters, ModelFile
@@ -171,6 +171,14 @@ def test_halves_are_those_of_numpy():
     packed = bytearray(-(-x.shape[1] * 32 // 64) * 64)
     pack_rows(np.ascontiguousarray(x), packed, False, "f16", 0, 0, 16)
     assert (x.astype(np.float16).view(np.uint16) == np.frombuffer(packed, np.uint16)[: x.size].reshape(-1, 16).T).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_reading_memory_reads_every_byte_once(isa):
+    content = np.random.default_rng(6).bytes(300_000)  # several strips of tiles
+    for n in (0, 1, 7, 8, 63, 64, 65, 65_535, 65_536, 65_537, 300_000):
+        words = np.frombuffer(content[:n] + bytes(-n % 8), np.uint64)
+        assert read_bytes(content[:n], isa) == int(words.sum(dtype=np.uint64))
 
 
 # --- the same bits, for odd shapes (tests/test_same_bits.py has all circumstances together)

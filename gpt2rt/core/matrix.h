@@ -69,6 +69,9 @@ typedef struct {
     void (*attention)(const AttentionArgs *args);
     /* x (n, a multiple of 16) = FUNCTION_* of x, in place; FUNCTION_FMA is x * y + z. For tests. */
     void (*evaluate)(int function, float *x, const float *y, const float *z, int64_t n);
+    /* Reads n bytes as fast as memory allows, in the order in which matmul() reads the tiles of a matrix for one token:
+     * the limit of its speed. Returns the sum of their 64-bit words, the last one padded with zeros, modulo 2^64. */
+    uint64_t (*read_bytes)(const uint8_t *p, int64_t n);
 } Kernels;
 
 /* Floats of scratch that attention() needs: scores and weighted sums for each query. */

@@ -3,7 +3,7 @@
  * would saturate on weights above 127, so they are flipped to s8, and their signs are moved to the inputs:
  * 128 * 127 * 2 fits. Nibbles are small enough unflipped, even for two such pairs. */
 typedef struct { __m256 lo, hi; } FN(f32x16);
-typedef struct { __m256i lo, hi; } FN(i32x16);
+typedef struct { __m256i lo, hi; } FN(i32x16), FN(u64x8);
 #if AVX_VNNI
 typedef struct { __m256i lo, hi; } FN(weights8);
 #else
@@ -95,6 +95,15 @@ ALWAYS_INLINE void FN(store_low_bytes)(int8_t *p, FN(i32x16) a) {
     words = _mm256_permute4x64_epi64(words, 0xd8);
     __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128((__m128i *)p, bytes);
+}
+
+ALWAYS_INLINE FN(u64x8) FN(add_words)(FN(u64x8) a, const uint8_t *p) {
+    return PAIR(FN(u64x8), _mm256_add_epi64(a.lo, _mm256_loadu_si256((const __m256i *)p)),
+                _mm256_add_epi64(a.hi, _mm256_loadu_si256((const __m256i *)(p + 32))));
+}
+ALWAYS_INLINE void FN(store_words)(uint64_t *p, FN(u64x8) a) {
+    _mm256_storeu_si256((__m256i *)p, a.lo);
+    _mm256_storeu_si256((__m256i *)(p + 4), a.hi);
 }
 
 ALWAYS_INLINE FN(weights4) FN(load_weights4)(const uint8_t *p) {

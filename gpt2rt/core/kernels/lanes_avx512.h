@@ -2,7 +2,7 @@
  * VNNI multiplies u8 by s8 as the tiles hold them and adds four products to a lane without saturation. Without it,
  * products are computed as with AVX2 (lanes_avx2.h). */
 typedef __m512 FN(f32x16);
-typedef __m512i FN(i32x16);
+typedef __m512i FN(i32x16), FN(u64x8);
 #if AVX512_VNNI
 typedef __m512i FN(weights8);
 #else
@@ -56,6 +56,10 @@ ALWAYS_INLINE int32_t FN(sum_i32)(FN(i32x16) a) { return _mm512_reduce_add_epi32
 ALWAYS_INLINE void FN(store_low_bytes)(int8_t *p, FN(i32x16) a) {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a));
 }
+ALWAYS_INLINE FN(u64x8) FN(add_words)(FN(u64x8) a, const uint8_t *p) {
+    return _mm512_add_epi64(a, _mm512_loadu_si512(p));
+}
+ALWAYS_INLINE void FN(store_words)(uint64_t *p, FN(u64x8) a) { _mm512_storeu_si512(p, a); }
 ALWAYS_INLINE FN(weights4) FN(load_weights4)(const uint8_t *p) {
     __m512i both = _mm512_loadu_si512(p), nibble = _mm512_set1_epi8(15);
     return (FN(weights4)){_mm512_and_si512(both, nibble), _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble)};

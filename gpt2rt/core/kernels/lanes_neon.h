@@ -3,6 +3,7 @@
  * pairs. Weights are flipped to s8; nibbles are small enough unflipped, even for two such pairs. */
 typedef struct { float32x4_t v[4]; } FN(f32x16);
 typedef struct { int32x4_t v[4]; } FN(i32x16);
+typedef struct { uint64x2_t v[4]; } FN(u64x8);
 typedef struct { int8x16_t v[4]; } FN(weights8);
 typedef struct { FN(weights8) low, high; } FN(weights4);
 
@@ -81,6 +82,12 @@ ALWAYS_INLINE void FN(store_low_bytes)(int8_t *p, FN(i32x16) a) {
     vst1_s8(p, vmovn_s16(vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1]))));
     vst1_s8(p + 8, vmovn_s16(vcombine_s16(vmovn_s32(a.v[2]), vmovn_s32(a.v[3]))));
 }
+
+ALWAYS_INLINE FN(u64x8) FN(add_words)(FN(u64x8) a, const uint8_t *p) {
+    QUARTERS a.v[k] = vaddq_u64(a.v[k], vreinterpretq_u64_u8(vld1q_u8(p + 16 * k)));
+    return a;
+}
+ALWAYS_INLINE void FN(store_words)(uint64_t *p, FN(u64x8) a) { QUARTERS vst1q_u64(p + 2 * k, a.v[k]); }
 
 ALWAYS_INLINE FN(weights8) FN(load_weights8)(const uint8_t *p) {
     FN(weights8) r;

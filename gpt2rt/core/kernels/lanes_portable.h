@@ -7,6 +7,7 @@
 
 typedef struct { float v[16]; } f32x16_portable;
 typedef struct { int32_t v[16]; } i32x16_portable;
+typedef struct { uint64_t v[8]; } u64x8_portable;
 typedef struct { const uint8_t *p; } weights8_portable;
 typedef struct { uint8_t low[64], high[64]; } weights4_portable;
 
@@ -109,6 +110,15 @@ ALWAYS_INLINE int32_t sum_i32_portable(i32x16_portable a) {
     return r;
 }
 ALWAYS_INLINE void store_low_bytes_portable(int8_t *p, i32x16_portable a) { LANES p[l] = (int8_t)a.v[l]; }
+
+/* Adds the eight 64-bit words at p to those of a. */
+ALWAYS_INLINE u64x8_portable add_words_portable(u64x8_portable a, const uint8_t *p) {
+    uint64_t words[8];
+    memcpy(words, p, 64);
+    UNROLL for (int i = 0; i < 8; i++) a.v[i] += words[i];
+    return a;
+}
+ALWAYS_INLINE void store_words_portable(uint64_t *p, u64x8_portable a) { memcpy(p, a.v, 64); }
 
 ALWAYS_INLINE weights8_portable load_weights8_portable(const uint8_t *p) { return (weights8_portable){p}; }
 

@@ -7,6 +7,9 @@
  * A lane is an output row, a position or a dimension of a head, so nothing is summed across lanes except as the tree of
  * FN(sum) says. Every sum runs over its inputs in ascending order, whatever the blocking: the same bits from all. */
 
+_Static_assert(TILES <= TILES_ALONE && TILES_ALONE <= MAX_BLOCK_TILES, "tiles of a block");
+_Static_assert(TOKENS_FLOAT <= MAX_BLOCK_TOKENS && TOKENS_INT <= MAX_BLOCK_TOKENS, "tokens of a block");
+
 #define F32 FN(f32x16)
 #define I32 FN(i32x16)
 
@@ -332,6 +335,29 @@ static void FN(attention)(const AttentionArgs *args) {
     }
 }
 
+static uint64_t FN(read_bytes)(const uint8_t *p, int64_t n) {
+    const int64_t stride = MAX_PREFETCH / TILES_ALONE; /* as of the longest tiles that a block prefetches */
+    FN(u64x8) sums[TILES_ALONE];
+    memset(sums, 0, sizeof sums);
+    for (; n >= MAX_PREFETCH; n -= MAX_PREFETCH, p += MAX_PREFETCH)
+        for (int64_t i = 0; i < stride; i += TILE_LINE)
+            UNROLL for (int k = 0; k < TILES_ALONE; k++) {
+                PREFETCH(p + (TILES_ALONE + k) * stride + i);
+                sums[k] = FN(add_words)(sums[k], p + k * stride + i);
+            }
+    for (; n >= TILE_LINE; n -= TILE_LINE, p += TILE_LINE) sums[0] = FN(add_words)(sums[0], p);
+    uint8_t rest[TILE_LINE] = {0};
+    memcpy(rest, p, (size_t)n);
+    sums[0] = FN(add_words)(sums[0], rest);
+
+    uint64_t words[TILE_LINE / 8], sum = 0;
+    UNROLL for (int k = 0; k < TILES_ALONE; k++) {
+        FN(store_words)(words, sums[k]);
+        for (int i = 0; i < TILE_LINE / 8; i++) sum += words[i];
+    }
+    return sum;
+}
+
 static const Kernels FN(kernels) = {
     .name = STRING(ISA),
     .layernorm = FN(layernorm),
@@ -340,6 +366,7 @@ static const Kernels FN(kernels) = {
     .kv_store = FN(kv_store),
     .attention = FN(attention),
     .evaluate = FN(evaluate),
+    .read_bytes = FN(read_bytes),
 };
 
 #undef F32
