@@ -1,5 +1,7 @@
 /* Checks of the thread pool without Python. `threadpool NAME...` runs some of them and exits with 0, with 1 and a sentence
- * at the first that fails, or with 77 and the reason where it can't run the last one here. */
+ * at the first that fails, or with 77 and the reason where it can't run the last one here.
+ *
+ * Some 520 lines because every promise of the thread pool and of its chunks has a check of its own. */
 #include "threadpool.h"
 
 #include <float.h>
@@ -61,28 +63,51 @@ static void wait_until_parked(ThreadPool *pool) {
 
 /* Chunks. */
 
+enum { CELLS = 300, PHASES = 3 };
+
+static int cells[CELLS + 1];
 static const int counts[] = {2, 3, 4, 7, 16, 64, 192};
 static const int64_t granules[] = {1, 2, 16, 24, 1000};
 
+static uint32_t random_state = 1;
+
+static int random_below(int n) {
+    random_state = random_state * 1664525u + 1013904223u;
+    return (int)((random_state >> 8) % (uint32_t)n);
+}
+
+enum { MOST_WORKERS = 192 };
+
+static ChunkPart parts[MOST_WORKERS];
+
+/* Workers take chunks in any order: all numbers are handed out once, and bounds are multiples of the granule. */
 static int covers_once(int64_t n, int64_t granule, int count) {
-    int64_t at = 0, begin, end, index = 0, last_size = INT64_MAX;
-    for (; chunk_bounds(index, n, granule, count, &begin, &end); index++) {
-        EXPECT(begin == at && end > begin && end <= n, "chunk %lld of %lld\n", (long long)index, (long long)n);
-        EXPECT(end % granule == 0 || end == n, "%lld\n", (long long)end);
-        EXPECT(end - begin <= last_size, "chunk %lld grows\n", (long long)index);
-        last_size = end - begin;
-        at = end;
+    int64_t begin, end, sum = 0;
+    int done[MOST_WORKERS] = {0}, n_done = 0;
+    chunks_reset(parts, count);
+    while (n_done < count) {
+        const int worker = random_below(count);
+        if (done[worker]) continue;
+        if (!chunk_take(parts, count, worker, n, granule, &begin, &end)) {
+            done[worker] = 1, n_done++;
+            continue;
+        }
+        EXPECT(begin >= 0 && end > begin && end <= n, "[%lld, %lld)\n", (long long)begin, (long long)end);
+        EXPECT(begin % granule == 0 && (end % granule == 0 || end == n), "%lld\n", (long long)end);
+        sum += end - begin;
+        if (n <= CELLS)
+            for (int64_t i = begin; i < end; i++) EXPECT(!cells[i]++, "%lld twice\n", (long long)i);
     }
-    EXPECT(at == n, "%lld of %lld, granule %lld, %d workers\n", (long long)at, (long long)n, (long long)granule, count);
-    for (int i = 0; i < 3 * count; i++) EXPECT(!chunk_bounds(index + i, n, granule, count, &begin, &end), "after all\n");
+    EXPECT(sum == n, "%lld of %lld, granule %lld, %d workers\n", (long long)sum, (long long)n, (long long)granule, count);
+    memset(cells, 0, sizeof(cells));
     return 0;
 }
 
 CHECK(chunks_cover_everything_once) {
-    const int64_t large[] = {50257, INT64_C(1) << 40, INT64_MAX - 1};
+    const int64_t large[] = {50257, INT64_C(1) << 33, INT64_C(1) << 40};
     for (int c = 0; c < LENGTH(counts); c++) {
         for (int g = 0; g < LENGTH(granules); g++) {
-            for (int64_t n = 0; n < 1200; n++) {
+            for (int64_t n = 0; n < CELLS; n += n < 40 ? 1 : 37) {
                 if (covers_once(n, granules[g], counts[c])) return 1;
             }
             for (int i = 0; i < LENGTH(large); i++) {
@@ -93,11 +118,15 @@ CHECK(chunks_cover_everything_once) {
     return 0;
 }
 
-CHECK(a_worker_takes_3_to_8_chunks_of_150_tiles) {
+CHECK(a_worker_takes_its_own_part_in_order_and_few_chunks) {
     for (int count = 2; count <= 16; count++) {
-        int64_t index = 0, begin, end;
-        while (chunk_bounds(index, 150, 1, count, &begin, &end)) index++;
-        EXPECT(index >= 3 * count && index <= 8 * count, "%lld chunks for %d workers\n", (long long)index, count);
+        chunks_reset(parts, count);
+        int64_t begin, end, at = partition(150, 1, count);
+        int n_chunks = 0;
+        for (; at < partition(150, 2, count); at = end, n_chunks++) {
+            EXPECT(chunk_take(parts, count, 1, 150, 1, &begin, &end) && begin == at, "%lld\n", (long long)begin);
+        }
+        EXPECT(at == partition(150, 2, count) && n_chunks <= 11, "%d chunks of %d workers\n", n_chunks, count);
     }
     return 0;
 }
@@ -106,15 +135,21 @@ CHECK(a_worker_takes_3_to_8_chunks_of_150_tiles) {
 static double simulated_seconds(int64_t n, int count, const double *speed) {
     double busy_until[16] = {0}, last = 0;
     int64_t begin, end;
-    for (int64_t index = 0;; index++) {
-        int next = 0;
-        for (int i = 1; i < count; i++) {
-            if (busy_until[i] < busy_until[next]) next = i;
+    int left = count, done[16] = {0};
+    chunks_reset(parts, count);
+    while (left) {
+        int next = -1;
+        for (int i = 0; i < count; i++) {
+            if (!done[i] && (next < 0 || busy_until[i] < busy_until[next])) next = i;
         }
-        if (!chunk_bounds(index, n, 1, count, &begin, &end)) return last;
-        busy_until[next] += (double)(end - begin) / speed[next];
-        if (busy_until[next] > last) last = busy_until[next];
+        if (chunk_take(parts, count, next, n, 1, &begin, &end)) {
+            busy_until[next] += (double)(end - begin) / speed[next];
+            if (busy_until[next] > last) last = busy_until[next];
+        } else {
+            done[next] = 1, left--;
+        }
     }
+    return last;
 }
 
 CHECK(a_worker_of_half_speed_costs_at_most_1_4) {
@@ -153,8 +188,6 @@ CHECK(parts_cover_everything_once) {
 }
 
 /* Jobs. Each fills cells in chunks, meets the others and checks cells that others have filled. */
-
-enum { CELLS = 300, PHASES = 3 };
 
 typedef struct {
     int cell[CELLS]; /* written by whoever takes the chunk: not atomic, so that a sanitizer sees a barrier that leaks */
@@ -456,7 +489,7 @@ int main(int n, char **arguments) {
         int (*run)(void);
     } checks[] = {
         NAMED(chunks_cover_everything_once),
-        NAMED(a_worker_takes_3_to_8_chunks_of_150_tiles),
+        NAMED(a_worker_takes_its_own_part_in_order_and_few_chunks),
         NAMED(a_worker_of_half_speed_costs_at_most_1_4),
         NAMED(workers_of_equal_speed_end_together),
         NAMED(parts_cover_everything_once),

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "atomics.h"
+#include "chunks.h"
 #include "clock.h"
 #include "float_state.h"
 #include "thread.h"
@@ -20,7 +21,7 @@
 #define POOL_MAX_THREADS 1024
 #define POOL_SPIN 10e-6   /* seconds before a thread that waits lets others run */
 #define POOL_AWAKE 200e-6 /* seconds before a helper that waits for a job parks */
-#define POOL_APART 128    /* bytes between flags: two x86 cache lines are fetched together, Apple's have 128 */
+#define POOL_APART CHUNKS_APART
 
 typedef struct ThreadPool ThreadPool;
 
@@ -51,7 +52,7 @@ struct ThreadPool {
     PoolJob job;  /* the last of them; NULL ends a helper */
     void *argument;
     char apart_2[POOL_APART];
-    Atomic chunks; /* number of chunks taken since the last barrier */
+    ChunkPart *parts; /* (n_threads): of what pool_chunk() hands out until the next barrier */
     char apart_3[POOL_APART];
     Atomic arrived; /* workers at the barrier */
     char apart_4[POOL_APART];
@@ -60,33 +61,12 @@ struct ThreadPool {
     PoolHelper helper[]; /* (n_threads), of which [0], the caller's place, is not used */
 };
 
-/* Where a worker's even part of n begins; the next worker's begins where it ends. */
-static inline int64_t partition(int64_t n, int index, int count) { return n * index / count; }
-
-/* Sets [*begin, *end) to chunk `index` of [0, n) and returns 1, or returns 0 past the last chunk. Each round of `count`
- * chunks divides half of what the rounds before have left, so that the last chunks, which even out the workers' speeds,
- * are small, and there are few. All bounds but n are multiples of the granule. */
-static inline int chunk_bounds(int64_t index, int64_t n, int64_t granule, int count, int64_t *begin, int64_t *end) {
-    const int64_t granules = n / granule + (n % granule > 0);
-    int64_t left = granules, size = 0; /* in granules: left before this round, of a chunk in it */
-    for (; left > 0; left -= size * count, index -= count) {
-        size = (left - 1) / (2 * count) + 1;
-        if (index < count) break;
-    }
-    if (left <= index * size) return 0;
-    const int64_t first = granules - left + index * size;
-    const int64_t last = first + size;
-    *begin = first * granule;
-    *end = last < granules ? last * granule : n;
-    return 1;
-}
-
 /* Sets [*begin, *end) to a piece of [0, n) that no worker has taken since the last barrier, and returns 1; returns 0 once
- * all of it is handed out. All workers pass the same n and granule, and meet at a barrier before they divide anything
- * else. */
+ * there is none for this worker. All workers pass the same n and granule, and meet at a barrier before they divide
+ * anything else. */
 static inline int pool_chunk(Worker *worker, int64_t n, int64_t granule, int64_t *begin, int64_t *end) {
     if (worker->count > 1) {
-        return chunk_bounds(atomic_add(&worker->pool->chunks, 1), n, granule, worker->count, begin, end);
+        return chunk_take(worker->pool->parts, worker->count, worker->index, n, granule, begin, end);
     }
     if (worker->next >= n) return 0;
     *begin = worker->next;
@@ -120,7 +100,7 @@ static inline void pool_barrier(Worker *worker) {
     const long passed = atomic_get(&pool->barriers); /* nobody can pass this one before this worker has arrived */
     if (atomic_add(&pool->arrived, 1) == worker->count - 1) {
         atomic_set(&pool->arrived, 0);
-        atomic_set(&pool->chunks, 0);
+        chunks_reset(pool->parts, worker->count);
         atomic_add(&pool->barriers, 1); /* releases the others, who then see both as 0 */
     } else {
         pool_wait(&pool->barriers, passed, INFINITY);
@@ -174,8 +154,10 @@ THREAD_FUNCTION(pool_help, argument) {
 static inline ThreadPool *pool_new(int n_threads) {
     if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
     if (n_threads < 1) n_threads = 1;
-    ThreadPool *pool = calloc(1, sizeof(ThreadPool) + (size_t)n_threads * sizeof(PoolHelper));
+    const size_t size = sizeof(ThreadPool) + (size_t)n_threads * sizeof(PoolHelper);
+    ThreadPool *pool = calloc(1, size + (size_t)n_threads * sizeof(ChunkPart));
     if (!pool) return NULL;
+    pool->parts = (ChunkPart *)((char *)pool + size);
     pool->process = current_process();
     for (pool->n_threads = 1; pool->n_threads < n_threads; pool->n_threads++) {
         PoolHelper *helper = &pool->helper[pool->n_threads];

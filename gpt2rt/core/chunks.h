@@ -1,0 +1,67 @@
+/* Hands out the numbers [0, n) in chunks to several workers.
+ *
+ * Each worker has an even part, and takes chunks of it from the front to the back, so that it reads memory in order. Who
+ * has finished its part takes from the back of another's, half of what is left: a slow worker does not set the pace.
+ * What is taken of a part is one number, changed in one step, so every number is handed out exactly once. */
+#ifndef GPT2RT_CHUNKS_H
+#define GPT2RT_CHUNKS_H
+
+#include <stdint.h>
+
+#include "atomics.h"
+
+#define CHUNKS_MAX_TAKEN 0x7FFF /* granules of a part at most: two such numbers are one counter */
+#define CHUNKS_APART 128        /* bytes between counters: two x86 cache lines are fetched together, Apple's have 128 */
+
+/* A worker's part of what is handed out. */
+typedef struct {
+    Atomic taken; /* granules: from the front in the low 16 bits, from the back in the high ones */
+    char apart[CHUNKS_APART];
+} ChunkPart;
+
+/* Where a worker's even part of n begins; the next worker's begins where it ends. */
+static inline int64_t partition(int64_t n, int index, int count) { return n * index / count; }
+
+/* The granule, or a multiple of it of which no part has more than a counter can count. */
+static inline int64_t chunk_granule(int64_t n, int64_t granule, int count) {
+    const int64_t most = CHUNKS_MAX_TAKEN * (int64_t)count;
+    return n / granule < most ? granule : granule * (n / granule / most + 1);
+}
+
+/* Takes a chunk of `owner`'s part: a third of what is left from the front, or half of it from the back. Returns 0 where
+ * nothing is left. */
+static inline int part_take(ChunkPart *parts, int count, int owner, int is_back, int64_t n, int64_t granule,
+                            int64_t *begin, int64_t *end) {
+    const int64_t granules = n / granule + (n % granule > 0);
+    const int64_t first = partition(granules, owner, count), last = partition(granules, owner + 1, count);
+    for (;;) {
+        const long taken = atomic_get(&parts[owner].taken);
+        const int64_t front = taken & 0xFFFF, back = taken >> 16, left = last - first - front - back;
+        if (left <= 0) return 0;
+        const int64_t size = is_back ? (left + 1) / 2 : (left + 2) / 3;
+        if (!atomic_replace(&parts[owner].taken, taken, (long)(taken + (is_back ? size << 16 : size)))) continue;
+        const int64_t at = is_back ? last - back - size : first + front;
+        *begin = at * granule;
+        *end = at + size < granules ? (at + size) * granule : n;
+        return 1;
+    }
+}
+
+/* Sets [*begin, *end) to the next chunk for worker `index` of `count`, and returns 1; returns 0 once its own part and
+ * those of a few others are handed out. All workers pass the same n and granule; all bounds but n are multiples of the
+ * granule. */
+static inline int chunk_take(ChunkPart *parts, int count, int index, int64_t n, int64_t granule, int64_t *begin,
+                             int64_t *end) {
+    granule = chunk_granule(n, granule, count);
+    if (part_take(parts, count, index, 0, n, granule, begin, end)) return 1;
+    for (int step = 1; step < count; step *= 2) /* not all of them, where there are many */
+        if (part_take(parts, count, (index + step) % count, 1, n, granule, begin, end)) return 1;
+    return 0;
+}
+
+/* Begins anew; no worker may be taking chunks. */
+static inline void chunks_reset(ChunkPart *parts, int count) {
+    for (int i = 0; i < count; i++) atomic_set(&parts[i].taken, 0);
+}
+
+#endif
