@@ -30,12 +30,12 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
         w: IN, f32, C-contiguous, (n_in, n_out) where `inputs_first` (as TensorFlow stores it), else (n_out, n_in).
         out: OUT, a writable buffer of bytes for these rows' tiles; must be zeroed.
         weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale (int8 and int4).
-        first_row: a multiple of 16. n_rows: how many; the last tile is filled up with zeros.
+        first_row: a multiple of 16. n_rows: how many; the last tile is padded with zeros.
 
     Returns:
-        (largest, sum, is_finite): of the absolute errors of the packed values, 0 for f32; False where a value of w is
-        an infinity or no number, and then nothing that was packed is of use. A value that is too large for the weight
-        type makes the sum an infinity or no number.
+        (largest, sum, is_finite): the largest absolute error of the packed values and the sum of all, 0 for f32;
+        is_finite is False if w has an infinity or NaN, and then the content of `out` is undefined. A value that is too
+        large for the weight type makes the sum an infinity or NaN.
     """
     cdef Py_buffer view, target
     cdef PackSource source

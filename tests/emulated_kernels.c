@@ -86,7 +86,8 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
             memcpy(p + 2 * i, &half, 2);
         }
         for (int64_t i = 0; type == TYPE_F32 && i < INPUTS * TILE; i++) ((float *)p)[i] = random_float();
-        for (int64_t i = 0; type == TYPE_F16 && i < INPUTS * TILE; i++) ((uint16_t *)p)[i] = half_from_float(random_float());
+        for (int64_t i = 0; type == TYPE_F16 && i < INPUTS * TILE; i++)
+            ((uint16_t *)p)[i] = half_from_float(random_float());
     }
     for (int i = 0; i < ROWS; i++) bias[i] = random_float();
     for (int i = 0; i < INPUTS * TOKENS; i++) in.x[i] = extreme ? (random_bits() & 7 ? -1.0f : 1.0f) : random_float();
@@ -129,9 +130,11 @@ static void check_weights(const AttentionArgs *args) {
 static void run_attention(const Kernels *k, int type, const char *name) {
     enum { HEADS = 3, DIM = 40, CONTEXT = 128, POSITIONS = 101, WIDTH = HEADS * DIM };
     size_t size = HEADS * CONTEXT * 48 * 4;
-    KVCache cache = {.k = allocate(size), .v = allocate(size), .type = type, .n_head = HEADS, .head_dim = DIM, .n_ctx = CONTEXT};
-    float *q = allocate(4 * POSITIONS * WIDTH), *keys = allocate(4 * WIDTH), *out = allocate(4 * POSITIONS * WIDTH + 64);
-    float *again = allocate(4 * POSITIONS * WIDTH + 64), *weights = allocate(4 * ATTENTION_QUERIES * CONTEXT);
+    KVCache cache = {.k = allocate(size), .v = allocate(size), .type = type, .n_head = HEADS, .head_dim = DIM,
+                     .n_ctx = CONTEXT};
+    float *q = allocate(4 * POSITIONS * WIDTH), *keys = allocate(4 * WIDTH);
+    float *out = allocate(4 * POSITIONS * WIDTH + 64), *again = allocate(4 * POSITIONS * WIDTH + 64);
+    float *weights = allocate(4 * ATTENTION_QUERIES * CONTEXT);
     float *scratch = allocate(4 * (size_t)attention_scratch(CONTEXT, DIM));
     state = 4;
     for (int i = 0; i < POSITIONS * WIDTH; i++) q[i] = random_float();
