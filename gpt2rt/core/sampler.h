@@ -225,20 +225,40 @@ static inline int64_t candidates_leading(Candidate *c, int64_t n, double target)
     return high;
 }
 
+/* The greatest and the least of a block, as float_order. Sixteen lanes side by side: compilers make vectors of them. */
+static inline void block_scan(const float *logits, int64_t n, int32_t *greatest, int32_t *least) {
+    enum { LANES = 16 };
+    int32_t most[LANES], fewest[LANES];
+    for (int l = 0; l < LANES; l++) most[l] = INT32_MIN, fewest[l] = INT32_MAX;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) {
+            const int32_t key = float_order(logits[i + l]);
+            most[l] = key > most[l] ? key : most[l];
+            fewest[l] = key < fewest[l] ? key : fewest[l];
+        }
+    for (; i < n; i++) {
+        const int32_t key = float_order(logits[i]);
+        most[0] = key > most[0] ? key : most[0];
+        fewest[0] = key < fewest[0] ? key : fewest[0];
+    }
+    *greatest = most[0], *least = fewest[0];
+    for (int l = 1; l < LANES; l++) {
+        *greatest = most[l] > *greatest ? most[l] : *greatest;
+        *least = fewest[l] < *least ? fewest[l] : *least;
+    }
+}
+
 /* Checks all logits and finds the greatest, as float_order. OUT block_max (blocks of n), may be NULL. */
 static inline int logits_scan(const float *logits, int64_t n, int32_t *block_max, int32_t *greatest) {
     int32_t least = INT32_MAX;
     *greatest = INT32_MIN;
     for (int64_t begin = 0; begin < n; begin += SAMPLER_BLOCK) {
-        const int64_t end = n - begin < SAMPLER_BLOCK ? n : begin + SAMPLER_BLOCK;
-        int32_t most = INT32_MIN;
-        for (int64_t i = begin; i < end; i++) {
-            const int32_t key = float_order(logits[i]);
-            most = key > most ? key : most;
-            least = key < least ? key : least;
-        }
+        int32_t most, fewest;
+        block_scan(logits + begin, n - begin < SAMPLER_BLOCK ? n - begin : SAMPLER_BLOCK, &most, &fewest);
         if (block_max) block_max[begin / SAMPLER_BLOCK] = most;
         *greatest = most > *greatest ? most : *greatest;
+        least = fewest < least ? fewest : least;
     }
     if (*greatest >= ORDER_INFINITY || least < ORDER_MINUS_INFINITY) return SAMPLE_NOT_FINITE;
     return *greatest == ORDER_MINUS_INFINITY ? SAMPLE_ALL_FORBIDDEN : SAMPLE_OK;
@@ -350,18 +370,21 @@ static inline int sampler_choose(SamplerScratch *scratch, const float *logits, c
     Candidate *c = scratch->pool;
     int32_t greatest;
     *count = 0;
-    memcpy(scratch->logits, logits, (size_t)scratch->n_vocab * sizeof(float));
-    sampler_penalize(scratch, input);
-    sampler_forbid_repetition(scratch, input);
-    const int status = logits_scan(scratch->logits, scratch->n_vocab, scratch->block_max, &greatest);
+    if (options->repetition_penalty != 1 || options->no_repeat_ngram_size > 0) { /* they change logits: of a copy */
+        memcpy(scratch->logits, logits, (size_t)scratch->n_vocab * sizeof(float));
+        sampler_penalize(scratch, input);
+        sampler_forbid_repetition(scratch, input);
+        logits = scratch->logits;
+    }
+    const int status = logits_scan(logits, scratch->n_vocab, scratch->block_max, &greatest);
     if (status != SAMPLE_OK) return status;
     if (options->temperature == 0) {
-        sampler_gather(scratch, scratch->logits, greatest);
+        sampler_gather(scratch, logits, greatest);
         *count = 1; /* gathered by id, so the first is the lowest */
         return SAMPLE_OK;
     }
 
-    int64_t n = sampler_gather(scratch, scratch->logits, sampler_floor(scratch, options->top_k));
+    int64_t n = sampler_gather(scratch, logits, sampler_floor(scratch, options->top_k));
     if (options->top_k > 0) n = candidates_leading(c, n, (double)options->top_k);
     const double top = order_value(greatest);
     double total = 0.0;
