@@ -69,7 +69,7 @@ static inline void engine_free(Engine *e) {
 
 /* --- what the workers do ------------------------------------------------------------------------------------------ */
 
-/* Whether to stop after this layer: signals, the engine's own flag, or nobody is left who wants the result. */
+/* Whether to stop after this layer: signals, the engine's own flag, or all sequences were cancelled. */
 static inline int engine_should_stop(void *argument) {
     Engine *e = argument;
     if (e->check) {
@@ -82,7 +82,7 @@ static inline int engine_should_stop(void *argument) {
     if (atomic_get(&e->cancelled)) return 1;
     for (int64_t i = 0; i < e->n_parts; i++)
         if (!atomic_get(&e->parts[i].sequence->cancelled)) return 0;
-    return 1;
+    return e->n_parts > 0;
 }
 
 /* Samples for one part: a token after its last prompt row, then one after each guess that was right. */
@@ -225,7 +225,7 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
 }
 
 /* Computes the logits after the last token once more, into out (V), and changes nothing: the same keys and values are
- * stored again. */
+ * stored again. Only a signal handler stops it: the sequence's cancel() is for its next change. */
 static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, float *out) {
     ForwardPass *p = &e->pass;
     if (!engine_reserve(e, 1, 0, 0)) return SEQUENCE_NO_MEMORY;
@@ -233,12 +233,8 @@ static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, f
     e->slices[0] = (SequenceSlice){s->kv.k, s->kv.v, s->length - 1, 0, 1};
     e->wanted[0] = 0;
     p->kv = s->kv, p->n_rows = p->n_slices = p->n_logits = 1, p->logits = out;
-    Part part = {.sequence = (Sequence *)s};
-    Part *const parts = e->parts;
-    e->parts = &part, e->n_parts = 1;
-    const int is_done = engine_run(e);
-    e->parts = parts, e->n_parts = 0;
-    return is_done ? SEQUENCE_OK : SEQUENCE_STOPPED;
+    e->n_parts = 0;
+    return engine_run(e) ? SEQUENCE_OK : SEQUENCE_STOPPED;
 }
 
 /* --- many sequences ------------------------------------------------------------------------------------------------ */
