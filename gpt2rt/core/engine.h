@@ -294,6 +294,13 @@ static inline SequenceStatus part_problem(const Sequence *s) {
     return SEQUENCE_OK;
 }
 
+/* Ends a step that reports who was cancelled; a step that fails as a whole leaves that to the next one. */
+static inline SequenceStatus report_cancelled(Sequence *const *sequences, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (sequences[i]->status == SEQUENCE_STOPPED) atomic_set(&sequences[i]->cancelled, 0);
+    return SEQUENCE_OK;
+}
+
 /* Moves sequences on by one pass: first a row for each decoding one, with its guesses, then chunks of prompts.
  *
  * Each sequence's `status` says what came of it, `n_new` how many of `sampled` are new. Returns
@@ -302,6 +309,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     ForwardPass *p = &e->pass;
     int64_t n_logits = 0, rows = 0;
     int is_sampling = 0;
+    if (atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
     if (n > e->parts_capacity) {
         Part *parts = realloc(e->parts, (size_t)n * sizeof(Part));
         if (!parts) return SEQUENCE_NO_MEMORY;
@@ -314,7 +322,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
         const int64_t pending = s->n_ids - s->length;
         s->n_new = 0;
         s->status = part_problem(s);
-        if (atomic_swap(&s->cancelled, 0)) s->status = SEQUENCE_STOPPED;
+        if (atomic_get(&s->cancelled)) s->status = SEQUENCE_STOPPED;
         if (s->status != SEQUENCE_OK) continue;
         if (s->samples) {
             is_sampling = 1;
@@ -355,28 +363,25 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
         p->kv = s->kv;
         turn = (e->turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
     }
-    if (e->n_parts == 0) return SEQUENCE_OK;
+    if (e->n_parts == 0) return report_cancelled(sequences, n);
 
     /* 3. The pass and the samples; a stopped one changes nothing. */
     if (!engine_run(e)) {
         if (e->raised || atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
-        for (int64_t i = 0; i < e->n_parts; i++) { /* each of them was cancelled */
-            atomic_set(&e->parts[i].sequence->cancelled, 0);
-            e->parts[i].sequence->status = SEQUENCE_STOPPED;
-        }
-        return SEQUENCE_OK;
+        for (int64_t i = 0; i < e->n_parts; i++) e->parts[i].sequence->status = SEQUENCE_STOPPED; /* all cancelled */
+        return report_cancelled(sequences, n);
     }
 
     /* 4. The commit. */
     e->turn = turn;
     for (int64_t i = 0; i < e->n_parts; i++) {
         Sequence *s = e->parts[i].sequence;
-        if (atomic_swap(&s->cancelled, 0))
+        if (atomic_get(&s->cancelled))
             s->status = SEQUENCE_STOPPED;
         else
             commit_part(&e->parts[i]);
     }
-    return SEQUENCE_OK;
+    return report_cancelled(sequences, n);
 }
 
 #endif
