@@ -19,6 +19,7 @@ from _thread import get_ident
 from gpt2rt._kernels cimport Config, Kernels, Weights
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError, VocabularyError
+from gpt2rt.sampling import SamplingParams
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()
@@ -524,8 +525,12 @@ cdef class Sequence:
         cdef SequenceSampler sampler
         cdef int64_t n_vocab = self.c.network.config.n_vocab
         cdef Ids new_history = None if history is None else Ids(history, n_vocab)
-        cdef Ids new_exempt = None if exempt is None else Ids(sorted(set(exempt)), n_vocab)
+        cdef Ids new_exempt = None if exempt is None else Ids(exempt, n_vocab)
         cdef Ids new_stop = None if stop_tokens is None else Ids(stop_tokens, n_vocab)
+        if new_exempt is not None:
+            new_exempt = Ids(sorted(set(ids_list(new_exempt.data, new_exempt.n))), n_vocab)
+        if not (params is None or isinstance(params, SamplingParams)):
+            raise UsageError(f"params: got {params!r:.80}, expected a SamplingParams or None")
         if new_stop is not None and new_stop.n > MAX_STOP_TOKENS:
             raise UsageError(f"stop_tokens: got {new_stop.n} ids, expected at most {MAX_STOP_TOKENS}")
         n_logprobs = -1 if logprobs is None else whole_number("logprobs", logprobs, 0, min(MOST_LOGPROBS, n_vocab))

@@ -69,7 +69,7 @@ static inline void engine_free(Engine *e) {
 
 /* --- what the workers do ------------------------------------------------------------------------------------------ */
 
-/* Whether to stop after this layer: signals, the engine's own flag, or nobody is left who wants the result. */
+/* Whether to stop after this layer: signals, the engine's own flag, or all sequences were cancelled. */
 static inline int engine_should_stop(void *argument) {
     Engine *e = argument;
     if (e->check) {
@@ -82,7 +82,7 @@ static inline int engine_should_stop(void *argument) {
     if (atomic_get(&e->cancelled)) return 1;
     for (int64_t i = 0; i < e->n_parts; i++)
         if (!atomic_get(&e->parts[i].sequence->cancelled)) return 0;
-    return 1;
+    return e->n_parts > 0;
 }
 
 /* Samples for one part: a token after its last prompt row, then one after each guess that was right. */
@@ -225,7 +225,7 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
 }
 
 /* Computes the logits after the last token once more, into out (V), and changes nothing: the same keys and values are
- * stored again. */
+ * stored again. Only a signal handler stops it: the sequence's cancel() is for its next change. */
 static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, float *out) {
     ForwardPass *p = &e->pass;
     if (!engine_reserve(e, 1, 0, 0)) return SEQUENCE_NO_MEMORY;
@@ -233,12 +233,8 @@ static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, f
     e->slices[0] = (SequenceSlice){s->kv.k, s->kv.v, s->length - 1, 0, 1};
     e->wanted[0] = 0;
     p->kv = s->kv, p->n_rows = p->n_slices = p->n_logits = 1, p->logits = out;
-    Part part = {.sequence = (Sequence *)s};
-    Part *const parts = e->parts;
-    e->parts = &part, e->n_parts = 1;
-    const int is_done = engine_run(e);
-    e->parts = parts, e->n_parts = 0;
-    return is_done ? SEQUENCE_OK : SEQUENCE_STOPPED;
+    e->n_parts = 0;
+    return engine_run(e) ? SEQUENCE_OK : SEQUENCE_STOPPED;
 }
 
 /* --- many sequences ------------------------------------------------------------------------------------------------ */
@@ -298,6 +294,13 @@ static inline SequenceStatus part_problem(const Sequence *s) {
     return SEQUENCE_OK;
 }
 
+/* Ends a step that reports who was cancelled; a step that fails as a whole leaves that to the next one. */
+static inline SequenceStatus report_cancelled(Sequence *const *sequences, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (sequences[i]->status == SEQUENCE_STOPPED) atomic_set(&sequences[i]->cancelled, 0);
+    return SEQUENCE_OK;
+}
+
 /* Moves sequences on by one pass: first a row for each decoding one, with its guesses, then chunks of prompts.
  *
  * Each sequence's `status` says what came of it, `n_new` how many of `sampled` are new. Returns
@@ -306,6 +309,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     ForwardPass *p = &e->pass;
     int64_t n_logits = 0, rows = 0;
     int is_sampling = 0;
+    if (atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
     if (n > e->parts_capacity) {
         Part *parts = realloc(e->parts, (size_t)n * sizeof(Part));
         if (!parts) return SEQUENCE_NO_MEMORY;
@@ -318,7 +322,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
         const int64_t pending = s->n_ids - s->length;
         s->n_new = 0;
         s->status = part_problem(s);
-        if (atomic_swap(&s->cancelled, 0)) s->status = SEQUENCE_STOPPED;
+        if (atomic_get(&s->cancelled)) s->status = SEQUENCE_STOPPED;
         if (s->status != SEQUENCE_OK) continue;
         if (s->samples) {
             is_sampling = 1;
@@ -359,28 +363,25 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
         p->kv = s->kv;
         turn = (e->turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
     }
-    if (e->n_parts == 0) return SEQUENCE_OK;
+    if (e->n_parts == 0) return report_cancelled(sequences, n);
 
     /* 3. The pass and the samples; a stopped one changes nothing. */
     if (!engine_run(e)) {
         if (e->raised || atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
-        for (int64_t i = 0; i < e->n_parts; i++) { /* each of them was cancelled */
-            atomic_set(&e->parts[i].sequence->cancelled, 0);
-            e->parts[i].sequence->status = SEQUENCE_STOPPED;
-        }
-        return SEQUENCE_OK;
+        for (int64_t i = 0; i < e->n_parts; i++) e->parts[i].sequence->status = SEQUENCE_STOPPED; /* all cancelled */
+        return report_cancelled(sequences, n);
     }
 
     /* 4. The commit. */
     e->turn = turn;
     for (int64_t i = 0; i < e->n_parts; i++) {
         Sequence *s = e->parts[i].sequence;
-        if (atomic_swap(&s->cancelled, 0))
+        if (atomic_get(&s->cancelled))
             s->status = SEQUENCE_STOPPED;
         else
             commit_part(&e->parts[i]);
     }
-    return SEQUENCE_OK;
+    return report_cancelled(sequences, n);
 }
 
 #endif

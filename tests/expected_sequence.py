@@ -1,0 +1,211 @@
+"""What a sequence must hold after any calls: a model of it in Python without a cache, for stateful tests."""
+
+import itertools
+
+from gpt2rt._engine import Engine
+from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError
+
+
+def fresh(sequence, ids=None, n_logits=1):
+    """A fresh sequence that has evaluated the same tokens."""
+    made = sequence.model.sequence()
+    made.append(sequence.tokens if ids is None else ids, n_logits)
+    return made
+
+
+def assert_as_fresh(sequence):
+    """Its logits are those of a fresh sequence with the same tokens, bit for bit."""
+    tokens = sequence.tokens
+    assert len(sequence) == len(tokens)
+    if not tokens:
+        return
+    expected = fresh(sequence, n_logits=max(1, sequence.n_logits))
+    if sequence.n_logits:
+        assert sequence.all_logits.tobytes() == expected.all_logits.tobytes()
+    assert sequence.logits.tobytes() == expected.logits.tobytes()
+
+
+class Expected:
+    """A sequence and what it must hold.
+
+    Attributes:
+        real: the `Sequence`.
+        ids: what is evaluated. pending: what is not.
+        params, seed, history, exempt, stop, n_logprobs: what was given to `set_sampling`.
+        samples: since the seed, all that decided on each sampled token, and what the event said of it.
+        newest: the tokens of the last step, which can be retracted.
+        guesses: what the next step may check.
+        is_cancelled: whether the next call ends at once.
+    """
+
+    def __init__(self, real):
+        self.real = real
+        self.ids, self.pending = [], []
+        self.params = self.seed = self.n_logprobs = None
+        self.history, self.exempt, self.stop, self.samples = [], [], [], []
+        self.newest, self.guesses = [], []
+        self.is_cancelled = False
+
+    def fork(self):
+        other = Expected(self.real.fork())
+        for name in ("ids", "pending", "history", "exempt", "stop", "samples"):
+            setattr(other, name, list(getattr(self, name)))
+        other.params, other.seed, other.n_logprobs = self.params, self.seed, self.n_logprobs
+        return other
+
+    @property
+    def room(self):
+        return self.real.n_ctx - len(self.ids) - len(self.pending)
+
+    @property
+    def is_forbidden(self):
+        """Whether no token at all may be sampled."""
+        return (
+            self.params is not None
+            and self.params.no_repeat_ngram_size == 1
+            and len({*self.history} - {*self.exempt}) == self.real.model.hyperparameters.n_vocab
+        )
+
+    def change(self, ids, pending=()):
+        """What every change does: nothing can be retracted after it, and no guess is left."""
+        self.ids, self.pending = list(ids), list(pending)
+        self.newest, self.guesses = [], []
+
+    def guesses_in_reach(self):
+        """The guesses that the next step checks."""
+        is_due = self.params is not None and len(self.pending) == 1
+        return self.guesses[: max(0, self.room)] if is_due else []
+
+    def sample(self, event):
+        """Take over what a step sampled once all pending tokens were evaluated."""
+        tokens, guesses = event.tokens, self.guesses_in_reach()
+        assert tokens
+        assert tokens[:-1] == guesses[: len(tokens) - 1]
+        self.change(self.ids + self.pending)
+        logprobs = event.logprobs or [None] * len(tokens)
+        top = event.top_logprobs or [None] * len(tokens)
+        for token, logprob, likely in zip(tokens, logprobs, top, strict=True):
+            settings = (self.params, list(self.history), list(self.exempt), self.n_logprobs)
+            self.samples.append((self.ids + self.newest, settings, token, logprob, likely))
+            self.newest.append(token)
+            self.history.append(token)
+        if len(tokens) <= len(guesses) and tokens[-1] == guesses[len(tokens) - 1]:
+            assert tokens[-1] in self.stop or self.is_forbidden  # else the next one was to be sampled as well
+        self.ids += tokens[:-1]
+        self.pending = tokens[-1:]
+
+    def retract(self, n):
+        kept = self.newest[: len(self.newest) - n]
+        if n:
+            begin = len(self.ids) - len(self.newest) + 1
+            self.ids = self.ids[: begin + max(0, len(kept) - 1)]
+            self.pending = kept[-1:]
+            del self.history[len(self.history) - n :], self.samples[len(self.samples) - n :]
+        self.newest = kept
+
+    def check(self):
+        """Compare all that can be read, but for the logits."""
+        real = self.real
+        assert real.tokens == self.ids
+        assert real.pending == self.pending
+        assert len(real) == len(self.ids)
+        assert real.n_logits <= len(self.ids)
+        assert (real.sampling, real.seed) == (self.params, self.seed)
+        assert real.history == self.history
+
+    def check_samples(self):
+        """A fresh sequence that is stepped alone, without guesses, samples the same tokens."""
+        if not self.samples:
+            return
+        alone, engine = self.real.model.sequence(), Engine(self.real.model)
+        alone.set_sampling(None, seed=self.seed)
+        for context, (params, history, exempt, n_logprobs), token, logprob, likely in self.samples:
+            alone.truncate(0)
+            alone.push(context)
+            alone.set_sampling(params, history=history, exempt=exempt, logprobs=n_logprobs)
+            event = next(filter(None, (engine.step([alone]) for _ in itertools.count())))[0]
+            assert event.tokens == [token]
+            assert (event.logprobs or [None]) == [logprob]
+            assert (event.top_logprobs or [None]) == [likely]
+
+
+class ExpectedEngine:
+    """An engine, and what its steps must do.
+
+    Attributes:
+        real: the `Engine`.
+        is_cancelled: whether the next step ends at once.
+    """
+
+    MOST, MOST_MIXED = 256, 128  # rows of a pass; of one that has decoding sequences
+
+    def __init__(self, model):
+        self.real = Engine(model)
+        self.is_cancelled = False
+
+    def step(self, batch):
+        """Step these `Expected` together, and compare what came of it."""
+        try:
+            events = {event.sequence: event for event in self.real.step([one.real for one in batch])}
+        except CancelledError:
+            assert self.is_cancelled
+            self.is_cancelled = False
+            return
+        assert not self.is_cancelled
+        decoded, read_again, prompts = 0, 0, []
+        for one in batch:
+            event = events.pop(one.real, None)
+            problem = self._problem(one)
+            if problem is not None:
+                assert type(event.error) is problem, event
+                assert event.tokens == []
+                one.is_cancelled = False
+                continue
+            if len(one.pending) > 1:
+                prompts.append((one, event))
+                continue
+            decoded += len(one.pending) + len(one.guesses_in_reach())
+            read_again += not one.pending
+            self._finish(one, event)
+        assert not events
+        self._check_prompts(prompts, decoded, read_again)
+
+    @staticmethod
+    def _problem(one):
+        """The type of the error that its event must have, or None."""
+        if one.is_cancelled:
+            return CancelledError
+        if not one.ids and not one.pending:
+            return UsageError
+        return ContextFullError if one.room < 0 else None
+
+    @staticmethod
+    def _finish(one, event):
+        """A sequence whose pending tokens were all evaluated."""
+        if one.is_forbidden:
+            assert type(event.error) is Gpt2rtError
+            assert event.tokens == []
+        elif one.params is not None:
+            assert event.error is None
+            one.sample(event)
+        else:
+            assert event is None
+            if one.pending:
+                one.change(one.ids + one.pending)
+
+    def _check_prompts(self, prompts, decoded, read_again):
+        """They share the rows that are left by decoding sequences, and by one row for each last token read again."""
+        waiting = sum(len(one.pending) for one, _ in prompts)
+        evaluated = 0
+        for one, event in prompts:
+            n = len(one.real) - len(one.ids)
+            if event is not None or n == len(one.pending):
+                evaluated += len(one.pending)
+                self._finish(one, event)
+            elif n:
+                evaluated += n
+                ids = one.ids + one.pending
+                one.change(ids[: len(one.ids) + n], ids[len(one.ids) + n :])
+        most = self.MOST_MIXED if decoded else self.MOST
+        least = self.MOST_MIXED if decoded or read_again else self.MOST
+        assert min(waiting, least - decoded - read_again) <= evaluated <= min(waiting, most - decoded)

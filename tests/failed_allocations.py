@@ -1,0 +1,101 @@
+"""Run with failing_malloc.c preloaded: each allocation of each operation fails once. Prints how many did.
+
+python failed_allocations.py MODEL OPERATION
+"""
+
+import ctypes
+import itertools
+import sys
+
+import numpy as np
+from expected_sequence import assert_as_fresh
+
+import gpt2rt
+
+MODEL, OPERATION = sys.argv[1:]
+TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
+SAMPLING = gpt2rt.SamplingParams(repetition_penalty=1.3)
+LIBRARY = ctypes.CDLL(None)
+OPERATIONS = {  # of the first sequence, or of all with an engine
+    "append": lambda all, engine: all[0].append(TEXT[:40]),
+    "append_chunk_of_many_logits": lambda all, engine: all[0].append(TEXT[:200], 300),
+    "append_traced": lambda all, engine: all[0].append(TEXT[:50], trace=True),
+    "push": lambda all, engine: all[0].push(TEXT),
+    "score": lambda all, engine: all[0].score(TEXT[:9]),
+    "score_after_pending": lambda all, engine: all[1].score(TEXT[:9]),
+    "fork": lambda all, engine: all[0].fork(),
+    "logits": lambda all, engine: all[0].logits,
+    "logits_again": lambda all, engine: all[3].logits,
+    "set_sampling": lambda all, engine: all[0].set_sampling(
+        SAMPLING, seed=9, history=TEXT, exempt=TEXT[:30], stop_tokens=[1, 2], logprobs=3
+    ),
+    "guess": lambda all, engine: all[0].guess(TEXT[:7]),
+    "step": lambda all, engine: engine.step(all),
+    "engine": lambda all, engine: engine.runtime and gpt2rt.Engine(all[0].model).step(all),
+}
+
+
+def prepared():
+    """Sequences of a model whose engines have no memory yet, as they come from nowhere but forks and pushes."""
+    model = gpt2rt.open_model(MODEL, n_threads=1)
+    sequences = [model.sequence() for _ in range(4)]
+    sequences[0].append(TEXT[:9], 2)
+    sequences[0].set_sampling(SAMPLING, seed=1, history=TEXT[:3], exempt=[5], logprobs=2)
+    sequences[1].append(TEXT[:2])
+    sequences[1].push(TEXT[:60])
+    sequences[1].set_sampling(SAMPLING, seed=2)
+    sequences[2].append(TEXT[:20])
+    sequences[2].push(TEXT[:1])
+    sequences[3].append(TEXT[:3], 0)
+    forks = [sequence.fork() for sequence in sequences]
+    empty = gpt2rt.open_model(MODEL, n_threads=1)._runtime
+    return forks, gpt2rt.Engine(model), (model, empty)
+
+
+def state(sequences):
+    return [
+        (one.tokens, one.pending, one.history, one.sampling, one.seed, one.n_logits, one.all_logits.tobytes())
+        for one in sequences
+    ]
+
+
+def outcome(result):
+    """What a call returned, to be compared."""
+    if isinstance(result, list) and result and isinstance(result[0], gpt2rt.Event):
+        return [(event.tokens, event.logprobs, event.top_logprobs) for event in result]
+    if isinstance(result, np.ndarray):
+        return result.tobytes()
+    return result if isinstance(result, list) else None
+
+
+def main():
+    call = OPERATIONS[OPERATION]
+    sequences, engine, _ = prepared()
+    before = state(sequences)
+    expected = outcome(call(sequences, engine))
+    after = state(sequences)
+    for n in itertools.count():
+        sequences, engine, _ = prepared()
+        has_raised = False
+        LIBRARY.failing_malloc_arm(ctypes.c_long(n), ctypes.c_size_t(0))
+        try:
+            found = call(sequences, engine)
+        except MemoryError:
+            has_raised = True
+        has_failed = LIBRARY.failing_malloc_disarm()
+        if not has_raised:
+            assert outcome(found) == expected, n
+            assert state(sequences) == after, n
+        else:
+            assert has_failed, n
+            assert state(sequences) == before, n
+            for sequence in sequences:
+                assert_as_fresh(sequence)
+            assert outcome(call(sequences, engine)) == expected, n
+            assert state(sequences) == after, n
+        if not has_failed:
+            break
+    print(n)
+
+
+main()

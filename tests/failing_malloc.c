@@ -1,0 +1,30 @@
+/* Preloaded into a process: makes its n-th allocation of at least so many bytes fail, once failing_malloc_arm() says so. */
+#include <errno.h>
+#include <stddef.h>
+
+static volatile long left = -1; /* allocations until the one that fails; negative for none */
+static volatile size_t least;   /* bytes of those that count */
+
+void failing_malloc_arm(long n, size_t bytes) { least = bytes, left = n; }
+
+/* Whether the allocation failed that was to fail. */
+int failing_malloc_disarm(void) {
+    const int has_failed = left < 0;
+    left = -1;
+    return has_failed;
+}
+
+static int fails(size_t size) {
+    if (left < 0 || size < least) return 0;
+    if (__atomic_fetch_sub(&left, 1, __ATOMIC_SEQ_CST) != 0) return 0;
+    errno = ENOMEM;
+    return 1;
+}
+
+void *__libc_malloc(size_t);
+void *__libc_calloc(size_t, size_t);
+void *__libc_realloc(void *, size_t);
+
+void *malloc(size_t size) { return fails(size) ? NULL : __libc_malloc(size); }
+void *calloc(size_t n, size_t size) { return fails(n * size) ? NULL : __libc_calloc(n, size); }
+void *realloc(void *old, size_t size) { return fails(size) ? NULL : __libc_realloc(old, size); }

@@ -1,0 +1,304 @@
+"""Any interleaving of calls leaves every sequence as a fresh one with the same tokens, seed and history would be."""
+
+import pytest
+from expected_sequence import Expected, ExpectedEngine, assert_as_fresh, fresh
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from random_models import random_tensors, write_model
+
+import gpt2rt
+from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError
+from gpt2rt.modelfile import Hyperparameters
+
+N_VOCAB = 260
+SHAPES = {  # n_ctx: short ones fill up, long ones take several passes
+    "f32": Hyperparameters(n_vocab=N_VOCAB, n_ctx=40, n_embd=64, n_head=2, n_layer=2),
+    "int8": Hyperparameters(n_vocab=N_VOCAB, n_ctx=300, n_embd=64, n_head=4, n_layer=2),
+}
+MOST_SEQUENCES = 5
+
+which = st.integers(0, MOST_SEQUENCES - 1)
+ids = st.one_of(
+    st.lists(st.integers(0, N_VOCAB - 1), max_size=4),
+    st.builds(lambda a, b, n: [(a * i + b) % N_VOCAB for i in range(n)], which, which, st.integers(0, 300)),
+)
+sampling_params = st.builds(
+    gpt2rt.SamplingParams,
+    temperature=st.sampled_from([0.0, 0.0, 0.7, 3.0]),
+    top_k=st.sampled_from([0, 2, 40]),
+    top_p=st.sampled_from([1.0, 0.9]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    no_repeat_ngram_size=st.sampled_from([0, 0, 0, 2]),
+)
+FORBID_REPETITION = gpt2rt.SamplingParams(no_repeat_ngram_size=1)
+
+WRONG_CALLS = [  # (method, arguments, keywords)
+    ("append", ["text"], {}),
+    ("append", [5], {}),
+    ("append", [[1, 2.0]], {}),
+    ("append", [[1, True]], {}),
+    ("append", [[1, N_VOCAB]], {}),
+    ("append", [[1, -1]], {}),
+    ("append", [[1, 1 << 80]], {}),
+    ("append", [[1], -1], {}),
+    ("append", [[1], "1"], {}),
+    ("append", [[1] * 1000], {"trace": True}),
+    ("push", [None], {}),
+    ("push", [[N_VOCAB]], {}),
+    ("push", [[0] * 1000], {}),
+    ("score", [[-1]], {}),
+    ("score", [b"ab"], {}),
+    ("truncate", [-1], {}),
+    ("truncate", [1000], {}),
+    ("truncate", ["1"], {}),
+    ("guess", [[1] * 8], {}),
+    ("guess", [[N_VOCAB]], {}),
+    ("retract", [9], {}),
+    ("retract", [-1], {}),
+    ("set_sampling", [None], {"seed": -1}),
+    ("set_sampling", [None], {"seed": 1 << 64}),
+    ("set_sampling", [None], {"history": [N_VOCAB]}),
+    ("set_sampling", [None], {"history": "text"}),
+    ("set_sampling", [None], {"exempt": [1, "a"]}),
+    ("set_sampling", [None], {"exempt": 5}),
+    ("set_sampling", [None], {"exempt": [[1]]}),
+    ("set_sampling", [None], {"stop_tokens": range(17)}),
+    ("set_sampling", [None], {"logprobs": 33}),
+    ("set_sampling", ["warm"], {"history": [1], "seed": 5}),
+    ("set_sampling", [{"temperature": 1.0}], {}),
+]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def model(request, tmp_path_factory):
+    """A random model."""
+    shape = SHAPES[request.param]
+    path = tmp_path_factory.mktemp("model") / "random.bin"
+    write_model(path, shape, random_tensors(shape, seed=3), request.param)
+    return gpt2rt.open_model(path, n_threads=1)
+
+
+class Interleaving(RuleBasedStateMachine):
+    """Calls of several sequences of a model, and of an engine that steps any of them."""
+
+    model = None  # of the subclass that a test makes
+
+    @initialize()
+    def begin(self):
+        self.engine = ExpectedEngine(self.model)
+        self.all = []
+        for seed in range(2):
+            self.new()
+            self.push(seed, [1, 2, 3])
+            self.set_sampling(seed, gpt2rt.SamplingParams(), seed, None, None, None, 1)
+
+    def one(self, i):
+        return self.all[i % len(self.all)]
+
+    def evaluates(self, one, tokens, call):
+        """Call what evaluates all pending tokens and these; returns its result, or None where it has to refuse."""
+        if len(tokens) > one.room:
+            with pytest.raises(ContextFullError):
+                call()
+            return None
+        if one.is_cancelled and one.pending + tokens:
+            with pytest.raises(CancelledError):
+                call()
+            one.is_cancelled = False
+            return None
+        result = call()
+        if one.pending + tokens:
+            one.change(one.ids + one.pending + tokens)
+        return result
+
+    @rule()
+    def new(self):
+        if len(self.all) < MOST_SEQUENCES:
+            self.all.append(Expected(self.model.sequence()))
+
+    @rule(i=which)
+    def fork(self, i):
+        fork = self.one(i).fork()
+        if len(self.all) < MOST_SEQUENCES:
+            self.all.append(fork)
+        else:
+            self.all[i] = fork
+
+    @rule(i=which, tokens=ids, n_logits=st.sampled_from([0, 1, 1, 3, 1000]), trace=st.booleans())
+    def append(self, i, tokens, n_logits, trace):
+        one = self.one(i)
+        n = len(one.pending) + len(tokens)
+        result = self.evaluates(one, tokens, lambda: one.real.append(tokens, n_logits, trace=trace))
+        if result is not None:
+            h = self.model.hyperparameters
+            assert result.hidden.shape == (h.n_layer + 1, n, h.n_embd)
+            assert result.attention.shape == (h.n_layer, h.n_head, n, len(one.ids))
+        if len(one.ids) and n and n_logits and result is not None:
+            assert one.real.n_logits == min(n, n_logits)
+
+    @rule(i=which, tokens=ids)
+    def score(self, i, tokens):
+        one = self.one(i)
+        before = one.ids + one.pending
+        if not tokens and one.room >= 0:
+            assert one.real.score([]) == []  # evaluates nothing
+            return
+        scores = self.evaluates(one, tokens, lambda: one.real.score(tokens))
+        if scores is not None:
+            assert scores == self.model.sequence().score(before + tokens)[len(before) :]
+
+    @rule(i=which, tokens=ids)
+    def push(self, i, tokens):
+        one = self.one(i)
+        if len(tokens) > one.room:
+            with pytest.raises(ContextFullError):
+                one.real.push(tokens)
+            return
+        one.real.push(tokens)
+        one.change(one.ids, one.pending + tokens)
+
+    @rule(i=which, dropped=st.sampled_from([0, 1, 2, 3, 17, 1000]))
+    def truncate(self, i, dropped):
+        one = self.one(i)
+        length = max(0, len(one.ids) - dropped)
+        one.real.truncate(length)
+        one.change(one.ids[:length])
+
+    @rule(
+        i=which,
+        params=st.none() | sampling_params,
+        seed=st.none() | st.integers(0, 9),
+        history=st.none() | st.lists(st.integers(0, N_VOCAB - 1), max_size=5),
+        exempt=st.none() | st.lists(st.integers(0, N_VOCAB - 1), max_size=3),
+        stop=st.none() | st.lists(st.integers(0, N_VOCAB - 1), max_size=16),
+        logprobs=st.sampled_from([None, None, 0, 3]),
+    )
+    def set_sampling(self, i, params, seed, history, exempt, stop, logprobs):
+        one = self.one(i)
+        one.real.set_sampling(params, seed=seed, history=history, exempt=exempt, stop_tokens=stop, logprobs=logprobs)
+        if seed is not None or one.seed is None:
+            one.samples = []
+            one.seed = one.real.seed if seed is None else seed
+        one.params, one.n_logprobs = params, logprobs
+        one.history = one.history if history is None else list(history)
+        one.exempt = one.exempt if exempt is None else list(exempt)
+        one.stop = one.stop if stop is None else list(stop)
+        one.newest, one.guesses = [], []
+
+    @rule(i=which, n_left=st.sampled_from([0, 1]))
+    def forbid_all_but(self, i, n_left):
+        """No token that was sampled may come again, and all but n_left were."""
+        one = self.one(i)
+        history = list(range(N_VOCAB - n_left))
+        one.real.set_sampling(FORBID_REPETITION, history=history, exempt=[])
+        if one.seed is None:
+            one.seed = one.real.seed
+        one.params, one.n_logprobs, one.history, one.exempt = FORBID_REPETITION, None, history, []
+        one.newest, one.guesses = [], []
+
+    @rule(i=which, wrong=st.sampled_from([None, 0, 2]))
+    def guess(self, i, wrong):
+        """Guess what a greedy model says next, with a wrong guess at some place."""
+        one = self.one(i)
+        context = one.ids + one.pending
+        if not context or one.room < 0:
+            return
+        guesses = []
+        ahead = fresh(one.real, context)
+        for at in range(min(7, one.room)):
+            guesses.append(int(ahead.logits.argmax()) if at != wrong else 5)
+            ahead.append(guesses[-1:])
+        one.real.guess(guesses)
+        one.guesses = guesses
+
+    @rule(i=which)
+    def guess_what_makes_no_sense(self, i):
+        one = self.one(i)
+        one.real.guess(range(7))
+        one.guesses = list(range(7))
+
+    @rule(chosen=st.lists(which, unique=True, max_size=MOST_SEQUENCES), times=st.integers(1, 3))
+    def step(self, chosen, times):
+        batch = [self.all[i] for i in chosen if i < len(self.all)]
+        for _ in range(times):
+            self.engine.step(batch)
+
+    @rule(i=which, wrong=st.sampled_from([None, 1, 3]), n=st.integers(0, 5), m=st.integers(0, 2))
+    def decode_ahead(self, i, wrong, n, m):
+        """A step with guesses, and then some of what it sampled is discarded, in two parts."""
+        self.guess(i, wrong)
+        self.engine.step([self.one(i)])
+        self.retract(i, n)
+        self.one(i).check()
+        self.retract(i, m)
+
+    @rule(i=which, n=st.integers(0, 2))
+    def retract(self, i, n):
+        one = self.one(i)
+        n = min(n, len(one.newest))
+        one.real.retract(n)
+        one.retract(n)
+
+    @rule(i=which)
+    def cancel(self, i):
+        one = self.one(i)
+        one.real.cancel()
+        one.is_cancelled = True
+
+    @rule()
+    def cancel_the_engine(self):
+        self.engine.real.cancel()
+        self.engine.is_cancelled = True
+
+    @rule(i=which, wrong=st.sampled_from(WRONG_CALLS))
+    def wrong_call(self, i, wrong):
+        method, arguments, keywords = wrong
+        with pytest.raises(Gpt2rtError):
+            getattr(self.one(i).real, method)(*arguments, **keywords)
+
+    @rule(i=which)
+    def wrong_step(self, i):
+        real = self.one(i).real
+        other = gpt2rt.open_model(self.model.path, n_threads=1).sequence()
+        for batch in ([real, real], [real, None], [real, other]):
+            with pytest.raises(UsageError):
+                self.engine.real.step(batch)
+
+    @rule(i=which)
+    def read(self, i):
+        one = self.one(i)
+        assert_as_fresh(one.real)
+        one.check_samples()
+
+    @invariant()
+    def all_are_as_expected(self):
+        for one in getattr(self, "all", []):
+            one.check()
+
+    def teardown(self):
+        for one in getattr(self, "all", []):
+            assert_as_fresh(one.real)
+            one.check_samples()
+
+
+def run(model, examples, steps):
+    machine = type("Interleaving", (Interleaving,), {"model": model})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_any_interleaving_of_calls_leaves_sequences_as_fresh_ones(model):
+    run(model, examples=250, steps=40)
+
+
+@pytest.mark.slow
+def test_many_interleavings_of_calls_leave_sequences_as_fresh_ones(model):
+    run(model, examples=1000, steps=60)

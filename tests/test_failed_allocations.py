@@ -1,0 +1,55 @@
+"""Every allocation of every operation fails once: MemoryError, and the sequences are as they were."""
+
+import pathlib
+import platform
+import subprocess
+import sys
+
+import pytest
+from random_models import random_tensors, write_model
+from test_threadpool import system_compiler
+
+from gpt2rt.modelfile import Hyperparameters
+
+SHAPE = Hyperparameters(n_vocab=260, n_ctx=512, n_embd=32, n_head=2, n_layer=1)
+FOLDER = pathlib.Path(__file__).parent
+OPERATIONS = {  # how many allocations fail at least
+    "append": 2,
+    "append_chunk_of_many_logits": 2,
+    "append_traced": 4,
+    "push": 1,
+    "score": 4,
+    "score_after_pending": 4,
+    "fork": 5,
+    "logits": 1,
+    "logits_again": 2,
+    "set_sampling": 4,
+    "guess": 1,
+    "step": 8,
+    "engine": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "random.bin", SHAPE, random_tensors(SHAPE))
+
+
+@pytest.fixture(scope="module")
+def failing_malloc(tmp_path_factory):
+    """A library to preload."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("allocations are made to fail under glibc's names of malloc")
+    library = tmp_path_factory.mktemp("library") / "failing_malloc.so"
+    source = FOLDER / "failing_malloc.c"
+    subprocess.run([*system_compiler(), "-shared", "-fPIC", "-O1", "-fno-builtin", source, "-o", library], check=True)
+    return library
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_failed_allocation_changes_nothing(path, failing_malloc, operation):
+    command = [sys.executable, FOLDER / "failed_allocations.py", path, operation]
+    environment = {"LD_PRELOAD": str(failing_malloc), "PYTHONPATH": str(FOLDER), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) >= OPERATIONS[operation]
