@@ -180,7 +180,7 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
     const int64_t rows = end - begin, kept = n_logits < rows ? n_logits : rows; /* kept: the last of them */
     const int64_t most = scores ? SCORED_TOKENS : MAX_TOKENS;
     if (rows == 0) return SEQUENCE_OK;
-    if (!sequence_reserve_spare(s, kept)) return SEQUENCE_NO_MEMORY;
+    if (!sequence_reserve_spare(s, kept) || !sequence_reserve_positions(s, end)) return SEQUENCE_NO_MEMORY;
     if (!engine_reserve(e, rows < most ? rows : most, scores ? rows < most ? rows : most : 0, 0)) return SEQUENCE_NO_MEMORY;
     if (n) memcpy(s->ids + s->n_ids, ids, (size_t)n * sizeof(int32_t)); /* scratch, until it is committed */
     if (atomic_swap(&s->cancelled, 0)) return SEQUENCE_STOPPED;
@@ -191,10 +191,10 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
     for (int64_t at = begin; at < end;) {
         const int64_t count = end - at < most ? end - at : most;
         memcpy(e->tokens, s->ids + at, (size_t)count * sizeof(int32_t));
-        e->slices[0] = (SequenceSlice){s->kv.k, s->kv.v, at, 0, count};
+        e->slices[0] = (SequenceSlice){s->kv, at, 0, count};
         const int64_t first = scores ? 0 : at + count > end - kept ? (end - kept > at ? end - kept - at : 0) : count;
         for (int64_t i = first; i < count; i++) e->wanted[i - first] = i;
-        p->kv = s->kv, p->n_rows = count, p->n_slices = 1, p->n_logits = count - first;
+        p->n_rows = count, p->n_slices = 1, p->n_logits = count - first;
         p->trace = trace;
         if (trace) trace->first = at - begin;
         p->logits = scores ? e->logits : (at == begin ? s->spare : NULL);
@@ -230,14 +230,21 @@ static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, f
     ForwardPass *p = &e->pass;
     if (!engine_reserve(e, 1, 0, 0)) return SEQUENCE_NO_MEMORY;
     e->tokens[0] = s->ids[s->length - 1];
-    e->slices[0] = (SequenceSlice){s->kv.k, s->kv.v, s->length - 1, 0, 1};
+    e->slices[0] = (SequenceSlice){s->kv, s->length - 1, 0, 1};
     e->wanted[0] = 0;
-    p->kv = s->kv, p->n_rows = p->n_slices = p->n_logits = 1, p->logits = out;
+    p->n_rows = p->n_slices = p->n_logits = 1, p->logits = out;
     e->n_parts = 0;
     return engine_run(e) ? SEQUENCE_OK : SEQUENCE_STOPPED;
 }
 
 /* --- many sequences ------------------------------------------------------------------------------------------------ */
+
+/* The positions that a sequence may have after a step. */
+static inline int64_t step_end(const Sequence *s) {
+    const int64_t n_ctx = s->network->config.n_ctx, pending = s->n_ids - s->length;
+    const int64_t end = s->length + (pending < MAX_TOKENS ? pending : MAX_TOKENS) + s->n_guesses;
+    return end < n_ctx ? end : n_ctx;
+}
 
 /* Gives a sequence its rows of the pass. */
 static inline void plan_part(Engine *e, Sequence *s, int64_t count, int64_t n_guesses) {
@@ -250,7 +257,7 @@ static inline void plan_part(Engine *e, Sequence *s, int64_t count, int64_t n_gu
                    .logits = p->n_logits, .samples = s->samples && is_last, .keeps = !s->samples && is_last && count > 0,
                    .reads_again = reads_again};
     if (part->count == 0) return;
-    e->slices[p->n_slices++] = (SequenceSlice){s->kv.k, s->kv.v, position, p->n_rows, part->count};
+    e->slices[p->n_slices++] = (SequenceSlice){s->kv, position, p->n_rows, part->count};
     for (int64_t i = 0; i < count; i++) e->tokens[p->n_rows++] = s->ids[position + i];
     for (int64_t i = 0; i < n_guesses; i++) e->tokens[p->n_rows++] = s->guesses[i];
     if (is_last) {
@@ -331,6 +338,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
         } else if (pending && !sequence_reserve_spare(s, 1)) {
             return SEQUENCE_NO_MEMORY;
         }
+        if (!sequence_reserve_positions(s, step_end(s))) return SEQUENCE_NO_MEMORY;
         if (pending <= 1) n_logits += 1 + s->n_guesses;
         rows += pending > 1 ? pending : 1 + s->n_guesses;
     }
@@ -351,7 +359,6 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
         n_guesses = n_guesses < left ? n_guesses : left;
         if (1 + n_guesses > room) n_guesses = 0;
         plan_part(e, s, pending == 0 && s->n_logits ? 0 : 1, n_guesses);
-        p->kv = s->kv;
     }
     const int64_t most = p->n_rows && p->n_rows < MIXED_TOKENS ? MIXED_TOKENS : MAX_TOKENS;
     int64_t turn = e->turn;
@@ -360,7 +367,6 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
         const int64_t pending = s->n_ids - s->length, room = most - p->n_rows;
         if (s->status != SEQUENCE_OK || pending <= 1 || room <= 0) continue;
         plan_part(e, s, pending < room ? pending : room, 0);
-        p->kv = s->kv;
         turn = (e->turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
     }
     if (e->n_parts == 0) return report_cancelled(sequences, n);
