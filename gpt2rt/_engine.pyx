@@ -103,14 +103,14 @@ cdef class Runtime:
     cdef readonly Weights weights
     cdef readonly int n_threads
     cdef ThreadPool* pool
-    cdef list idle  # engines
+    cdef Engine idle  # the first of the idle engines, each of which has the next: nothing that needs memory
 
     def __cinit__(self, Weights weights not None, int n_threads):
         """
         Args:
             n_threads: of a forward pass, the caller included; at least 1. The first pass starts them.
         """
-        self.weights, self.n_threads, self.idle = weights, n_threads, []
+        self.weights, self.n_threads = weights, n_threads
 
     def __dealloc__(self):
         pool_free(self.pool)
@@ -130,13 +130,16 @@ cdef class Runtime:
 
     cdef Engine borrow(self):
         """An engine that nobody else uses, for `give_back`."""
-        try:
-            return self.idle.pop()
-        except IndexError:
-            return Engine(self)
+        cdef Engine engine
+        with cython.critical_section(self):
+            engine = self.idle
+            if engine is not None:
+                self.idle, engine.next_idle = engine.next_idle, None
+        return Engine(self) if engine is None else engine
 
-    cdef void give_back(self, Engine engine):
-        self.idle.append(engine)
+    cdef void give_back(self, Engine engine) noexcept:
+        with cython.critical_section(self):
+            engine.next_idle, self.idle = self.idle, engine
 
 
 cdef struct Reading:
@@ -703,6 +706,7 @@ cdef class Engine:
 
     cdef CEngine c
     cdef readonly Runtime runtime
+    cdef Engine next_idle
 
     def __cinit__(self, model):
         """
@@ -724,7 +728,7 @@ cdef class Engine:
             self.c.check = run_signal_handlers
         return 0
 
-    cdef void done(self):
+    cdef void done(self) noexcept:
         """After a pass of a borrowed engine."""
         self.runtime.give_back(self)
 
