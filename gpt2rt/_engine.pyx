@@ -749,11 +749,10 @@ cdef class Engine:
                 handler's exception (KeyboardInterrupt). After all of them every sequence is as it was before the step.
         """
         cdef list batch = list(sequences)
-        cdef int64_t n = len(batch)
+        cdef int64_t n = len(batch), n_taken = 0, i
         cdef Sequence sequence
         cdef SequenceStatus status
         cdef CSequence** pointers = <CSequence**>malloc(<size_t>max(1, n) * sizeof(void*))
-        cdef list taken = []
         cdef LockResult lock
         if pointers == NULL:
             raise MemoryError()
@@ -769,17 +768,17 @@ cdef class Engine:
                     if sequence.runtime is not self.runtime:
                         raise UsageError("step: a sequence of another model, expected this engine's model")
                     sequence.take()
-                    pointers[len(taken)] = &sequence.c
-                    taken.append(sequence)
+                    pointers[n_taken] = &sequence.c
+                    n_taken += 1
                 self.prepare()
                 with nogil:
                     status = engine_step(&self.c, pointers, n)
                 if status != SEQUENCE_OK:
                     throw(raised(status, self.c.raised, "engine"))
-                return [event_of(s) for s in taken if is_news(s)]
+                return [event_of(s) for s in batch if is_news(s)]
             finally:
-                for sequence in taken:
-                    sequence.release()
+                for i in range(n_taken):
+                    lock_release(&pointers[i].lock)
                 lock_release(&self.c.lock)
         finally:
             free(pointers)
