@@ -5,6 +5,7 @@ python failed_allocations.py MODEL OPERATION
 
 import ctypes
 import itertools
+import os
 import sys
 
 import numpy as np
@@ -17,6 +18,8 @@ MODEL, OPERATION = sys.argv[1:]
 TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
 SAMPLING = gpt2rt.SamplingParams(repetition_penalty=1.3)
 LIBRARY = ctypes.CDLL(None)
+OBJECTS_FAIL = os.environ.get("PYTHONMALLOC") == "malloc"  # small Python objects are allocations as well
+REPORTING = ("score", "score_after_pending", "step", "engine")  # their results are made when all is done
 OPERATIONS = {  # of the first sequence, or of all with an engine
     "append": lambda all, engine: all[0].append(TEXT[:40]),
     "append_chunk_of_many_logits": lambda all, engine: all[0].append(TEXT[:200], 300),
@@ -89,9 +92,12 @@ def main():
             assert state(sequences) == after, n
         else:
             assert has_failed, n
-            assert state(sequences) == before, n
+            found = state(sequences)
             for sequence in sequences:
                 assert_as_fresh(sequence)
+            if OBJECTS_FAIL and OPERATION in REPORTING and found == after:
+                continue
+            assert found == before, n
             assert outcome(call(sequences, engine)) == expected, n
             assert state(sequences) == after, n
         if not has_failed:

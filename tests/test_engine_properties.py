@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from random_models import random_tensors, write_model
 
 import gpt2rt
+from gpt2rt._engine import Engine
 from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError
 from gpt2rt.modelfile import Hyperparameters
 
@@ -280,6 +281,27 @@ class Interleaving(RuleBasedStateMachine):
         for one in getattr(self, "all", []):
             assert_as_fresh(one.real)
             one.check_samples()
+
+
+@pytest.mark.parametrize("n_decoding", [130, 300])
+def test_nobody_waits_for_ever_in_a_large_batch(model, n_decoding):
+    engine, decoding = Engine(model), []
+    for seed in range(n_decoding):
+        sequence = model.sequence()
+        sequence.push([seed % N_VOCAB])
+        sequence.set_sampling(gpt2rt.SamplingParams(), seed=seed)
+        decoding.append(sequence)
+    prompts = [model.sequence() for _ in range(3)]
+    for prompt in prompts:
+        prompt.push(range(35))
+    for _ in range(6):
+        engine.step(prompts + decoding)
+    assert [len(prompt) for prompt in prompts] == [35] * 3
+    steps = [len(sequence) for sequence in decoding]
+    assert min(steps) >= 4
+    assert max(steps) - min(steps) <= 1
+    for sequence in (*prompts, decoding[0], decoding[-1]):
+        assert_as_fresh(sequence)
 
 
 def run(model, examples, steps):
