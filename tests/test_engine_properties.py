@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from random_models import random_tensors, write_model
 
 import gpt2rt
+from gpt2rt._engine import Engine
 from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError
 from gpt2rt.modelfile import Hyperparameters
 
@@ -158,6 +159,16 @@ class Interleaving(RuleBasedStateMachine):
         one.real.push(tokens)
         one.change(one.ids, one.pending + tokens)
 
+    @rule(i=which, left=st.integers(0, 3), params=st.none() | sampling_params)
+    def fill(self, i, left, params):
+        """Leave a few positions, and decode until none is left."""
+        self.set_sampling(i, params, None, None, None, None, None)
+        self.push(i, [(3 * at) % N_VOCAB for at in range(self.one(i).room - left)])
+        for _ in range(left + 3):
+            self.guess(i, None)
+            self.engine.step([self.one(i)])
+            self.one(i).check()
+
     @rule(i=which, dropped=st.sampled_from([0, 1, 2, 3, 17, 1000]))
     def truncate(self, i, dropped):
         one = self.one(i)
@@ -197,18 +208,21 @@ class Interleaving(RuleBasedStateMachine):
         one.params, one.n_logprobs, one.history, one.exempt = FORBID_REPETITION, None, history, []
         one.newest, one.guesses = [], []
 
+    def continuation(self, one):
+        """What a greedy model says next: ids, at most as many as may be guessed."""
+        context, found = one.ids + one.pending, []
+        if context and one.room > 0:
+            ahead = fresh(one.real, context)
+            while len(found) < min(7, one.room):
+                found.append(int(ahead.logits.argmax()))
+                ahead.append(found[-1:])
+        return found
+
     @rule(i=which, wrong=st.sampled_from([None, 0, 2]))
     def guess(self, i, wrong):
         """Guess what a greedy model says next, with a wrong guess at some place."""
         one = self.one(i)
-        context = one.ids + one.pending
-        if not context or one.room < 0:
-            return
-        guesses = []
-        ahead = fresh(one.real, context)
-        for at in range(min(7, one.room)):
-            guesses.append(int(ahead.logits.argmax()) if at != wrong else 5)
-            ahead.append(guesses[-1:])
+        guesses = [5 if at == wrong else token for at, token in enumerate(self.continuation(one))]
         one.real.guess(guesses)
         one.guesses = guesses
 
@@ -224,9 +238,19 @@ class Interleaving(RuleBasedStateMachine):
         for _ in range(times):
             self.engine.step(batch)
 
-    @rule(i=which, wrong=st.sampled_from([None, 1, 3]), n=st.integers(0, 5), m=st.integers(0, 2))
-    def decode_ahead(self, i, wrong, n, m):
-        """A step with guesses, and then some of what it sampled is discarded, in two parts."""
+    @rule(
+        i=which,
+        params=st.none() | sampling_params,
+        stop=st.none() | st.integers(0, 3),
+        wrong=st.sampled_from([None, 1, 3]),
+        n=st.integers(0, 5),
+        m=st.integers(0, 2),
+    )
+    def decode_ahead(self, i, params, stop, wrong, n, m):
+        """A step with guesses, maybe a stop token among them; some of what it sampled is discarded, in two parts."""
+        if params is not None:
+            stops = None if stop is None else self.continuation(self.one(i))[stop : stop + 1]
+            self.set_sampling(i, params, None, None, None, stops, None)
         self.guess(i, wrong)
         self.engine.step([self.one(i)])
         self.retract(i, n)
@@ -236,6 +260,8 @@ class Interleaving(RuleBasedStateMachine):
     @rule(i=which, n=st.integers(0, 2))
     def retract(self, i, n):
         one = self.one(i)
+        with pytest.raises(UsageError):
+            one.real.retract(len(one.newest) + 1)
         n = min(n, len(one.newest))
         one.real.retract(n)
         one.retract(n)
@@ -280,6 +306,27 @@ class Interleaving(RuleBasedStateMachine):
         for one in getattr(self, "all", []):
             assert_as_fresh(one.real)
             one.check_samples()
+
+
+@pytest.mark.parametrize("n_decoding", [130, 300])
+def test_nobody_waits_for_ever_in_a_large_batch(model, n_decoding):
+    engine, decoding = Engine(model), []
+    for seed in range(n_decoding):
+        sequence = model.sequence()
+        sequence.push([seed % N_VOCAB])
+        sequence.set_sampling(gpt2rt.SamplingParams(), seed=seed)
+        decoding.append(sequence)
+    prompts = [model.sequence() for _ in range(3)]
+    for prompt in prompts:
+        prompt.push(range(35))
+    for _ in range(6):
+        engine.step(prompts + decoding)
+    assert [len(prompt) for prompt in prompts] == [35] * 3
+    steps = [len(sequence) for sequence in decoding]
+    assert min(steps) >= 4
+    assert max(steps) - min(steps) <= 1
+    for sequence in (*prompts, decoding[0], decoding[-1]):
+        assert_as_fresh(sequence)
 
 
 def run(model, examples, steps):
