@@ -343,7 +343,7 @@ def run(model, examples, steps):
 
 
 def test_any_interleaving_of_calls_leaves_sequences_as_fresh_ones(model):
-    run(model, examples=250, steps=40)
+    run(model, examples=160, steps=40)
 
 
 @pytest.mark.slow
