@@ -261,8 +261,8 @@ cdef class Sequence:
     @property
     def pending(self):
         """The ids that the next step evaluates: what was pushed, or the last sampled token; a new list."""
-        cdef int64_t length = self.c.length
-        return ids_list(self.c.ids + length, max(0, self.c.n_ids - length))
+        cdef int64_t n_ids = self.c.n_ids, length = self.c.length  # in this order: a commit sets n_ids last
+        return ids_list(self.c.ids + length, max(0, n_ids - length))
 
     @property
     def n_ctx(self):

@@ -1,5 +1,6 @@
 """Any interleaving of calls leaves every sequence as a fresh one with the same tokens, seed and history would be."""
 
+import numpy as np
 import pytest
 from expected_sequence import Expected, ExpectedEngine, assert_as_fresh, fresh
 from hypothesis import HealthCheck, settings
@@ -329,6 +330,51 @@ def test_nobody_waits_for_ever_in_a_large_batch(model, n_decoding):
         assert_as_fresh(sequence)
 
 
+@pytest.fixture(scope="module")
+def damaged_model(tmp_path_factory):
+    """A model that computes NaN from position 20 on."""
+    tensors = random_tensors(SHAPES["f32"])
+    tensors["wpe"][20] = np.nan
+    path = tmp_path_factory.mktemp("model") / "damaged.bin"
+    return gpt2rt.open_model(write_model(path, SHAPES["f32"], tensors), n_threads=1)
+
+
+def test_values_that_are_not_finite_are_gone_after_truncate(damaged_model):
+    sequence = damaged_model.sequence()
+    sequence.append(range(30))
+    assert np.isnan(sequence.logits).all()
+    sequence.truncate(18)
+    assert np.isfinite(sequence.logits).all()
+    assert_as_fresh(sequence)
+    sequence.append([7])
+    assert_as_fresh(sequence)
+    assert_as_fresh(sequence.fork())
+
+
+def test_a_sequence_that_can_not_sample_changes_neither_itself_nor_others(damaged_model):
+    damaged, other = (Expected(damaged_model.sequence()) for _ in range(2))
+    engine = Engine(damaged_model)
+    for one, n in ((damaged, 18), (other, 3)):
+        one.real.push(range(n))
+        one.change([], range(n))
+        one.real.set_sampling(FORBID_REPETITION, seed=1)
+        one.params, one.seed = FORBID_REPETITION, 1
+    for _ in range(6):
+        for event in engine.step([damaged.real, other.real]):
+            if event.error is None:
+                {damaged.real: damaged, other.real: other}[event.sequence].sample(event)
+            else:
+                assert event.sequence is damaged.real
+                assert "logits are not finite" in str(event.error)
+        damaged.check()
+        other.check()
+    assert (len(damaged.ids), len(damaged.pending)) == (20, 1)
+    assert len(other.ids) == 8
+    for one in (damaged, other):
+        assert_as_fresh(one.real)
+        one.check_samples()
+
+
 def run(model, examples, steps):
     machine = type("Interleaving", (Interleaving,), {"model": model})
     run_state_machine_as_test(
@@ -343,7 +389,7 @@ def run(model, examples, steps):
 
 
 def test_any_interleaving_of_calls_leaves_sequences_as_fresh_ones(model):
-    run(model, examples=250, steps=40)
+    run(model, examples=160, steps=40)
 
 
 @pytest.mark.slow
