@@ -119,7 +119,8 @@ class Run:
         value = 4 if self.model.weight_type == "f32" else 2
         mean_length = depth + (self._n_decoded(depth) + 1) / 2
         weights: int = self.model.weights_size - unread
-        return weights + mean_length * (2 * value * shape.n_layer * shape.n_embd)
+        cached: float = mean_length * (2 * value * shape.n_layer * shape.n_embd)
+        return weights + cached
 
     def prompt_speed(self, n_tokens: int) -> float:
         """Return tokens/s of a prompt of `n_tokens` tokens."""
