@@ -310,75 +310,99 @@ static inline SequenceStatus report_cancelled(Sequence *const *sequences, int64_
     return SEQUENCE_OK;
 }
 
+/* What a step needs. */
+typedef struct {
+    int64_t rows, logits; /* at most */
+    int is_sampling, has_prompts;
+} StepNeeds;
+
+/* Finds out who takes part, and makes room in each sequence for all that a commit may need, before anything runs. */
+static inline SequenceStatus prepare_step(Sequence *const *sequences, int64_t n, StepNeeds *needs) {
+    memset(needs, 0, sizeof(*needs));
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[i];
+        const int64_t pending = s->n_ids - s->length;
+        s->n_new = 0;
+        s->status = atomic_get(&s->cancelled) ? SEQUENCE_STOPPED : part_problem(s);
+        if (s->status != SEQUENCE_OK) continue;
+        if (!sequence_reserve_positions(s, step_end(s))) return SEQUENCE_NO_MEMORY;
+        if (s->samples) {
+            needs->is_sampling = 1;
+            if (!sequence_reserve_history(s, MAX_SAMPLED)) return SEQUENCE_NO_MEMORY;
+            if (s->sampler.n_logprobs > 0 && !sequence_reserve_top(s)) return SEQUENCE_NO_MEMORY;
+        } else if (pending && !sequence_reserve_spare(s, 1)) {
+            return SEQUENCE_NO_MEMORY;
+        }
+        needs->has_prompts |= pending > 1;
+        needs->rows += pending > 1 ? pending : 1 + s->n_guesses;
+        needs->logits += pending > 1 ? 1 : 1 + s->n_guesses;
+    }
+    needs->rows = needs->rows < MAX_TOKENS ? needs->rows : MAX_TOKENS;
+    needs->logits = needs->logits < needs->rows ? needs->logits : needs->rows;
+    return SEQUENCE_OK;
+}
+
+/* Gives every decoding sequence a row, with its guesses, while there are rows. Returns where the next step begins. */
+static inline int64_t plan_decoding(Engine *e, Sequence *const *sequences, int64_t n, int64_t most) {
+    int64_t turn = 0;
+    int is_full = 0;
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[(e->turn + i) % n];
+        const int64_t pending = s->n_ids - s->length, room = most - e->pass.n_rows;
+        if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples)) continue;
+        if (room == 0) { /* the first that is left out goes first next time */
+            if (!is_full) turn = (e->turn + i) % n;
+            is_full = 1;
+            continue;
+        }
+        const int64_t left = e->network->config.n_ctx - s->n_ids; /* positions for guesses */
+        int64_t n_guesses = pending && s->samples ? s->n_guesses : 0;
+        n_guesses = n_guesses < left ? n_guesses : left;
+        plan_part(e, s, pending == 0 && s->n_logits ? 0 : 1, 1 + n_guesses <= room ? n_guesses : 0);
+    }
+    return turn;
+}
+
+/* Gives prompts the rows that are left. Returns where the next step begins. */
+static inline int64_t plan_prompts(Engine *e, Sequence *const *sequences, int64_t n) {
+    const int64_t decoding = e->pass.n_rows;
+    const int64_t mixed = decoding + PROMPT_TOKENS > MIXED_TOKENS ? decoding + PROMPT_TOKENS : MIXED_TOKENS;
+    const int64_t most = decoding ? mixed : MAX_TOKENS;
+    int64_t turn = e->prompt_turn;
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[(e->prompt_turn + i) % n];
+        const int64_t pending = s->n_ids - s->length, room = most - e->pass.n_rows;
+        if (s->status != SEQUENCE_OK || pending <= 1 || room <= 0) continue;
+        plan_part(e, s, pending < room ? pending : room, 0);
+        turn = (e->prompt_turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
+    }
+    return turn;
+}
+
 /* Moves sequences on by one pass: first a row for each decoding one, with its guesses, then chunks of prompts.
  *
  * Each sequence's `status` says what came of it, `n_new` how many of `sampled` are new. Returns
  * SEQUENCE_OK, or why no sequence has changed at all: SEQUENCE_STOPPED or SEQUENCE_NO_MEMORY. */
 static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, int64_t n) {
     ForwardPass *p = &e->pass;
-    int64_t n_logits = 0, rows = 0;
-    int is_sampling = 0, has_prompts = 0;
+    StepNeeds needs;
     if (atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
+
+    /* 1. The memory. */
     if (n > e->parts_capacity) {
         Part *parts = realloc(e->parts, (size_t)n * sizeof(Part));
         if (!parts) return SEQUENCE_NO_MEMORY;
         e->parts = parts, e->parts_capacity = n;
     }
+    if (prepare_step(sequences, n, &needs) != SEQUENCE_OK) return SEQUENCE_NO_MEMORY;
+    if (!engine_reserve(e, needs.rows, needs.logits, needs.is_sampling)) return SEQUENCE_NO_MEMORY;
 
-    /* 1. Who takes part: the memory that a commit may need is there before anything runs. */
-    for (int64_t i = 0; i < n; i++) {
-        Sequence *s = sequences[i];
-        const int64_t pending = s->n_ids - s->length;
-        s->n_new = 0;
-        s->status = part_problem(s);
-        if (atomic_get(&s->cancelled)) s->status = SEQUENCE_STOPPED;
-        if (s->status != SEQUENCE_OK) continue;
-        if (s->samples) {
-            is_sampling = 1;
-            if (!sequence_reserve_history(s, MAX_SAMPLED)) return SEQUENCE_NO_MEMORY;
-            if (s->sampler.n_logprobs > 0 && !sequence_reserve_top(s)) return SEQUENCE_NO_MEMORY;
-        } else if (pending && !sequence_reserve_spare(s, 1)) {
-            return SEQUENCE_NO_MEMORY;
-        }
-        if (!sequence_reserve_positions(s, step_end(s))) return SEQUENCE_NO_MEMORY;
-        if (pending <= 1) n_logits += 1 + s->n_guesses;
-        if (pending > 1) has_prompts = 1;
-        rows += pending > 1 ? pending : 1 + s->n_guesses;
-    }
-    rows = rows < MAX_TOKENS ? rows : MAX_TOKENS;
-    n_logits = n_logits + n < rows ? n_logits + n : rows;
-    if (!engine_reserve(e, rows, n_logits, is_sampling)) return SEQUENCE_NO_MEMORY;
-
-    /* 2. Their rows: decoding sequences, then prompts, in turn. */
+    /* 2. The plan: decoding sequences, then prompts. */
     e->n_parts = 0, e->scores = NULL;
     p->n_rows = p->n_slices = p->n_logits = 0;
     p->logits = e->logits, p->trace = NULL;
-    const int64_t most_decoding = has_prompts ? MAX_TOKENS - PROMPT_TOKENS : MAX_TOKENS;
-    int64_t turn = -1; /* the first that is left out goes first next time */
-    for (int64_t i = 0; i < n; i++) {
-        Sequence *s = sequences[(e->turn + i) % n];
-        const int64_t pending = s->n_ids - s->length, room = most_decoding - p->n_rows;
-        if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples)) continue;
-        if (room == 0) {
-            if (turn < 0) turn = (e->turn + i) % n;
-            continue;
-        }
-        const int64_t left = e->network->config.n_ctx - s->n_ids; /* positions for guesses */
-        int64_t n_guesses = pending && s->samples ? s->n_guesses : 0;
-        n_guesses = n_guesses < left ? n_guesses : left;
-        if (1 + n_guesses > room) n_guesses = 0;
-        plan_part(e, s, pending == 0 && s->n_logits ? 0 : 1, n_guesses);
-    }
-    const int64_t most_mixed = p->n_rows + PROMPT_TOKENS > MIXED_TOKENS ? p->n_rows + PROMPT_TOKENS : MIXED_TOKENS;
-    const int64_t most = p->n_rows ? most_mixed : MAX_TOKENS;
-    int64_t prompt_turn = e->prompt_turn;
-    for (int64_t i = 0; i < n; i++) {
-        Sequence *s = sequences[(e->prompt_turn + i) % n];
-        const int64_t pending = s->n_ids - s->length, room = most - p->n_rows;
-        if (s->status != SEQUENCE_OK || pending <= 1 || room <= 0) continue;
-        plan_part(e, s, pending < room ? pending : room, 0);
-        prompt_turn = (e->prompt_turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
-    }
+    const int64_t turn = plan_decoding(e, sequences, n, needs.has_prompts ? MAX_TOKENS - PROMPT_TOKENS : MAX_TOKENS);
+    const int64_t prompt_turn = plan_prompts(e, sequences, n);
     if (e->n_parts == 0) return report_cancelled(sequences, n);
 
     /* 3. The pass and the samples; a stopped one changes nothing. */
@@ -389,7 +413,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     }
 
     /* 4. The commit. */
-    e->turn = turn < 0 ? 0 : turn, e->prompt_turn = prompt_turn;
+    e->turn = turn, e->prompt_turn = prompt_turn;
     for (int64_t i = 0; i < e->n_parts; i++) {
         Sequence *s = e->parts[i].sequence;
         if (atomic_get(&s->cancelled))
