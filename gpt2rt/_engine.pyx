@@ -359,7 +359,8 @@ cdef class Sequence:
             VocabularyError: an id is out of range; likewise.
             UsageError: an argument; likewise.
             CancelledError: `cancel` was called. A signal handler's exception (KeyboardInterrupt) may come up as well;
-                after both, whole chunks of the tokens are evaluated, as `tokens` says, and nothing is pending.
+                after both, whole chunks of the tokens are evaluated, as `tokens` says, and only what was pending before
+                is pending.
         """
         cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
         cdef int64_t rows = whole_number("n_logits", n_logits, 0, MANY)
@@ -756,7 +757,9 @@ cdef class Engine:
             raise MemoryError()
         try:
             lock = lock_take(&self.c.lock)
-            if lock != LOCK_TAKEN:
+            if lock == LOCK_TORN:
+                raise UsageError("engine: this process was forked while the engine was made ready (make a new one)")
+            if lock == LOCK_IN_USE:
                 raise UsageError("engine: it is in use by another thread (make one for each thread)")
             try:
                 for item in batch:

@@ -81,6 +81,7 @@ class Expected:
         tokens, guesses = event.tokens, self.guesses_in_reach()
         assert tokens
         assert tokens[:-1] == guesses[: len(tokens) - 1]
+        assert not {*tokens[:-1]} & {*self.stop}
         self.change(self.ids + self.pending)
         logprobs = event.logprobs or [None] * len(tokens)
         top = event.top_logprobs or [None] * len(tokens)

@@ -89,7 +89,7 @@ each_interrupted = pytest.mark.parametrize("n", FEW_AND_MANY)
 @each_interrupted
 @pytest.mark.parametrize("method", ["append", "score"])
 def test_an_interrupted_append_has_evaluated_whole_chunks(model, method, n):
-    start, pending, end = 10, 30, 350
+    start, pending, end = 10, 300, 350
     boundaries = {start + i for i in range(0, end - start, CHUNK if method == "append" else 64)}
     source = model.sequence()
     source.append(TEXT[:start])

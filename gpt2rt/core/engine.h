@@ -154,24 +154,43 @@ static inline int engine_run(Engine *e) {
     return !atomic_get(&p->stopped);
 }
 
+/* Around each exchange of memory, so that a child process that is forked meanwhile knows that it was not finished. */
+static inline void exchange_begin(Engine *e) { atomic_set(&e->lock.committing, 1); }
+static inline void exchange_end(Engine *e) { atomic_set(&e->lock.committing, 0); }
+
 /* Makes room for a pass; returns 0 where there is no memory. */
 static inline int engine_reserve(Engine *e, int64_t n_rows, int64_t logits_rows, int is_sampling) {
-    if (!scratch_reserve(&e->scratch, &e->network->config, n_rows, e->n_workers)) return 0;
+    if (n_rows > e->scratch.max_rows) {
+        Scratch scratch = {0};
+        if (!scratch_reserve(&scratch, &e->network->config, n_rows, e->n_workers)) return 0;
+        exchange_begin(e);
+        scratch_free(&e->scratch);
+        e->scratch = scratch;
+        exchange_end(e);
+    }
     if (logits_rows > e->logits_rows) {
         float *logits = malloc((size_t)(logits_rows * e->network->config.V) * sizeof(float));
         if (!logits) return 0;
+        exchange_begin(e);
         free(e->logits);
         e->logits = logits, e->logits_rows = logits_rows;
+        exchange_end(e);
     }
-    for (int i = 0; is_sampling && i < e->n_workers; i++)
-        if (!e->samplers[i].logits && !sampler_scratch_new(&e->samplers[i], e->network->config.n_vocab)) return 0;
+    for (int i = 0; is_sampling && i < e->n_workers; i++) {
+        SamplerScratch sampler;
+        if (e->samplers[i].logits) continue;
+        if (!sampler_scratch_new(&sampler, e->network->config.n_vocab)) return 0;
+        exchange_begin(e);
+        e->samplers[i] = sampler;
+        exchange_end(e);
+    }
     return 1;
 }
 
 /* --- a single sequence -------------------------------------------------------------------------------------------- */
 
 /* Evaluates what is pending and then n ids, in passes of at most MAX_TOKENS; each is committed when it is done, and one
- * that is stopped leaves the sequence at the last commit, with nothing pending.
+ * that is stopped leaves the sequence at the last commit, with what is left of the pending ones still pending.
  *
  * n_logits: of how many of the last of these tokens to keep the logits. scores: NULL, or (pending and n) log
  * probabilities, each of the token after; the last one's is not computed. trace: NULL, or one with n_rows = pending + n. */
@@ -390,9 +409,12 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
 
     /* 1. The memory. */
     if (n > e->parts_capacity) {
-        Part *parts = realloc(e->parts, (size_t)n * sizeof(Part));
+        Part *parts = malloc((size_t)n * sizeof(Part));
         if (!parts) return SEQUENCE_NO_MEMORY;
+        exchange_begin(e);
+        free(e->parts);
         e->parts = parts, e->parts_capacity = n;
+        exchange_end(e);
     }
     if (prepare_step(sequences, n, &needs) != SEQUENCE_OK) return SEQUENCE_NO_MEMORY;
     if (!engine_reserve(e, needs.rows, needs.logits, needs.is_sampling)) return SEQUENCE_NO_MEMORY;

@@ -141,8 +141,10 @@ static inline int sequence_reserve_spare(Sequence *s, int64_t rows) {
     if (rows <= s->spare_rows) return 1;
     float *spare = malloc((size_t)(rows * s->network->config.V) * sizeof(float));
     if (!spare) return 0;
+    commit_begin(s);
     free(s->spare);
     s->spare = spare, s->spare_rows = rows;
+    commit_end(s);
     return 1;
 }
 
@@ -160,9 +162,13 @@ static inline int sequence_reserve_history(Sequence *s, int64_t more) {
     const int64_t needed = sampler->n_history + more;
     if (needed <= sampler->history_capacity) return 1;
     const int64_t capacity = needed > 2 * sampler->history_capacity ? needed : 2 * sampler->history_capacity;
-    int32_t *history = realloc(sampler->history, (size_t)capacity * sizeof(int32_t));
+    int32_t *history = malloc((size_t)capacity * sizeof(int32_t));
     if (!history) return 0;
+    if (sampler->n_history) memcpy(history, sampler->history, (size_t)sampler->n_history * sizeof(int32_t));
+    commit_begin(s);
+    free(sampler->history);
     sampler->history = history, sampler->history_capacity = capacity;
+    commit_end(s);
     return 1;
 }
 
