@@ -201,6 +201,8 @@ class Answer:
         if self._text:
             n_turns = len(conversation.turns) - bool(self._replaced)
             conversation.turns[n_turns:] = [Turn(self._message, self._text, tokens)]
+        else:
+            conversation.n_dropped -= self.n_dropped  # the message needs no room any more
 
     @property
     def text(self) -> str:
