@@ -11,6 +11,7 @@
 #include "sequence.h"
 
 #define MIXED_TOKENS 128 /* rows of a pass that has decoding sequences, so that a long prompt stalls none of them */
+#define PROMPT_TOKENS 32 /* rows of a pass that decoding sequences leave to prompts, however many decode */
 #define SCORED_TOKENS 64 /* rows of a pass all of whose logits are looked at: they take 200 KB each in a GPT-2 */
 
 /* One sequence's part in a step. */
@@ -39,7 +40,8 @@ typedef struct {
     int64_t wanted[MAX_TOKENS];
     Part *parts; /* (n_parts) */
     int64_t n_parts, parts_capacity;
-    int64_t turn;      /* where the next step begins to look for prompts, so that none waits for ever */
+    int64_t turn, decode_turn; /* where the next step begins to look for prompts and for decoding sequences, so that
+                                  none waits for ever */
     const int32_t *next; /* (rows of the pass) the ids to score, each after its row; NULL for none */
     double *scores;      /* as many: their log probabilities */
     int (*check)(void);  /* runs signal handlers, now and then; NULL where the calling thread must not */
@@ -308,7 +310,7 @@ static inline SequenceStatus report_cancelled(Sequence *const *sequences, int64_
 static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, int64_t n) {
     ForwardPass *p = &e->pass;
     int64_t n_logits = 0, rows = 0;
-    int is_sampling = 0;
+    int is_sampling = 0, has_prompts = 0;
     if (atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
     if (n > e->parts_capacity) {
         Part *parts = realloc(e->parts, (size_t)n * sizeof(Part));
@@ -332,6 +334,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
             return SEQUENCE_NO_MEMORY;
         }
         if (pending <= 1) n_logits += 1 + s->n_guesses;
+        if (pending > 1) has_prompts = 1;
         rows += pending > 1 ? pending : 1 + s->n_guesses;
     }
     rows = rows < MAX_TOKENS ? rows : MAX_TOKENS;
@@ -342,10 +345,16 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     e->n_parts = 0, e->scores = NULL;
     p->n_rows = p->n_slices = p->n_logits = 0;
     p->logits = e->logits, p->trace = NULL;
+    const int64_t most_decoding = MAX_TOKENS - (has_prompts ? PROMPT_TOKENS : 0);
+    int64_t decode_turn = e->decode_turn;
     for (int64_t i = 0; i < n; i++) {
-        Sequence *s = sequences[(e->turn + i) % n];
-        const int64_t pending = s->n_ids - s->length, room = MAX_TOKENS - p->n_rows;
-        if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples) || room == 0) continue;
+        Sequence *s = sequences[(e->decode_turn + i) % n];
+        const int64_t pending = s->n_ids - s->length, room = most_decoding - p->n_rows;
+        if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples)) continue;
+        if (room == 0) {
+            decode_turn = (e->decode_turn + i) % n;
+            break;
+        }
         const int64_t left = e->network->config.n_ctx - s->n_ids; /* positions for guesses */
         int64_t n_guesses = pending && s->samples ? s->n_guesses : 0;
         n_guesses = n_guesses < left ? n_guesses : left;
@@ -353,7 +362,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
         plan_part(e, s, pending == 0 && s->n_logits ? 0 : 1, n_guesses);
         p->kv = s->kv;
     }
-    const int64_t most = p->n_rows && p->n_rows < MIXED_TOKENS ? MIXED_TOKENS : MAX_TOKENS;
+    const int64_t most = p->n_rows && p->n_rows <= MIXED_TOKENS - PROMPT_TOKENS ? MIXED_TOKENS : MAX_TOKENS;
     int64_t turn = e->turn;
     for (int64_t i = 0; i < n; i++) {
         Sequence *s = sequences[(e->turn + i) % n];
@@ -373,7 +382,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     }
 
     /* 4. The commit. */
-    e->turn = turn;
+    e->turn = turn, e->decode_turn = decode_turn;
     for (int64_t i = 0; i < e->n_parts; i++) {
         Sequence *s = e->parts[i].sequence;
         if (atomic_get(&s->cancelled))
