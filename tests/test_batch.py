@@ -29,7 +29,6 @@ def small_model(tmp_path_factory):
     return open_model(write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h)), n_threads=1)
 
 
-
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_each_text_of_a_batch_is_that_of_its_prompt_alone(model, batch_size):
     options = {"max_tokens": 40, "temperature": 0.9}

@@ -49,7 +49,12 @@ def failing_malloc(tmp_path_factory):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_failed_allocation_changes_nothing(path, failing_malloc, operation):
     command = [sys.executable, FOLDER / "failed_allocations.py", path, operation]
-    environment = {"LD_PRELOAD": str(failing_malloc), "PYTHONPATH": str(FOLDER), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "LD_PRELOAD": str(failing_malloc),
+        "PYTHONPATH": str(FOLDER),
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) >= OPERATIONS[operation]

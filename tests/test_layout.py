@@ -55,7 +55,9 @@ def test_a_source_folder_without_extensions_run_as_a_module_says_what_to_do(sour
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"gpt2rt: {source / 'gpt2rt'}: got a source folder without _engine, _kernels, _sampler, _tokenizer")
+    assert line.startswith(
+        f"gpt2rt: {source / 'gpt2rt'}: got a source folder without _engine, _kernels, _sampler, _tokenizer"
+    )
     assert "pip install -e ." in line
     assert "-P" in line
 
