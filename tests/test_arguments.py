@@ -1,4 +1,4 @@
-"""Arguments that are numbers, ids, texts or lists: numpy's are taken, and what can't be used is refused by a sentence."""
+"""Arguments: numbers of numpy are taken, and whatever can't be used is refused with a sentence."""
 
 import numpy as np
 import pytest
@@ -158,32 +158,32 @@ def test_what_is_no_ids_is_refused(sequence, value, message):
 
 @pytest.mark.parametrize("token", [-1, 257, np.int64(1 << 40), 1 << 100])
 def test_an_id_out_of_range_is_refused(model, token):
-    for call in (model.sequence().append, model.score, lambda ids: model.generate(ids)):
+    for call in (model.sequence().append, model.score, model.generate):
         with pytest.raises(VocabularyError, match=f"token {token}: the model's tokens are 0 to 256"):
             call([1, token])
 
 
 @pytest.mark.parametrize("value", [None, 5, True, b"ab", {"prompt": "x"}, np.array(5)], ids=repr)
 def test_what_is_neither_text_nor_ids_is_refused(model, value):
-    with pytest.raises(UsageError, match="prompt: got .*, expected a text or ids"):
+    with pytest.raises(UsageError, match=r"prompt: got .*, expected a text or ids"):
         model.generate(value)
-    with pytest.raises(UsageError, match="text: got .*, expected a text or ids"):
+    with pytest.raises(UsageError, match=r"text: got .*, expected a text or ids"):
         model.score(value)
 
 
 @pytest.mark.parametrize("stop", [None, 5, True, b"ab", [None], [b"a"], [""], ["x" * 257], ["x"] * 65], ids=repr)
 def test_what_is_no_stop_string_is_refused(model, stop):
     for call in (model.generate, lambda _, stop: model.generate_batch(["a"], stop=stop)):
-        with pytest.raises(UsageError, match="stop: got .*, expected "):
+        with pytest.raises(UsageError, match=r"stop: got .*, expected "):
             call("a", stop=stop)
-    with pytest.raises(UsageError, match="stop: got .*, expected "):
+    with pytest.raises(UsageError, match=r"stop: got .*, expected "):
         gpt2rt.Conversation(model, stop=stop)
 
 
 @pytest.mark.parametrize("sampling", ["warm", {"top_k": 3}, {}, 0, False, gpt2rt.SamplingParams], ids=repr)
 def test_what_is_no_sampling_params_is_refused(model, sampling):
     for call in (model.generate, lambda _, sampling: model.generate_batch(["a"], sampling=sampling)):
-        with pytest.raises(UsageError, match="sampling: got .*, expected a SamplingParams or None"):
+        with pytest.raises(UsageError, match=r"sampling: got .*, expected a SamplingParams or None"):
             call("a", sampling=sampling)
 
 
@@ -202,7 +202,7 @@ def test_what_is_no_model_is_refused(value):
 
 @pytest.mark.parametrize("value", [None, 5, [None], ["a"], "ab"], ids=repr)
 def test_what_are_no_sequences_is_refused(model, value):
-    with pytest.raises(UsageError, match="step: got .*, expected sequences"):
+    with pytest.raises(UsageError, match=r"step: got .*, expected sequences"):
         model.engine().step(value)
 
 

@@ -1,4 +1,4 @@
-"""Batches: several texts generated at once, each as if it were alone; and steps of more sequences than a pass has rows."""
+"""Batches: several texts generated at once, each as if it were alone; and steps of many sequences."""
 
 import json
 import subprocess
@@ -163,7 +163,7 @@ def test_what_is_wrong_with_a_prompt_is_said_with_its_number(model, request_, er
 
 @pytest.mark.parametrize("prompts", ["Once", b"Once", {"prompt": "Once"}, 5, None])
 def test_prompts_that_are_no_list_are_refused(model, prompts):
-    with pytest.raises(UsageError, match="prompts: got .*, expected a list of prompts"):
+    with pytest.raises(UsageError, match=r"prompts: got .*, expected a list of prompts"):
         model.generate_batch(prompts)
 
 
