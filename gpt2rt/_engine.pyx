@@ -103,14 +103,14 @@ cdef class Runtime:
     cdef readonly Weights weights
     cdef readonly int n_threads
     cdef ThreadPool* pool
-    cdef list idle  # engines
+    cdef Engine idle  # the first of the idle engines, each of which has the next: nothing that needs memory
 
     def __cinit__(self, Weights weights not None, int n_threads):
         """
         Args:
             n_threads: of a forward pass, the caller included; at least 1. The first pass starts them.
         """
-        self.weights, self.n_threads, self.idle = weights, n_threads, []
+        self.weights, self.n_threads = weights, n_threads
 
     def __dealloc__(self):
         pool_free(self.pool)
@@ -130,13 +130,16 @@ cdef class Runtime:
 
     cdef Engine borrow(self):
         """An engine that nobody else uses, for `give_back`."""
-        try:
-            return self.idle.pop()
-        except IndexError:
-            return Engine(self)
+        cdef Engine engine
+        with cython.critical_section(self):
+            engine = self.idle
+            if engine is not None:
+                self.idle, engine.next_idle = engine.next_idle, None
+        return Engine(self) if engine is None else engine
 
-    cdef void give_back(self, Engine engine):
-        self.idle.append(engine)
+    cdef void give_back(self, Engine engine) noexcept:
+        with cython.critical_section(self):
+            engine.next_idle, self.idle = self.idle, engine
 
 
 cdef Runtime runtime_of(model):
@@ -268,8 +271,8 @@ cdef class Sequence:
     @property
     def pending(self):
         """The ids that the next step evaluates: what was pushed, or the last sampled token; a new list."""
-        cdef int64_t length = self.c.length
-        return ids_list(self.c.ids + length, max(0, self.c.n_ids - length))
+        cdef int64_t n_ids = self.c.n_ids, length = self.c.length  # in this order: a commit sets n_ids last
+        return ids_list(self.c.ids + length, max(0, n_ids - length))
 
     @property
     def n_ctx(self):
@@ -711,6 +714,7 @@ cdef class Engine:
 
     cdef CEngine c
     cdef readonly Runtime runtime
+    cdef Engine next_idle
 
     def __cinit__(self, model):
         """
@@ -732,7 +736,7 @@ cdef class Engine:
             self.c.check = run_signal_handlers
         return 0
 
-    cdef void done(self):
+    cdef void done(self) noexcept:
         """After a pass of a borrowed engine."""
         self.runtime.give_back(self)
 
@@ -753,11 +757,10 @@ cdef class Engine:
                 handler's exception (KeyboardInterrupt). After all of them every sequence is as it was before the step.
         """
         cdef list batch = sequences_of(sequences)
-        cdef int64_t n = len(batch)
+        cdef int64_t n = len(batch), n_taken = 0, i
         cdef Sequence sequence
         cdef SequenceStatus status
         cdef CSequence** pointers = <CSequence**>malloc(<size_t>max(1, n) * sizeof(void*))
-        cdef list taken = []
         cdef LockResult lock
         if pointers == NULL:
             raise MemoryError()
@@ -773,17 +776,17 @@ cdef class Engine:
                     if sequence.runtime is not self.runtime:
                         raise UsageError("step: a sequence of another model, expected this engine's model")
                     sequence.take()
-                    pointers[len(taken)] = &sequence.c
-                    taken.append(sequence)
+                    pointers[n_taken] = &sequence.c
+                    n_taken += 1
                 self.prepare()
                 with nogil:
                     status = engine_step(&self.c, pointers, n)
                 if status != SEQUENCE_OK:
                     throw(raised(status, self.c.raised, "engine"))
-                return [event_of(s) for s in taken if is_news(s)]
+                return [event_of(s) for s in batch if is_news(s)]
             finally:
-                for sequence in taken:
-                    sequence.release()
+                for i in range(n_taken):
+                    lock_release(&pointers[i].lock)
                 lock_release(&self.c.lock)
         finally:
             free(pointers)

@@ -5,17 +5,21 @@ python failed_allocations.py MODEL OPERATION
 
 import ctypes
 import itertools
+import os
 import sys
 
 import numpy as np
 from expected_sequence import assert_as_fresh
 
 import gpt2rt
+from gpt2rt._engine import Engine, Event
 
 MODEL, OPERATION = sys.argv[1:]
 TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
 SAMPLING = gpt2rt.SamplingParams(repetition_penalty=1.3)
 LIBRARY = ctypes.CDLL(None)
+OBJECTS_FAIL = os.environ.get("PYTHONMALLOC") == "malloc"  # small Python objects are allocations as well
+REPORTING = ("score", "score_after_pending", "step", "engine")  # their results are made when all is done
 OPERATIONS = {  # of the first sequence, or of all with an engine
     "append": lambda all, engine: all[0].append(TEXT[:40]),
     "append_chunk_of_many_logits": lambda all, engine: all[0].append(TEXT[:200], 300),
@@ -31,25 +35,25 @@ OPERATIONS = {  # of the first sequence, or of all with an engine
     ),
     "guess": lambda all, engine: all[0].guess(TEXT[:7]),
     "step": lambda all, engine: engine.step(all),
-    "engine": lambda all, engine: engine.runtime and gpt2rt.Engine(all[0].model).step(all),
+    "engine": lambda all, engine: Engine(all[0].model).step(all),
 }
 
 
 def prepared():
-    """Sequences of a model whose engines have no memory yet, as they come from nowhere but forks and pushes."""
+    """Sequences of a model without idle engines, and an engine that has not run yet."""
     model = gpt2rt.open_model(MODEL, n_threads=1)
     sequences = [model.sequence() for _ in range(4)]
-    sequences[0].append(TEXT[:9], 2)
+    for sequence, n in zip(sequences, (9, 2, 20, 3), strict=True):
+        sequence.push(TEXT[:n])
+    Engine(model).step(sequences)
     sequences[0].set_sampling(SAMPLING, seed=1, history=TEXT[:3], exempt=[5], logprobs=2)
-    sequences[1].append(TEXT[:2])
     sequences[1].push(TEXT[:60])
     sequences[1].set_sampling(SAMPLING, seed=2)
-    sequences[2].append(TEXT[:20])
     sequences[2].push(TEXT[:1])
-    sequences[3].append(TEXT[:3], 0)
-    forks = [sequence.fork() for sequence in sequences]
-    empty = gpt2rt.open_model(MODEL, n_threads=1)._runtime
-    return forks, gpt2rt.Engine(model), (model, empty)
+    sequences[3].push(TEXT[3:4])
+    Engine(model).step(sequences[3:])
+    sequences[3].truncate(3)  # its logits are not kept
+    return [sequence.fork() for sequence in sequences], Engine(model)
 
 
 def state(sequences):
@@ -61,7 +65,7 @@ def state(sequences):
 
 def outcome(result):
     """What a call returned, to be compared."""
-    if isinstance(result, list) and result and isinstance(result[0], gpt2rt.Event):
+    if isinstance(result, list) and result and isinstance(result[0], Event):
         return [(event.tokens, event.logprobs, event.top_logprobs) for event in result]
     if isinstance(result, np.ndarray):
         return result.tobytes()
@@ -70,12 +74,12 @@ def outcome(result):
 
 def main():
     call = OPERATIONS[OPERATION]
-    sequences, engine, _ = prepared()
+    sequences, engine = prepared()
     before = state(sequences)
     expected = outcome(call(sequences, engine))
     after = state(sequences)
     for n in itertools.count():
-        sequences, engine, _ = prepared()
+        sequences, engine = prepared()
         has_raised = False
         LIBRARY.failing_malloc_arm(ctypes.c_long(n), ctypes.c_size_t(0))
         try:
@@ -88,9 +92,12 @@ def main():
             assert state(sequences) == after, n
         else:
             assert has_failed, n
-            assert state(sequences) == before, n
+            found = state(sequences)
             for sequence in sequences:
                 assert_as_fresh(sequence)
+            if OBJECTS_FAIL and OPERATION in REPORTING and found == after:
+                continue
+            assert found == before, n
             assert outcome(call(sequences, engine)) == expected, n
             assert state(sequences) == after, n
         if not has_failed:

@@ -81,7 +81,7 @@ def interruptions(n, prepared, call, check):
     assert n_unfinished > 1  # else the moments were not those that matter
 
 
-FEW_AND_MANY = [pytest.param(25, id="few"), pytest.param(500, id="many", marks=pytest.mark.slow)]
+FEW_AND_MANY = [pytest.param(15, id="few"), pytest.param(300, id="many", marks=pytest.mark.slow)]
 each_interrupted = pytest.mark.parametrize("n", FEW_AND_MANY)
 
 

@@ -11,7 +11,7 @@
 #include "sequence.h"
 
 #define MIXED_TOKENS 128 /* rows of a pass that has decoding sequences, so that a long prompt stalls none of them */
-#define PROMPT_TOKENS 32 /* rows of a pass that decoding sequences leave to prompts, however many decode */
+#define PROMPT_TOKENS 32 /* of these rows, kept for prompts however many sequences decode */
 #define SCORED_TOKENS 64 /* rows of a pass all of whose logits are looked at: they take 200 KB each in a GPT-2 */
 
 /* One sequence's part in a step. */
@@ -40,7 +40,7 @@ typedef struct {
     int64_t wanted[MAX_TOKENS];
     Part *parts; /* (n_parts) */
     int64_t n_parts, parts_capacity;
-    int64_t turn, decode_turn; /* where the next step begins to look for prompts and for decoding sequences, so that
+    int64_t turn, prompt_turn; /* where the next step begins to look for decoding sequences and for prompts, so that
                                   none waits for ever */
     const int32_t *next; /* (rows of the pass) the ids to score, each after its row; NULL for none */
     double *scores;      /* as many: their log probabilities */
@@ -182,7 +182,7 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
     const int64_t rows = end - begin, kept = n_logits < rows ? n_logits : rows; /* kept: the last of them */
     const int64_t most = scores ? SCORED_TOKENS : MAX_TOKENS;
     if (rows == 0) return SEQUENCE_OK;
-    if (!sequence_reserve_spare(s, kept)) return SEQUENCE_NO_MEMORY;
+    if (!sequence_reserve_spare(s, kept) || !sequence_reserve_positions(s, end)) return SEQUENCE_NO_MEMORY;
     if (!engine_reserve(e, rows < most ? rows : most, scores ? rows < most ? rows : most : 0, 0)) return SEQUENCE_NO_MEMORY;
     if (n) memcpy(s->ids + s->n_ids, ids, (size_t)n * sizeof(int32_t)); /* scratch, until it is committed */
     if (atomic_swap(&s->cancelled, 0)) return SEQUENCE_STOPPED;
@@ -193,10 +193,10 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
     for (int64_t at = begin; at < end;) {
         const int64_t count = end - at < most ? end - at : most;
         memcpy(e->tokens, s->ids + at, (size_t)count * sizeof(int32_t));
-        e->slices[0] = (SequenceSlice){s->kv.k, s->kv.v, at, 0, count};
+        e->slices[0] = (SequenceSlice){s->kv, at, 0, count};
         const int64_t first = scores ? 0 : at + count > end - kept ? (end - kept > at ? end - kept - at : 0) : count;
         for (int64_t i = first; i < count; i++) e->wanted[i - first] = i;
-        p->kv = s->kv, p->n_rows = count, p->n_slices = 1, p->n_logits = count - first;
+        p->n_rows = count, p->n_slices = 1, p->n_logits = count - first;
         p->trace = trace;
         if (trace) trace->first = at - begin;
         p->logits = scores ? e->logits : (at == begin ? s->spare : NULL);
@@ -232,14 +232,21 @@ static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, f
     ForwardPass *p = &e->pass;
     if (!engine_reserve(e, 1, 0, 0)) return SEQUENCE_NO_MEMORY;
     e->tokens[0] = s->ids[s->length - 1];
-    e->slices[0] = (SequenceSlice){s->kv.k, s->kv.v, s->length - 1, 0, 1};
+    e->slices[0] = (SequenceSlice){s->kv, s->length - 1, 0, 1};
     e->wanted[0] = 0;
-    p->kv = s->kv, p->n_rows = p->n_slices = p->n_logits = 1, p->logits = out;
+    p->n_rows = p->n_slices = p->n_logits = 1, p->logits = out;
     e->n_parts = 0;
     return engine_run(e) ? SEQUENCE_OK : SEQUENCE_STOPPED;
 }
 
 /* --- many sequences ------------------------------------------------------------------------------------------------ */
+
+/* The positions that a sequence may have after a step. */
+static inline int64_t step_end(const Sequence *s) {
+    const int64_t n_ctx = s->network->config.n_ctx, pending = s->n_ids - s->length;
+    const int64_t end = s->length + (pending < MAX_TOKENS ? pending : MAX_TOKENS) + s->n_guesses;
+    return end < n_ctx ? end : n_ctx;
+}
 
 /* Gives a sequence its rows of the pass. */
 static inline void plan_part(Engine *e, Sequence *s, int64_t count, int64_t n_guesses) {
@@ -252,7 +259,7 @@ static inline void plan_part(Engine *e, Sequence *s, int64_t count, int64_t n_gu
                    .logits = p->n_logits, .samples = s->samples && is_last, .keeps = !s->samples && is_last && count > 0,
                    .reads_again = reads_again};
     if (part->count == 0) return;
-    e->slices[p->n_slices++] = (SequenceSlice){s->kv.k, s->kv.v, position, p->n_rows, part->count};
+    e->slices[p->n_slices++] = (SequenceSlice){s->kv, position, p->n_rows, part->count};
     for (int64_t i = 0; i < count; i++) e->tokens[p->n_rows++] = s->ids[position + i];
     for (int64_t i = 0; i < n_guesses; i++) e->tokens[p->n_rows++] = s->guesses[i];
     if (is_last) {
@@ -303,75 +310,99 @@ static inline SequenceStatus report_cancelled(Sequence *const *sequences, int64_
     return SEQUENCE_OK;
 }
 
+/* What a step needs. */
+typedef struct {
+    int64_t rows, logits; /* at most */
+    int is_sampling, has_prompts;
+} StepNeeds;
+
+/* Finds out who takes part, and makes room in each sequence for all that a commit may need, before anything runs. */
+static inline SequenceStatus prepare_step(Sequence *const *sequences, int64_t n, StepNeeds *needs) {
+    memset(needs, 0, sizeof(*needs));
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[i];
+        const int64_t pending = s->n_ids - s->length;
+        s->n_new = 0;
+        s->status = atomic_get(&s->cancelled) ? SEQUENCE_STOPPED : part_problem(s);
+        if (s->status != SEQUENCE_OK) continue;
+        if (!sequence_reserve_positions(s, step_end(s))) return SEQUENCE_NO_MEMORY;
+        if (s->samples) {
+            needs->is_sampling = 1;
+            if (!sequence_reserve_history(s, MAX_SAMPLED)) return SEQUENCE_NO_MEMORY;
+            if (s->sampler.n_logprobs > 0 && !sequence_reserve_top(s)) return SEQUENCE_NO_MEMORY;
+        } else if (pending && !sequence_reserve_spare(s, 1)) {
+            return SEQUENCE_NO_MEMORY;
+        }
+        needs->has_prompts |= pending > 1;
+        needs->rows += pending > 1 ? pending : 1 + s->n_guesses;
+        needs->logits += pending > 1 ? 1 : 1 + s->n_guesses;
+    }
+    needs->rows = needs->rows < MAX_TOKENS ? needs->rows : MAX_TOKENS;
+    needs->logits = needs->logits < needs->rows ? needs->logits : needs->rows;
+    return SEQUENCE_OK;
+}
+
+/* Gives every decoding sequence a row, with its guesses, while there are rows. Returns where the next step begins. */
+static inline int64_t plan_decoding(Engine *e, Sequence *const *sequences, int64_t n, int64_t most) {
+    int64_t turn = 0;
+    int is_full = 0;
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[(e->turn + i) % n];
+        const int64_t pending = s->n_ids - s->length, room = most - e->pass.n_rows;
+        if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples)) continue;
+        if (room == 0) { /* the first that is left out goes first next time */
+            if (!is_full) turn = (e->turn + i) % n;
+            is_full = 1;
+            continue;
+        }
+        const int64_t left = e->network->config.n_ctx - s->n_ids; /* positions for guesses */
+        int64_t n_guesses = pending && s->samples ? s->n_guesses : 0;
+        n_guesses = n_guesses < left ? n_guesses : left;
+        plan_part(e, s, pending == 0 && s->n_logits ? 0 : 1, 1 + n_guesses <= room ? n_guesses : 0);
+    }
+    return turn;
+}
+
+/* Gives prompts the rows that are left. Returns where the next step begins. */
+static inline int64_t plan_prompts(Engine *e, Sequence *const *sequences, int64_t n) {
+    const int64_t decoding = e->pass.n_rows;
+    const int64_t mixed = decoding + PROMPT_TOKENS > MIXED_TOKENS ? decoding + PROMPT_TOKENS : MIXED_TOKENS;
+    const int64_t most = decoding ? mixed : MAX_TOKENS;
+    int64_t turn = e->prompt_turn;
+    for (int64_t i = 0; i < n; i++) {
+        Sequence *s = sequences[(e->prompt_turn + i) % n];
+        const int64_t pending = s->n_ids - s->length, room = most - e->pass.n_rows;
+        if (s->status != SEQUENCE_OK || pending <= 1 || room <= 0) continue;
+        plan_part(e, s, pending < room ? pending : room, 0);
+        turn = (e->prompt_turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
+    }
+    return turn;
+}
+
 /* Moves sequences on by one pass: first a row for each decoding one, with its guesses, then chunks of prompts.
  *
  * Each sequence's `status` says what came of it, `n_new` how many of `sampled` are new. Returns
  * SEQUENCE_OK, or why no sequence has changed at all: SEQUENCE_STOPPED or SEQUENCE_NO_MEMORY. */
 static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, int64_t n) {
     ForwardPass *p = &e->pass;
-    int64_t n_logits = 0, rows = 0;
-    int is_sampling = 0, has_prompts = 0;
+    StepNeeds needs;
     if (atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
+
+    /* 1. The memory. */
     if (n > e->parts_capacity) {
         Part *parts = realloc(e->parts, (size_t)n * sizeof(Part));
         if (!parts) return SEQUENCE_NO_MEMORY;
         e->parts = parts, e->parts_capacity = n;
     }
+    if (prepare_step(sequences, n, &needs) != SEQUENCE_OK) return SEQUENCE_NO_MEMORY;
+    if (!engine_reserve(e, needs.rows, needs.logits, needs.is_sampling)) return SEQUENCE_NO_MEMORY;
 
-    /* 1. Who takes part: the memory that a commit may need is there before anything runs. */
-    for (int64_t i = 0; i < n; i++) {
-        Sequence *s = sequences[i];
-        const int64_t pending = s->n_ids - s->length;
-        s->n_new = 0;
-        s->status = part_problem(s);
-        if (atomic_get(&s->cancelled)) s->status = SEQUENCE_STOPPED;
-        if (s->status != SEQUENCE_OK) continue;
-        if (s->samples) {
-            is_sampling = 1;
-            if (!sequence_reserve_history(s, MAX_SAMPLED)) return SEQUENCE_NO_MEMORY;
-            if (s->sampler.n_logprobs > 0 && !sequence_reserve_top(s)) return SEQUENCE_NO_MEMORY;
-        } else if (pending && !sequence_reserve_spare(s, 1)) {
-            return SEQUENCE_NO_MEMORY;
-        }
-        if (pending <= 1) n_logits += 1 + s->n_guesses;
-        if (pending > 1) has_prompts = 1;
-        rows += pending > 1 ? pending : 1 + s->n_guesses;
-    }
-    rows = rows < MAX_TOKENS ? rows : MAX_TOKENS;
-    n_logits = n_logits + n < rows ? n_logits + n : rows;
-    if (!engine_reserve(e, rows, n_logits, is_sampling)) return SEQUENCE_NO_MEMORY;
-
-    /* 2. Their rows: decoding sequences, then prompts, in turn. */
+    /* 2. The plan: decoding sequences, then prompts. */
     e->n_parts = 0, e->scores = NULL;
     p->n_rows = p->n_slices = p->n_logits = 0;
     p->logits = e->logits, p->trace = NULL;
-    const int64_t most_decoding = MAX_TOKENS - (has_prompts ? PROMPT_TOKENS : 0);
-    int64_t decode_turn = e->decode_turn;
-    for (int64_t i = 0; i < n; i++) {
-        Sequence *s = sequences[(e->decode_turn + i) % n];
-        const int64_t pending = s->n_ids - s->length, room = most_decoding - p->n_rows;
-        if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples)) continue;
-        if (room == 0) {
-            decode_turn = (e->decode_turn + i) % n;
-            break;
-        }
-        const int64_t left = e->network->config.n_ctx - s->n_ids; /* positions for guesses */
-        int64_t n_guesses = pending && s->samples ? s->n_guesses : 0;
-        n_guesses = n_guesses < left ? n_guesses : left;
-        if (1 + n_guesses > room) n_guesses = 0;
-        plan_part(e, s, pending == 0 && s->n_logits ? 0 : 1, n_guesses);
-        p->kv = s->kv;
-    }
-    const int64_t most = p->n_rows && p->n_rows <= MIXED_TOKENS - PROMPT_TOKENS ? MIXED_TOKENS : MAX_TOKENS;
-    int64_t turn = e->turn;
-    for (int64_t i = 0; i < n; i++) {
-        Sequence *s = sequences[(e->turn + i) % n];
-        const int64_t pending = s->n_ids - s->length, room = most - p->n_rows;
-        if (s->status != SEQUENCE_OK || pending <= 1 || room <= 0) continue;
-        plan_part(e, s, pending < room ? pending : room, 0);
-        p->kv = s->kv;
-        turn = (e->turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
-    }
+    const int64_t turn = plan_decoding(e, sequences, n, needs.has_prompts ? MAX_TOKENS - PROMPT_TOKENS : MAX_TOKENS);
+    const int64_t prompt_turn = plan_prompts(e, sequences, n);
     if (e->n_parts == 0) return report_cancelled(sequences, n);
 
     /* 3. The pass and the samples; a stopped one changes nothing. */
@@ -382,7 +413,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     }
 
     /* 4. The commit. */
-    e->turn = turn, e->decode_turn = decode_turn;
+    e->turn = turn, e->prompt_turn = prompt_turn;
     for (int64_t i = 0; i < e->n_parts; i++) {
         Sequence *s = e->parts[i].sequence;
         if (atomic_get(&s->cancelled))

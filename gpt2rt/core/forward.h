@@ -47,8 +47,7 @@ typedef struct {
 
 /* Consecutive tokens of one sequence: rows [first, first + count) of a pass, from `position` on. */
 typedef struct {
-    uint8_t *k; /* (n_layer, n_head, n_ctx / 16, head_dim, 16) */
-    uint8_t *v; /* (n_layer, n_head, head_dim / 16, n_ctx, 16) */
+    KVCache kv; /* of layer 0; those of the next layers follow */
     int64_t position, first, count;
 } SequenceSlice;
 
@@ -80,8 +79,6 @@ typedef enum {
 typedef struct {
     const Network *network;
     Scratch *scratch;
-    KVCache kv;            /* the shape of a layer's cache in every sequence; k and v are the slices' */
-    int64_t k_size, v_size; /* bytes of a layer in k and in v */
     const int32_t *tokens; /* (T) */
     int64_t n_rows;        /* T */
     const SequenceSlice *slices; /* (n_slices) */
@@ -143,7 +140,6 @@ static inline int scratch_reserve(Scratch *s, const Config *c, int64_t n_rows, i
 /* Splits the pass's rows, and those whose logits are wanted, into runs of queries; what is left to do before forward(). */
 static inline void plan_queries(ForwardPass *p) {
     p->n_runs = p->n_wanted = 0;
-    p->k_size = kvcache_k_size(&p->kv), p->v_size = kvcache_v_size(&p->kv);
     int64_t i = 0;
     for (int64_t s = 0; s < p->n_slices; s++) {
         const SequenceSlice *slice = &p->slices[s];
@@ -165,9 +161,9 @@ static inline void plan_queries(ForwardPass *p) {
 }
 
 static inline KVCache layer_cache(const ForwardPass *p, int64_t slice, int64_t layer) {
-    KVCache cache = p->kv;
-    cache.k = p->slices[slice].k + layer * p->k_size;
-    cache.v = p->slices[slice].v + layer * p->v_size;
+    KVCache cache = p->slices[slice].kv;
+    cache.k += layer * kvcache_k_size(&cache);
+    cache.v += layer * kvcache_v_size(&cache);
     return cache;
 }
 

@@ -39,14 +39,15 @@ static inline uint8_t *kvcache_value(const KVCache *c, int64_t head, int64_t pos
     return c->v + head * kvcache_head_v_size(c) + float_offset(c->type, position, 0);
 }
 
-/* Copies the keys and values of the first `length` positions to a cache of the same shape. */
+/* Copies the keys and values of the first `length` positions to a cache that may have another n_ctx. */
 static inline void kvcache_copy(const KVCache *to, const KVCache *from, int64_t length) {
-    const int64_t k_size = kvcache_head_k_size(from), k_stride = kvcache_key_layout(from).stride;
-    const int64_t v_stride = kvcache_value_layout(from).stride, v_tiles = from->n_head * kvcache_value_tiles(from);
+    const int64_t k_bytes = align(length, TILE) / TILE * kvcache_key_layout(from).stride;
+    const int64_t v_bytes = float_offset(from->type, length, 0), v_tiles = from->n_head * kvcache_value_tiles(from);
+    const int64_t to_stride = kvcache_value_layout(to).stride, from_stride = kvcache_value_layout(from).stride;
     for (int64_t head = 0; head < from->n_head; head++)
-        memcpy(to->k + head * k_size, from->k + head * k_size, (size_t)(align(length, TILE) / TILE * k_stride));
+        memcpy(kvcache_key_tile(to, head, 0), kvcache_key_tile(from, head, 0), (size_t)k_bytes);
     for (int64_t tile = 0; tile < v_tiles; tile++)
-        memcpy(to->v + tile * v_stride, from->v + tile * v_stride, (size_t)float_offset(from->type, length, 0));
+        memcpy(to->v + tile * to_stride, from->v + tile * from_stride, (size_t)v_bytes);
 }
 
 #endif

@@ -18,6 +18,7 @@
 #define MAX_GUESSES 7                /* tokens that prompt lookup may propose at a time */
 #define MAX_SAMPLED (MAX_GUESSES + 1) /* tokens that a step may sample for a sequence */
 #define MAX_STOP_TOKENS 16
+#define MIN_POSITIONS 64 /* of a cache */
 #define MAX_TOP_LOGPROBS 32
 
 /* What came of a call, or of a sequence in a step. */
@@ -56,7 +57,7 @@ typedef struct {
 
 typedef struct {
     const Network *network;
-    KVCache kv;   /* k and v of layer 0; those of the next follow */
+    KVCache kv;   /* k and v of layer 0, those of the next follow; n_ctx: the positions that there is memory for */
     void *memory; /* of the cache */
     int32_t *ids;   /* (n_ctx + 1): evaluated ones, then pending ones */
     int64_t length; /* tokens whose keys and values are in the cache */
@@ -98,14 +99,40 @@ static inline int sequence_open(Sequence *s, const Network *network) {
     memset(s, 0, sizeof(*s));
     s->network = network;
     s->kv = (KVCache){.type = network->wte.layout.type == TYPE_F32 ? TYPE_F32 : TYPE_F16, .n_head = c->n_head,
-                      .head_dim = c->head_dim, .n_ctx = align(c->n_ctx, TILE)};
+                      .head_dim = c->head_dim};
     s->sampler.n_logprobs = -1;
-    /* The system zeroes it as it is touched: a cache costs the memory of the positions that are in use. */
-    s->memory = calloc((size_t)(c->n_layer * (kvcache_k_size(&s->kv) + kvcache_v_size(&s->kv)) + 64), 1);
     s->ids = calloc((size_t)c->n_ctx + 1, sizeof(int32_t));
-    if (!s->memory || !s->ids) return 0;
-    s->kv.k = (uint8_t *)align((intptr_t)s->memory, 64);
-    s->kv.v = s->kv.k + c->n_layer * kvcache_k_size(&s->kv);
+    return s->ids != NULL;
+}
+
+/* Copies the cache's first `length` positions, of all layers. */
+static inline void sequence_copy_cache(const KVCache *to, const KVCache *from, int64_t n_layer, int64_t length) {
+    KVCache a = *to, b = *from;
+    for (int64_t i = 0; i < n_layer; i++) {
+        kvcache_copy(&a, &b, length);
+        a.k += kvcache_k_size(to), a.v += kvcache_v_size(to);
+        b.k += kvcache_k_size(from), b.v += kvcache_v_size(from);
+    }
+}
+
+/* Makes room for n positions in the cache; returns 0 where there is no memory. A cache grows: heads of a short sequence
+ * that lay n_ctx positions apart would touch many more pages of memory. */
+static inline int sequence_reserve_positions(Sequence *s, int64_t n) {
+    const Config *c = &s->network->config;
+    KVCache kv = s->kv;
+    if (n <= kv.n_ctx) return 1;
+    const int64_t doubled = 2 * kv.n_ctx, most = align(c->n_ctx, TILE);
+    kv.n_ctx = align(n, MIN_POSITIONS) > doubled ? align(n, MIN_POSITIONS) : doubled;
+    kv.n_ctx = kv.n_ctx < most ? kv.n_ctx : most;
+    void *memory = calloc((size_t)(c->n_layer * (kvcache_k_size(&kv) + kvcache_v_size(&kv)) + 64), 1);
+    if (!memory) return 0;
+    kv.k = (uint8_t *)align((intptr_t)memory, 64);
+    kv.v = kv.k + c->n_layer * kvcache_k_size(&kv);
+    sequence_copy_cache(&kv, &s->kv, c->n_layer, s->length);
+    commit_begin(s);
+    free(s->memory);
+    s->memory = memory, s->kv = kv;
+    commit_end(s);
     return 1;
 }
 
@@ -144,16 +171,6 @@ static inline int sequence_reserve_top(Sequence *s) {
     if (!s->sampled.top_ids) s->sampled.top_ids = malloc(n * sizeof(int32_t));
     if (!s->sampled.top_logprobs) s->sampled.top_logprobs = malloc(n * sizeof(double));
     return s->sampled.top_ids && s->sampled.top_logprobs;
-}
-
-/* Copies the cache's first `length` positions, of all layers. */
-static inline void sequence_copy_cache(Sequence *to, const Sequence *from, int64_t length) {
-    KVCache a = to->kv, b = from->kv;
-    const int64_t k_size = kvcache_k_size(&a), v_size = kvcache_v_size(&a);
-    for (int64_t i = 0; i < from->network->config.n_layer; i++) {
-        kvcache_copy(&a, &b, length);
-        a.k += k_size, b.k += k_size, a.v += v_size, b.v += v_size;
-    }
 }
 
 /* --- operations: the caller has taken the sequence and checked the arguments --------------------------------------- */
@@ -210,7 +227,8 @@ static inline int sequence_copy(Sequence *to, const Sequence *from) {
     const Config *c = &from->network->config;
     const SequenceSampler *sampler = &from->sampler;
     if (!sequence_open(to, from->network)) return 0;
-    sequence_copy_cache(to, from, from->length);
+    if (!sequence_reserve_positions(to, from->length)) return 0;
+    sequence_copy_cache(&to->kv, &from->kv, c->n_layer, from->length);
     memcpy(to->ids, from->ids, (size_t)from->n_ids * sizeof(int32_t));
     if (from->n_logits) {
         if (!sequence_reserve_spare(to, from->n_logits)) return 0;
