@@ -142,6 +142,14 @@ cdef class Runtime:
             engine.next_idle, self.idle = self.idle, engine
 
 
+cdef Runtime runtime_of(model):
+    """The runtime of a `Model`, or the one that was given."""
+    runtime = model if isinstance(model, Runtime) else getattr(model, "_runtime", None)
+    if not isinstance(runtime, Runtime):
+        raise UsageError(f"model: got {model!r:.80}, expected a Model (open_model opens one)")
+    return runtime
+
+
 cdef struct Reading:
     const Kernels* kernels
     const uint8_t* bytes  # (n)
@@ -228,7 +236,9 @@ cdef class Sequence:
     def __cinit__(self, model, *, _copied=None):
         cdef Sequence source = _copied
         self.model = model
-        self.runtime = model if isinstance(model, Runtime) else model._runtime
+        self.runtime = runtime_of(model)
+        if source is None and getattr(model, "_is_closed", False):
+            raise UsageError(f"{model.path}: the model was closed (open it again)")
         if not (sequence_open(&self.c, &self.runtime.weights.network) if source is None
                 else sequence_copy(&self.c, &source.c)):
             raise MemoryError()
@@ -363,7 +373,7 @@ cdef class Sequence:
                 is pending.
         """
         cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
-        cdef int64_t rows = whole_number("n_logits", n_logits, 0, MANY)
+        cdef int64_t rows = min(whole_number("n_logits", n_logits, 0), MANY)
         cdef const Config* c = &self.c.network.config
         cdef CTrace found
         cdef Trace result = None
@@ -455,7 +465,7 @@ cdef class Sequence:
         Raises:
             UsageError: the sequence is shorter, or in use by another thread.
         """
-        cdef int64_t wanted = whole_number("length", length, 0, MANY)
+        cdef int64_t wanted = min(whole_number("length", length, 0), MANY)
         self.take()
         try:
             if wanted > self.c.length:
@@ -600,7 +610,7 @@ cdef class Sequence:
         Raises:
             UsageError: the last change of the sequence was no step that sampled so many.
         """
-        cdef int64_t wanted = whole_number("retract", n, 0, MANY)
+        cdef int64_t wanted = min(whole_number("retract", n, 0), MANY)
         self.take()
         try:
             if wanted > self.c.sampled.n:
@@ -712,7 +722,7 @@ cdef class Engine:
         Args:
             model: a `Model`.
         """
-        self.runtime = model if isinstance(model, Runtime) else model._runtime
+        self.runtime = runtime_of(model)
         if not engine_open(&self.c, &self.runtime.weights.network, self.runtime.n_threads):
             raise MemoryError()
 
@@ -747,7 +757,7 @@ cdef class Engine:
             UsageError: an argument, or a sequence is in use. CancelledError: `cancel` was called. MemoryError. A signal
                 handler's exception (KeyboardInterrupt). After all of them every sequence is as it was before the step.
         """
-        cdef list batch = list(sequences)
+        cdef list batch = sequences_of(sequences)
         cdef int64_t n = len(batch), n_taken = 0, i
         cdef Sequence sequence
         cdef SequenceStatus status
@@ -797,6 +807,14 @@ def step_together(sequences):
         return engine.step(sequences)
     finally:
         engine.done()
+
+
+cdef list sequences_of(items):
+    """The items of a step as a list; what they are is checked as they are taken."""
+    try:
+        return list(items)
+    except TypeError:
+        raise UsageError(f"step: got {items!r:.80}, expected sequences") from None
 
 
 cdef bint is_news(Sequence sequence):

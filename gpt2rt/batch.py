@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gpt2rt._engine import Engine, Sequence
 from gpt2rt.arguments import whole_number
-from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.generate import Continuation, run_together, start_of_text
-from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
+from gpt2rt.errors import ContextFullError, Gpt2rtError, UsageError
+from gpt2rt.generate import Continuation, prompt_ids, run_together, stop_strings
+from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams, sampling_with
 
 BATCH_SIZE = 16
 MAX_BATCH_SIZE = 256
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         sampling: SamplingParams
         seed: int
         max_tokens: int | None
-        stop: str | Iterable[str]
+        stop: tuple[str, ...]
         logprobs: int | None
 else:
     from collections import namedtuple
@@ -46,10 +46,11 @@ def requests_of(
         defaults: sampling (a `SamplingParams`), max_tokens, stop and logprobs of prompts that don't say otherwise.
 
     Raises:
-        UsageError: a prompt is none, or a name in its dict is unknown.
+        UsageError: a prompt or a sampling option can't be used, or a name in a dict is unknown.
     """
-    if isinstance(prompts, (str, bytes)):
-        raise UsageError(f"prompts: got text, {prompts!r:.80}, expected a list of prompts")
+    if not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, bytearray, Mapping)):
+        raise UsageError(f"prompts: got {prompts!r:.80}, expected a list of prompts")
+    defaults = {**defaults, "stop": stop_strings(defaults["stop"])}
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else whole_number("seed", seed, 0, MAX_SEED)
     requests = []
     for i, given in enumerate(prompts):
@@ -61,11 +62,16 @@ def requests_of(
         if "prompt" not in options:
             raise UsageError(f'prompt {i + 1}: it is missing, expected a text under "prompt"')
         prompt: str | Iterable[int] = options.pop("prompt")
-        sampling: SamplingParams = options.pop("sampling", defaults["sampling"])
-        changes = {name: options.pop(name) for name in list(options) if name in SAMPLING_OPTIONS}
-        request = {"seed": (seed + i) % (MAX_SEED + 1), **defaults, **options, "sampling": sampling.replace(**changes)}
-        ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        requests.append(Request(ids, **request))
+        ids = prompt_ids(model, prompt, f"prompt {i + 1}")
+        if options.get("seed") is None:
+            options["seed"] = (seed + i) % (MAX_SEED + 1)
+        try:
+            changes: Any = {name: options.pop(name) for name in list(options) if name in SAMPLING_OPTIONS}
+            options["sampling"] = sampling_with(options.pop("sampling", defaults["sampling"]), changes)
+            options["stop"] = stop_strings(options.get("stop", defaults["stop"]))
+        except UsageError as error:
+            raise UsageError(f"prompt {i + 1}: {error}") from None
+        requests.append(Request(ids, **{**defaults, **options}))
     return requests
 
 
@@ -90,13 +96,16 @@ class BatchGeneration:
             UsageError: an argument.
         """
         batch_size = whole_number("batch_size", batch_size, 1, MAX_BATCH_SIZE)
-        read = [r if r.prompt else r._replace(prompt=start_of_text(model)) for r in requests]
+        read = list(requests)
         n_ctx = model.hyperparameters.n_ctx
         trial = model.sequence()
         for i, request in enumerate(read):
             if len(request.prompt) > n_ctx:
                 raise ContextFullError(f"prompt {i + 1}: {len(request.prompt)} tokens, the model has {n_ctx} positions")
-            self._continuation(trial, request)  # refuses an argument now, before any text
+            try:
+                self._continuation(trial, request)  # refuses an argument now, before any text
+            except Gpt2rtError as error:
+                raise type(error)(f"prompt {i + 1}: {error}") from None
             trial.truncate(0)
         self.seeds = [request.seed for request in read]
         self.continuations: list[Continuation | None] = [None] * len(read)

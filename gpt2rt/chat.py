@@ -10,7 +10,7 @@ from time import perf_counter
 from gpt2rt.arguments import whole_number
 from gpt2rt.chat_format import ChatFormat, chat_format
 from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.generate import Generation, StopStrings
+from gpt2rt.generate import Generation, stop_strings
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 
 TYPE_CHECKING = False
@@ -269,8 +269,7 @@ class Conversation:
         """
         self.sampling = SamplingParams(**CHAT_DEFAULTS).replace(**sampling)
         self.model = model
-        StopStrings(stop)  # refuses what can't be used now, not at the first answer
-        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        self.stop = stop_strings(stop)
         self.turns: list[Turn] = []
         self.n_dropped = 0
         self.sequence = model.sequence()
@@ -288,12 +287,16 @@ class Conversation:
     @classmethod
     def answer_to(cls, model: Model, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:
         """Answer a conversation that is given as a whole; see `Model.chat`."""
+        if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
+            raise UsageError(f"messages: got {messages!r:.80}, expected a list of messages")
         talk: list[str] = []
         for i, message in enumerate(messages):
             is_object = isinstance(message, Mapping)
             role, content = (message.get("role"), message.get("content")) if is_object else (None, None)
             expected = "assistant" if len(talk) % 2 else "user"
             if i == 0 and role == "system" and isinstance(content, str):
+                if options.get("opening") is not None:
+                    raise UsageError("messages: got a system message and an opening, expected one of them")
                 options["opening"] = content
             elif role == expected and isinstance(content, str):
                 talk.append(content)
@@ -364,9 +367,11 @@ class Conversation:
             The answer, to be iterated; the turn is made when it ends.
 
         Raises:
-            UsageError: the message is empty.
+            UsageError: the message is empty, or no text.
             ContextFullError: it is longer than the context. Nothing has changed then.
         """
+        if not isinstance(message, str):
+            raise UsageError(f"message: got {message!r:.80}, expected text")
         self._finish()
         message = self.format.clean(message)
         if not message:

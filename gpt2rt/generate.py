@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 
 from gpt2rt import _engine
@@ -21,6 +21,24 @@ MAX_STOPS = 64
 MAX_STOP_LENGTH = 256  # characters
 
 
+def stop_strings(stop: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the strings that `stop` means: one, or several.
+
+    Raises:
+        UsageError: an empty or overlong string, too many of them, or no strings at all.
+    """
+    try:
+        stops = (stop,) if isinstance(stop, (str, bytes)) else tuple(stop)
+    except TypeError:
+        raise UsageError(f"stop: got {stop!r:.80}, expected a string or a list of strings") from None
+    if len(stops) > MAX_STOPS:
+        raise UsageError(f"stop: got {len(stops)} strings, expected at most {MAX_STOPS}")
+    for one in stops:
+        if not isinstance(one, str) or not 1 <= len(one) <= MAX_STOP_LENGTH:
+            raise UsageError(f"stop: got {one!r:.80}, expected text of 1 to {MAX_STOP_LENGTH} characters")
+    return stops
+
+
 class StopStrings:
     """Pass text on until a stop string is complete, and hold back what may become one.
 
@@ -29,18 +47,9 @@ class StopStrings:
     """
 
     def __init__(self, stop: str | Iterable[str] = ()):
-        """Raises UsageError: an empty or overlong string, too many of them, or no strings at all."""
-        try:
-            stops = [stop] if isinstance(stop, str) else list(stop)
-        except TypeError:
-            raise UsageError(f"stop: got {stop!r:.80}, expected a string or a list of strings") from None
-        if len(stops) > MAX_STOPS:
-            raise UsageError(f"stop: got {len(stops)} strings, expected at most {MAX_STOPS}")
-        for one in stops:
-            if not isinstance(one, str) or not 1 <= len(one) <= MAX_STOP_LENGTH:
-                raise UsageError(f"stop: got {one!r:.80}, expected text of 1 to {MAX_STOP_LENGTH} characters")
+        """Raises as `stop_strings`."""
         self.found: str | None = None
-        self._stops = stops
+        self._stops = stop_strings(stop)
         self._held = ""
 
     def feed(self, piece: str) -> str:
@@ -205,6 +214,19 @@ def run_together(
             if continuation.finish_reason:
                 running.remove(continuation)
             yield continuation, piece
+
+
+def prompt_ids(model: Model, prompt: str | Iterable[int], name: str = "prompt") -> list[int]:
+    """Return the ids of a text, or those that were given. Raises UsageError: it is neither; it begins with `name`."""
+    if isinstance(prompt, str):
+        return model.tokenizer.encode(prompt)
+    try:
+        ids = None if isinstance(prompt, (bytes, bytearray, Mapping)) else list(prompt)
+    except TypeError:
+        ids = None
+    if ids is None:
+        raise UsageError(f"{name}: got {prompt!r:.80}, expected a text or ids")
+    return ids
 
 
 def start_of_text(model: Model) -> list[int]:

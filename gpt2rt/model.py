@@ -10,10 +10,10 @@ from gpt2rt._kernels import Weights
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import UsageError
-from gpt2rt.generate import Generation
+from gpt2rt.generate import Generation, prompt_ids
 from gpt2rt.lookup import is_worth_it
 from gpt2rt.modelfile import WEIGHT_TYPES, Hyperparameters, ModelFile
-from gpt2rt.sampling import SamplingParams
+from gpt2rt.sampling import SamplingParams, sampling_with
 from gpt2rt.threads import default_threads, most_threads
 
 MAX_THREADS = 256
@@ -75,6 +75,8 @@ class Model:
 
     def __init__(self, path: Path, *, n_threads: int | None = None, use_mmap: bool = True, isa: str | None = None):
         """See `open_model`."""
+        if not (isa is None or isinstance(isa, str)):
+            raise UsageError(f"isa: got {isa!r:.80}, expected the name of an instruction set or None")
         self._options = (n_threads, use_mmap, isa)
         threads = number_of_threads(n_threads)
         self._file = ModelFile(path, use_mmap)
@@ -119,17 +121,11 @@ class Model:
 
     def sequence(self) -> _engine.Sequence:
         """Return a new, empty sequence. Raises UsageError where the model was closed."""
-        if self._is_closed:
-            raise UsageError(f"{self.path}: the model was closed (open it again)")
         return _engine.Sequence(self)
 
     def engine(self) -> _engine.Engine:
         """Return a new engine, which moves many sequences of this model on together."""
         return _engine.Engine(self)
-
-    def _ids(self, text: str | Iterable[int]) -> list[int]:
-        """The ids of a text, or the ids that were given."""
-        return self.tokenizer.encode(text) if isinstance(text, str) else list(text)
 
     def generate(
         self,
@@ -166,8 +162,8 @@ class Model:
             lookup = is_worth_it(self.weights_size)
         return Generation(
             self.sequence(),
-            self._ids(prompt),
-            (sampling or SamplingParams()).replace(**options),
+            prompt_ids(self, prompt),
+            sampling_with(sampling, options),
             max_tokens=max_tokens,
             stop=stop,
             seed=seed,
@@ -205,7 +201,7 @@ class Model:
             "max_tokens": max_tokens,
             "stop": stop,
             "logprobs": logprobs,
-            "sampling": (sampling or SamplingParams()).replace(**options),
+            "sampling": sampling_with(sampling, options),
         }
         return BatchGeneration(self, requests_of(self, prompts, seed, defaults), batch_size=batch_size)
 
@@ -222,7 +218,7 @@ class Model:
         Raises:
             ContextFullError: it has more tokens than the model has positions. VocabularyError: an id is out of range.
         """
-        scores: list[float | None] = self.sequence().score(self._ids(text))
+        scores: list[float | None] = self.sequence().score(prompt_ids(self, text, "text"))
         return scores
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:

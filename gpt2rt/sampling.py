@@ -127,6 +127,13 @@ class SamplingParams:
         return f"SamplingParams({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
 
 
+def sampling_with(sampling: SamplingParams | None, options: SamplingKeywords) -> SamplingParams:
+    """Return the parameters, the defaults where they are None, with some options changed. Raises UsageError."""
+    if not (sampling is None or isinstance(sampling, SamplingParams)):
+        raise UsageError(f"sampling: got {sampling!r:.80}, expected a SamplingParams or None")
+    return (SamplingParams() if sampling is None else sampling).replace(**options)
+
+
 def _checked(name: str, value: Any) -> float:
     """Return the value as an int or a float. Raises UsageError: it is no number, or out of range."""
     kind, least, greatest, _ = SAMPLING_OPTIONS[name]

@@ -121,6 +121,7 @@ def test_a_seed_that_was_drawn_gives_the_text_again(cli, demo):
     assert cli("generate", demo, "Once", "-n", "20", "--seed", seed)[1] == out
 
 
+@pytest.mark.filterwarnings("ignore:n_threads:UserWarning")
 def test_neither_threads_nor_mapping_change_the_text(cli, demo):
     arguments = ["generate", demo, "Once", "-n", "20", "--seed", "5"]
     assert cli(*arguments, "--threads", "1")[1] == cli(*arguments, "--threads", "3", "--no-mmap")[1]

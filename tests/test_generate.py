@@ -1,5 +1,8 @@
 """Generation: what ends a text, what it is made of, and what it costs."""
 
+import itertools
+
+import numpy as np
 import pytest
 from demo import demo_model
 from hypothesis import given
@@ -52,6 +55,47 @@ def test_pieces_are_whole_characters_even_where_tokens_are_not(byte_model):
     pieces = list(generation)
     assert all(pieces)
     assert "".join(pieces) == byte_model.tokenizer.decode(generation.tokens)
+
+
+def test_the_whole_text_is_there_however_much_was_iterated_over(model):
+    pieces = list(model.generate(STORY, max_tokens=20, seed=3))
+    for n in (0, 1, 5, len(pieces)):
+        generation = model.generate(STORY, max_tokens=20, seed=3)
+        assert list(itertools.islice(generation, n)) == pieces[:n]
+        assert generation.text() == "".join(pieces) == generation.text()
+        assert list(generation) == []
+
+
+def test_a_text_that_was_closed_is_what_was_read(model):
+    generation = model.generate(STORY, max_tokens=20, seed=3)
+    first = next(generation)
+    generation.close()
+    assert generation.text() == first
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, np.array, lambda ids: np.array(ids, np.uint16)])
+def test_a_prompt_may_be_ids(model, kind):
+    ids = model.tokenizer.encode(STORY)
+    generation = model.generate(kind(ids), max_tokens=60, seed=3)
+    assert generation.text() == text_of(model)
+    assert generation.n_prompt_tokens == len(ids)
+    assert generation.sequence.tokens[: len(ids)] == ids
+
+
+@pytest.mark.parametrize("prompt", ["", [], iter([]), np.array([], np.int64)])
+def test_a_prompt_of_nothing_begins_a_document(model, prompt):
+    generation = model.generate(prompt, max_tokens=5, seed=1)
+    assert generation.text() == model.generate([model.tokenizer.end_of_text], max_tokens=5, seed=1).text()
+
+
+def test_sampling_may_be_an_object_that_keywords_change(model):
+    warm = SamplingParams(temperature=1.5, top_k=7)
+    expected = text_of(model, temperature=1.5, top_k=7)
+    assert text_of(model, sampling=warm) == expected
+    assert text_of(model, sampling=SamplingParams(temperature=1.5), top_k=7) == expected
+    assert text_of(model, sampling=warm.replace(top_k=1), top_k=7) == expected
+    assert text_of(model, sampling=None) == text_of(model, sampling=SamplingParams()) == text_of(model) != expected
+    assert warm == SamplingParams(temperature=1.5, top_k=7)
 
 
 def test_max_tokens_ends_it(model):

@@ -1,13 +1,8 @@
-"""Guessed tokens and batches: faster ways to the very same text."""
-
-import json
-import subprocess
-import sys
+"""Guessed tokens: a faster way to the very same text."""
 
 import pytest
-from demo import DEMO, demo_model
+from demo import demo_model
 
-from gpt2rt import ContextFullError, UsageError
 from gpt2rt._engine import step_together
 from gpt2rt.generate import Continuation, Generation, run_together
 from gpt2rt.lookup import LONGEST_PAUSE, MOST_GUESSES, PromptLookup
@@ -20,9 +15,6 @@ PROMPTS = ["Once upon a time", "User: Hello!\nBot:", "", REPETITIVE, "I like", "
 @pytest.fixture(scope="module")
 def model():
     return demo_model()
-
-
-# --- guessing
 
 
 @pytest.mark.parametrize("temperature", [0, 0.3, 1.0])
@@ -118,48 +110,3 @@ def test_wrong_guesses_are_followed_by_ever_longer_rests():
             guesses += 1
             lookup.learn(0)
     assert guesses < 12
-
-
-# --- batches
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_each_text_of_a_batch_is_that_of_its_prompt_alone(model, batch_size):
-    options = {"max_tokens": 40, "temperature": 0.9}
-    texts = [""] * len(PROMPTS)
-    generation = model.generate_batch(PROMPTS, seed=11, batch_size=batch_size, **options)
-    for i, piece in generation:
-        texts[i] += piece
-    for i, prompt in enumerate(PROMPTS):
-        alone = model.generate(prompt, seed=11 + i, **options)
-        assert texts[i] == "".join(alone)
-        assert generation.continuations[i].tokens == alone.tokens
-        assert generation.continuations[i].finish_reason == alone.finish_reason
-
-
-def test_a_batch_of_nothing_is_nothing(model):
-    assert list(model.generate_batch([])) == []
-
-
-def test_a_prompt_longer_than_the_context_is_refused_by_its_number(model):
-    with pytest.raises(ContextFullError, match=r"prompt 2: \d+ tokens, the model has 512 positions"):
-        model.generate_batch(["a", "a b " * 600])
-
-
-@pytest.mark.parametrize("batch_size", [0, -1, 257, 1.5])
-def test_an_impossible_batch_size_is_refused(model, batch_size):
-    with pytest.raises(UsageError, match=r"batch_size: got .*, expected a whole number from 1 to 256"):
-        model.generate_batch(["a"], batch_size=batch_size)
-
-
-def test_the_command_line_continues_every_line(model, tmp_path):
-    (tmp_path / "prompts.txt").write_text("Once upon a time\nI like\n", encoding="utf-8")
-    arguments = ["generate", str(DEMO), "--prompts", str(tmp_path / "prompts.txt"), "-n", "20", "--seed", "4"]
-    result = subprocess.run(
-        [sys.executable, "-m", "gpt2rt", *arguments], capture_output=True, encoding="utf-8", check=True
-    )
-    lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [line["prompt"] for line in lines] == ["Once upon a time", "I like"]
-    for i, line in enumerate(lines):
-        assert line["text"] == "".join(model.generate(line["prompt"], max_tokens=20, seed=4 + i))
-    assert result.stderr.startswith("seed 4; 2 texts, ")

@@ -1,5 +1,6 @@
 """How many threads a model gets."""
 
+import json
 import os
 import subprocess
 import sys
@@ -51,3 +52,30 @@ def test_the_variable_is_the_default(monkeypatch):
 def test_the_default_is_within_every_limit():
     assert 1 <= default_threads() <= max(1, min(thread_limits().values()))
     assert default_threads() <= most_threads()
+
+
+@pytest.mark.parametrize("command", ["generate", "bench"])
+def test_the_command_line_says_in_one_line_that_threads_are_too_many(command):
+    demo_model()
+    if (most := most_threads()) >= 256:
+        pytest.skip("no number of threads is too many here")
+    options = {
+        "generate": ["Hello", "-n", "1", "--seed", "1"],
+        "bench": ["--rounds", "1", "--depths", "0", "--prompts", "1"],
+    }[command]
+    arguments = [sys.executable, "-P", "-m", "gpt2rt", command, str(DEMO), *options, "--threads", "256"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    sentence = f"n_threads: got 256, but this process may use {most} (CPU affinity or quota); running with {most}"
+    assert done.stderr.splitlines()[0] == f"gpt2rt: {sentence}"
+    assert done.stderr.count(sentence) == 1
+    assert "Warning" not in done.stderr + done.stdout
+
+
+def test_bench_measures_the_threads_of_the_variable():
+    demo_model()
+    options = ["--rounds", "1", "--depths", "0", "--prompts", "1", "--json"]
+    arguments = [sys.executable, "-P", "-m", "gpt2rt", "bench", str(DEMO), *options]
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, check=True, env={**os.environ, "GPT2RT_THREADS": "1"}
+    )
+    assert {figure["threads"] for figure in json.loads(done.stdout)["figures"]} == {1}

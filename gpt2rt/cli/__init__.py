@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from io import TextIOWrapper
 
 import click
@@ -78,9 +79,14 @@ def prepare_streams() -> None:
                 stream.reconfigure(errors="replace")
 
 
-def complain(message: str) -> None:
+def complain(message: object) -> None:
     """One sentence to standard error."""
     click.echo(f"gpt2rt: {message}", err=True)
+
+
+def print_warning(message: Warning | str, *_where: object, **_line: object) -> None:
+    """What Python calls with a warning, once for each text: prints it as one sentence, without a line of code."""
+    complain(message)
 
 
 def run(args: list[str] | None = None) -> int:
@@ -125,4 +131,5 @@ def drop_output() -> None:
 def main() -> None:
     """The entry point `gpt2rt`."""
     prepare_streams()
+    warnings.showwarning = print_warning
     sys.exit(run())

@@ -82,12 +82,12 @@ def command(
       gpt2rt bench 124M-int8.bin --threads 1,2,4 --rounds 9 --markdown
     """
     from gpt2rt.benchmark import benchmark
-    from gpt2rt.threads import default_threads
+    from gpt2rt.model import number_of_threads
 
     if as_json and as_markdown:
         raise UsageError("--json and --markdown: give one of them")
     arguments: dict[str, Any] = {
-        "threads": threads or sorted({1, default_threads()}),
+        "threads": threads or sorted({1, number_of_threads(None)}),
         "depths": depths,
         "prompts": prompts,
         "rounds": rounds,

@@ -396,7 +396,8 @@ static inline int forward(ForwardPass *p, Worker *w) {
     trace_hidden(p, w, c->n_layer);
 
     /* 6. The logits of the wanted rows, which are in front now. */
-    if (p->n_logits < n) {
+    if (p->n_logits < n) {  /* a trace has all rows */
+        pool_barrier(w);       /* after every worker's part of the trace */
         if (w->index == 0) keep_wanted_rows(p, NULL, NULL);
         pool_barrier(w);
         n = p->n_logits;
