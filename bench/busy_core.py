@@ -6,10 +6,10 @@ Each figure is measured alone and beside a process that does nothing but count, 
 other in every round; the table has medians, and the median of the rounds' ratios. With two interpreters of virtual
 environments it compares the versions of gpt2rt that they have installed.
 
-A scheduler takes the core away for milliseconds at a time. A worker that it stops in the middle of a chunk holds up all
-others at the next barrier, so with two cores about half of the speed is left however the work is handed out. What handing
-out chunks does for a core that is slower all the time shows without a scheduler: a build whose worker 1 computes each of
-its chunks twice. In a copy of the repository that was not built before,
+A scheduler takes the core away for milliseconds at a time. A worker that it stops in the middle of a chunk holds up
+all others at the next barrier, so with two cores about half of the speed is left however the work is handed out. What
+chunks do for a core that is slower all the time shows without a scheduler: a build whose worker 1 computes each of its
+chunks twice. In a copy of the repository that was not built before,
 
     python -m venv SLOW && CFLAGS=-DGPT2RT_SLOW_WORKER SLOW/bin/pip install .
     python bench/busy_core.py 124M-int8.bin NORMAL/bin/python SLOW/bin/python
