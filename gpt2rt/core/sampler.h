@@ -225,27 +225,35 @@ static inline int64_t candidates_leading(Candidate *c, int64_t n, double target)
     return high;
 }
 
-/* The greatest and the least of a block, as float_order. Sixteen lanes side by side: compilers make vectors of them. */
+/* The greatest and the least of n logits, as float_order. */
 static inline void block_scan(const float *logits, int64_t n, int32_t *greatest, int32_t *least) {
-    enum { LANES = 16 };
-    int32_t most[LANES], fewest[LANES];
-    for (int l = 0; l < LANES; l++) most[l] = INT32_MIN, fewest[l] = INT32_MAX;
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) {
-            const int32_t key = float_order(logits[i + l]);
-            most[l] = key > most[l] ? key : most[l];
-            fewest[l] = key < fewest[l] ? key : fewest[l];
-        }
-    for (; i < n; i++) {
-        const int32_t key = float_order(logits[i]);
-        most[0] = key > most[0] ? key : most[0];
-        fewest[0] = key < fewest[0] ? key : fewest[0];
+    *greatest = INT32_MIN, *least = INT32_MAX;
+#if defined(__GNUC__) /* clang too; most of the sampler's time, so not left to what a compiler finds out by itself */
+    typedef float Floats __attribute__((vector_size(16)));
+    typedef int32_t Ints __attribute__((vector_size(16)));
+    const Ints magnitude = {INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX};
+    Ints most = {INT32_MIN, INT32_MIN, INT32_MIN, INT32_MIN}, fewest = magnitude;
+    for (; i + 4 <= n; i += 4) {
+        Floats x;
+        Ints key;
+        memcpy(&x, logits + i, sizeof(x));
+        x += 0.0f; /* -0 is 0 */
+        memcpy(&key, &x, sizeof(key));
+        key ^= (key >> 31) & magnitude;
+        const Ints is_greater = key > most, is_less = key < fewest;
+        most = (key & is_greater) | (most & ~is_greater);
+        fewest = (key & is_less) | (fewest & ~is_less);
     }
-    *greatest = most[0], *least = fewest[0];
-    for (int l = 1; l < LANES; l++) {
+    for (int l = 0; l < 4; l++) {
         *greatest = most[l] > *greatest ? most[l] : *greatest;
         *least = fewest[l] < *least ? fewest[l] : *least;
+    }
+#endif
+    for (; i < n; i++) {
+        const int32_t key = float_order(logits[i]);
+        *greatest = key > *greatest ? key : *greatest;
+        *least = key < *least ? key : *least;
     }
 }
 
