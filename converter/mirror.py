@@ -8,6 +8,7 @@ names.
 from __future__ import annotations
 
 import contextlib
+import email.message
 import email.utils
 import http.client
 import os
@@ -310,7 +311,7 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: email.message.Message) -> float | None:
     """Return the seconds after which the server wants the next try, None if it says nothing or too long a time."""
     text = headers.get("Retry-After", "")
     seconds: float | None = _number(text.strip())
@@ -319,13 +320,13 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return seconds if seconds and seconds <= MAX_WAIT else None
 
 
-def _version(headers: Mapping[str, str]) -> str | None:
+def _version(headers: email.message.Message) -> str | None:
     """Return what distinguishes this version of a file in If-Range: a strong ETag, else its date, else None."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
-def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+def _content_range(headers: email.message.Message) -> tuple[int | None, int | None]:
     """Return the first byte and the whole length of Content-Range, None for what it does not say."""
     match = re.fullmatch(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)", headers.get("Content-Range", ""))
     return (_number(match[1]), _number(match[2])) if match else (None, None)
