@@ -20,7 +20,7 @@ UNFINISHED = ".download"  # folder of checkpoints in the model folder: no model'
 
 
 @click.command("download", short_help="Fetch one of OpenAI's models.")
-@click.argument("size", type=click.Choice(SIZES, case_sensitive=False), metavar="SIZE")
+@click.argument("size", type=click.Choice(SIZES), metavar="SIZE")
 @click.option("-d", "--folder", type=click.Path(), metavar="DIR", help="Save the files in DIR.  [default: models/SIZE]")
 @click.option("--convert", "weight_type", is_flag=False, flag_value="int8", metavar="[TYPE]",
               help="Convert the checkpoint at once, to int8, int4, f16 or f32.  [default TYPE: int8]")  # fmt: skip
