@@ -7,6 +7,7 @@ names.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email.message
 import email.utils
@@ -110,7 +111,12 @@ class Mirror:
     """A server's folder of files. A request that fails for a temporary reason is repeated a bounded number of times."""
 
     def __init__(self, folder_url: str, n_tries: int, backoff: float, timeout: float):
-        self._folder_url, self._n_tries, self._backoff, self._timeout = folder_url, n_tries, backoff, timeout
+        self._n_tries, self._backoff, self._timeout = n_tries, backoff, timeout
+        parts = urllib.parse.urlsplit(folder_url)
+        login, _, self._host = parts.netloc.rpartition("@")
+        self._folder_url = parts._replace(netloc=self._host).geturl()  # no message shows a password
+        encoded = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
+        self._login = {"Authorization": f"Basic {encoded}"} if login else {}
         # No handler of redirects or of errors: `_open` looks at every status itself.
         self._opener = urllib.request.OpenerDirector()
         for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):
@@ -212,7 +218,8 @@ class Mirror:
             **(headers or {}),
         }
         while True:
-            response = self._response(method, name, url, headers)
+            is_ours = urllib.parse.urlsplit(url).netloc == self._host  # no other host gets the password
+            response = self._response(method, name, url, {**headers, **(self._login if is_ours else {})})
             with response:
                 if response.status in TEMPORARY:
                     raise _TemporaryError(_status(response), _retry_after(response.headers))

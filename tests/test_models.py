@@ -7,20 +7,17 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import threading
 
 import pytest
 from checkpoints import write_checkpoint
 from demo import DEMO, demo_model
-from release_server import Server, cuts_after
+from release_server import SIZE, cuts_after, serving
 
 from gpt2rt import model_folder
 from gpt2rt.cli import COMMANDS, group, run
 from gpt2rt.cli.model_argument import names_model
 from gpt2rt.converter.download import DATA, FILES
 from gpt2rt.modelfile import ModelFile
-
-SIZE = "355M"
 
 
 @pytest.fixture
@@ -61,15 +58,9 @@ def server(tmp_path, monkeypatch):
     """A server on this machine that has a tiny model as `SIZE`, and is the mirror."""
     write_checkpoint(tmp_path / "release")
     (tmp_path / "release" / "model.ckpt.meta").write_bytes(b"a graph")
-    server = Server()
-    server.files = {f"/models/{SIZE}/{name}": (tmp_path / "release" / name).read_bytes() for name in FILES}
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("GPT2RT_BASE_URL", server.url)
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving({name: (tmp_path / "release" / name).read_bytes() for name in FILES}) as server:
+        monkeypatch.setenv("GPT2RT_BASE_URL", server.url)
+        yield server
 
 
 # --- the folder
