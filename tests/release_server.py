@@ -1,7 +1,9 @@
 """A server on this machine that has OpenAI's release, and faults: it cuts, lies, refuses and redirects."""
 
+import contextlib
 import http.server
 import re
+import threading
 from collections import defaultdict
 
 SIZE = "355M"  # of the four, one whose files have no known SHA-256
@@ -36,6 +38,21 @@ class Server(http.server.ThreadingHTTPServer):
 
     def fail(self, name, *faults, method="GET", size=SIZE):
         self.faults[method, f"/models/{size}/{name}"] += faults
+
+
+@contextlib.contextmanager
+def serving(files):
+    """A server that runs meanwhile. Args: files: {name: bytes} of the model `SIZE`."""
+    server = Server()
+    server.files = {f"/models/{SIZE}/{name}": content for name, content in files.items()}
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

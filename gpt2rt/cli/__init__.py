@@ -13,7 +13,7 @@ import click
 from gpt2rt.errors import Gpt2rtError, UsageError
 
 COMMANDS = (
-    *("chat", "generate", "download", "convert", "requantize", "export", "info", "verify"),
+    *("chat", "generate", "models", "download", "convert", "requantize", "export", "info", "verify"),
     *("tokenize", "bench", "perplexity", "doctor"),
 )
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -55,11 +55,11 @@ def group(ctx: click.Context, /) -> None:
 
     \b
     Examples:
-      gpt2rt chat                            talk with the small bundled model
-      gpt2rt download 124M                   fetch OpenAI's smallest into models/124M
-      gpt2rt convert models/124M             make 124M-int8.bin of OpenAI's checkpoint
-      gpt2rt chat 124M-int8.bin              talk with it
-      gpt2rt generate 124M-int8.bin "Once upon a time"
+      gpt2rt chat                            chat with the small bundled model
+      gpt2rt generate "Once upon a time"     let it continue a text
+      gpt2rt chat 124M                       chat with OpenAI's smallest, downloaded if you want
+      gpt2rt generate 124M "Once upon a time"
+      gpt2rt models                          list the models that have a name
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from gpt2rt.cli.model_argument import model_argument
+
 
 @click.command("export", short_help="Make a Hugging Face folder of a model file.")
-@click.argument("model")
+@model_argument(required=True)
 @click.option("--to", "form", type=click.Choice(["safetensors"]), default="safetensors", show_default=True, help="As.")
 @click.argument("folder")
 def command(model: str, form: str, folder: str) -> None:

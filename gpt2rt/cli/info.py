@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.terminal import printable
 
 TYPE_CHECKING = False
@@ -12,19 +13,19 @@ if TYPE_CHECKING:
 
 
 @click.command("info", short_help="Show what a model file holds.")
-@click.argument("model")
+@model_argument()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, as_json: bool) -> None:
-    """Show what the model file MODEL says of itself. The weights are not read (see verify).
+    """Show what MODEL, the bundled model by default, says of itself. The weights are not read (see verify).
 
     \b
     Examples:
-      gpt2rt info 124M-int8.bin
+      gpt2rt info 124M
       gpt2rt info 124M-int8.bin --json
     """
     from gpt2rt.modelfile import ModelFile
 
-    file = ModelFile(model)
+    file = ModelFile(model, prefetch=False)
     h = file.hyperparameters
     if as_json:
         import json

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import click
 
 from gpt2rt.cli.files import read_any_text
+from gpt2rt.cli.model_argument import MODEL, model_and_text_arguments
 from gpt2rt.cli.sampling_options import model_options
 from gpt2rt.cli.terminal import print_table, printable
 from gpt2rt.errors import UsageError
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
 
 
 @click.command("perplexity", short_help="Measure how well a model predicts text.")
-@click.argument("model")
-@click.argument("text", nargs=-1, required=True)
+@model_and_text_arguments("text", required=True, files=True, also=("against",))
 @click.option("--stride", type=int, metavar="N", help="Tokens that the window moves on. [default: half the context]")
 @click.option("--special", is_flag=True, help="Let the texts of special tokens, as <|endoftext|>, be those tokens.")
-@click.option("--against", metavar="OTHER", help="Compare with the model file OTHER, such as MODEL in f32.")
+@click.option("--against", type=MODEL, metavar="OTHER", help="Compare with the model OTHER, such as MODEL in f32.")
 @click.option("--task", type=click.Choice(["lambada"]), help="lambada: the last words of the passages of a jsonl file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
@@ -39,7 +39,9 @@ def command(
     threads: int | None,
     no_mmap: bool,
 ) -> None:
-    """Measure how well the model file MODEL predicts each file TEXT (UTF-8; .xz is unpacked; - is standard input).
+    """Measure how well MODEL predicts each file TEXT (UTF-8; .xz is unpacked; - is standard input).
+
+    MODEL is a model file, or a name that gpt2rt models lists. A single argument is TEXT, for the bundled model.
 
     A window as long as the model's context slides over the text and moves on by the stride. Each token is scored once:
     in the first window all of them, from the start (behind an end-of-text token), in each later one those that are new,
@@ -54,7 +56,7 @@ def command(
 
     \b
     Examples:
-      gpt2rt perplexity 124M-int8.bin letters.txt book.txt.xz
+      gpt2rt perplexity 124M letters.txt book.txt.xz
       gpt2rt perplexity 124M-int8.bin wiki.txt --against 124M-f32.bin --stride 1024
       gpt2rt perplexity 124M-int8.bin lambada_test.jsonl --task lambada
     """

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from gpt2rt.cli.model_argument import model_argument
+
 
 @click.command("requantize", short_help="Make a model file of another type of one of f32 or f16.")
-@click.argument("model")
+@model_argument(required=True)
 @click.option("--type", "weight_type", required=True, metavar="TYPE", help="int8, int4, f16, f32.")
 @click.option("-o", "--output", metavar="FILE", help="The file to write; by default named for the model and the type.")
 @click.option("--group-size", type=int, metavar="N", help="Weights that share a scale, for int8 and int4.")

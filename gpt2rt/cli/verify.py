@@ -5,16 +5,18 @@ from __future__ import annotations
 import click
 
 from gpt2rt.cli import EXIT_ERROR, complain
+from gpt2rt.cli.model_argument import model_argument
 
 
 @click.command("verify", short_help="Check a model file for damage.")
-@click.argument("model")
+@model_argument()
 @click.pass_context
 def command(ctx: click.Context, /, model: str) -> None:
-    """Check every byte of the model file MODEL against its checksums, and its vocabulary for sense.
+    """Check every byte of MODEL, the bundled model by default, against its checksums, and its vocabulary for sense.
 
     \b
-    Example:
+    Examples:
+      gpt2rt verify 124M
       gpt2rt verify 124M-int8.bin
     """
     from gpt2rt._tokenizer import Tokenizer
