@@ -1,0 +1,43 @@
+"""Types of arguments and options: what a shell completes, and how a value is refused."""
+
+from __future__ import annotations
+
+import click
+
+from gpt2rt.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class AnyPath(click.Path):  # type: ignore[type-arg]
+    """A path that completes and is not checked: the code that opens it reports what is wrong with it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value
+
+
+class OneOf(click.Choice):  # type: ignore[type-arg]
+    """One of a few names."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.choices:
+            raise UsageError(f"{label(param)}: got {str(value)!r:.80}, expected one of {', '.join(self.choices)}")
+        return value
+
+
+def label(param: click.Parameter | None) -> str:
+    """Return what messages call a parameter: `--max-tokens`, `MODEL`."""
+    if param is None:
+        return "argument"
+    if isinstance(param, click.Option):
+        return max(param.opts, key=len)
+    return (param.metavar or param.name or "").upper().split()[-1].strip("[].")
+
+
+FILE = AnyPath()
+FOLDER = AnyPath(file_okay=False)
+WEIGHT_TYPE = OneOf(["int8", "int4", "f16", "f32"])
+SIZE = OneOf(["124M", "355M", "774M", "1558M"])  # of OpenAI's models
+CHAT_FORMAT = OneOf(["plain", "dialogpt", "raw"])
