@@ -5,7 +5,7 @@ import os
 import stat
 import sys
 
-READING = ("chat", "generate")  # commands that read the whole of the first file that is named
+READING = ("chat", "generate", "next")  # commands that read the whole of the first file that is named
 
 
 def read_ahead(path: str) -> None:
