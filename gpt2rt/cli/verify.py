@@ -1,23 +1,27 @@
-"""gpt2rt verify: reads a whole model file and says what is damaged."""
+"""gpt2rt verify: read a whole model file and report what is damaged."""
 
 from __future__ import annotations
 
 import click
 
 from gpt2rt.cli import EXIT_ERROR, complain
+from gpt2rt.cli.parameters import FILE
 
 
 @click.command("verify", short_help="Check a model file for damage.")
-@click.argument("model")
+@click.argument("model", type=FILE)
 @click.pass_context
 def command(ctx: click.Context, /, model: str) -> None:
-    """Check every byte of the model file MODEL against its checksums, and its vocabulary for sense.
+    """Check every byte of the model file MODEL against its checksums, check its vocabulary, and print its SHA-256.
+
+    The checksums in the file detect damage; the SHA-256 identifies the file. Note it to recognize the same file later.
 
     \b
     Example:
       gpt2rt verify 124M-int8.bin
     """
     from gpt2rt._tokenizer import Tokenizer
+    from gpt2rt.cli.info import sha256
     from gpt2rt.modelfile import ModelFile
 
     file = ModelFile(model)
@@ -38,5 +42,7 @@ def command(ctx: click.Context, /, model: str) -> None:
         complain(f"{file.path}: vocabulary: {problem}")
     if damaged or offset is not None or problems:
         ctx.exit(EXIT_ERROR)
-    _ = file.metadata  # raises where it is no JSON object
-    click.echo(f"{file.path}: {len(file.sections)} sections, {file.size} bytes, no damage")
+    _ = file.metadata  # raises where it is not a JSON object
+    click.echo(
+        f"{file.path}: {len(file.sections)} sections, {file.size} bytes, no damage\nSHA-256: {sha256(file.path)}"
+    )
