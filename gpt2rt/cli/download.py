@@ -8,14 +8,22 @@ import sys
 import click
 
 from gpt2rt.cli import EXIT_INTERRUPTED, complain
+from gpt2rt.cli.parameters import FOLDER, SIZE, WEIGHT_TYPE
 
 
 @click.command("download", short_help="Fetch one of OpenAI's models.")
-@click.argument("size")
-@click.option("-d", "--folder", metavar="DIR", help="Where the files go; models/SIZE by default.")
-@click.option("--convert", "weight_type", is_flag=False, flag_value="int8", metavar="[TYPE]",
-              help="Convert it at once: int8 (where no TYPE is given), int4, f16, f32.")  # fmt: skip
-@click.option("--base-url", metavar="URL", help="A mirror: where SIZE/FILE lies.")
+@click.argument("size", type=SIZE, metavar="SIZE")
+@click.option("-d", "--folder", type=FOLDER, metavar="DIR", help="Save the files in DIR.  [default: models/SIZE]")
+@click.option(
+    "--convert",
+    "weight_type",
+    type=WEIGHT_TYPE,
+    is_flag=False,
+    flag_value="int8",
+    metavar="[TYPE]",
+    help="Convert the checkpoint at once to int8 (without a TYPE), int4, f16 or f32.  [default: no conversion]",
+)
+@click.option("--base-url", metavar="URL", help="Download URL/SIZE/FILE from a mirror.  [default: OpenAI's address]")
 @click.pass_context
 def command(
     ctx: click.Context, /, size: str, folder: str | None, weight_type: str | None, base_url: str | None
@@ -30,13 +38,7 @@ def command(
       gpt2rt download 355M -d big --convert int4
     """
     from gpt2rt.converter.download import BASE_URL, download
-    from gpt2rt.errors import UsageError
-    from gpt2rt.modelfile import WEIGHT_TYPES
 
-    if weight_type not in (None, *WEIGHT_TYPES):  # before hours of fetching
-        raise UsageError(
-            f"weight type {weight_type!r}: expected {', '.join(WEIGHT_TYPES)}, or none at the end of the line"
-        )
     base_url = BASE_URL if base_url is None else base_url
     try:
         if sys.stderr.isatty():

@@ -1,16 +1,25 @@
-"""gpt2rt export: makes a folder for other programs of a model file."""
+"""gpt2rt export: write a model file as a folder for other programs."""
 
 from __future__ import annotations
 
 import click
 
+from gpt2rt.cli.parameters import FILE, FOLDER, OneOf
 
-@click.command("export", short_help="Make a Hugging Face folder of a model file.")
-@click.argument("model")
-@click.option("--to", "form", type=click.Choice(["safetensors"]), default="safetensors", show_default=True, help="As.")
-@click.argument("folder")
+
+@click.command("export", short_help="Write a model file as a Hugging Face folder.")
+@click.argument("model", type=FILE)
+@click.option(
+    "--to",
+    "form",
+    type=OneOf(["safetensors"]),
+    default="safetensors",
+    show_default=True,
+    help="Write files in this format.",
+)
+@click.argument("folder", type=FOLDER)
 def command(model: str, form: str, folder: str) -> None:
-    """Write MODEL, a model file of f32 or f16, to the new folder FOLDER as transformers saves a GPT-2.
+    """Write MODEL, a model file of type f32 or f16, to the new folder FOLDER, as transformers saves a GPT-2.
 
     \b
     Example:
