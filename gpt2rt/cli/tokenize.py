@@ -1,4 +1,4 @@
-"""gpt2rt tokenize: the tokens of a text."""
+"""gpt2rt tokenize: show the tokens of a text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import sys
 
 import click
 
+from gpt2rt.cli.parameters import FILE
 
-@click.command("tokenize", short_help="Show a text's tokens.")
-@click.argument("model")
+
+@click.command("tokenize", short_help="Show the tokens of a text.")
+@click.argument("model", type=FILE)
 @click.argument("text")
-@click.option("--pieces", is_flag=True, help="Each token on its own line, with its text.")
-@click.option("--special", is_flag=True, help="Let the texts of special tokens, as <|endoftext|>, become those tokens.")
+@click.option("--pieces", is_flag=True, help="Print each token on its own line, with its text.")
+@click.option(
+    "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -> None:
     """Show the token ids of TEXT (- reads standard input) in the vocabulary of the model file MODEL.
@@ -40,7 +44,7 @@ def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -
 
 
 def shown(content: bytes) -> str:
-    """A token's bytes in quotes, as text where they are some."""
+    """Return a token in quotes: as text, or as bytes where they are not UTF-8."""
     try:
         return repr(content.decode())
     except UnicodeDecodeError:
