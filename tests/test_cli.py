@@ -15,6 +15,8 @@ from random_models import random_tensors, write_model
 
 from gpt2rt.__main__ import read_ahead
 from gpt2rt.cli import run
+from gpt2rt.cli.convert import sizes
+from gpt2rt.converter import Conversion
 from gpt2rt.modelfile import Hyperparameters
 
 # Makes the terminal the process' own first, so that its keys become signals.
@@ -206,6 +208,27 @@ def test_convert(cli, tmp_path):
     assert "Tom" in out
     code, _, err = cli("convert", source, "-o", path)
     assert (code, err) == (2, f"gpt2rt: {path}: exists already (--force overwrites it)\n")
+
+
+@pytest.mark.parametrize(
+    ("size", "source_size", "text"),
+    [
+        (133_700_000, 497_800_000, "133.7 MB, down from 497.8 MB (3.7x)"),
+        (498_100_000, 497_800_000, "498.1 MB, from 497.8 MB"),
+        (497_800_000, 497_800_000, "497.8 MB, from 497.8 MB"),
+    ],
+)
+def test_a_factor_is_printed_where_the_file_is_smaller(size, source_size, text):
+    assert sizes(Conversion("x.bin", size, source_size, source_size / size, 1.0, 0.0, 0.0, None)) == text
+
+
+@pytest.mark.parametrize("option", ["--license", "--licence"])
+def test_license_has_both_spellings(cli, tmp_path, option):
+    shape = Hyperparameters(n_vocab=300, n_ctx=24, n_embd=32, n_head=2, n_layer=2)
+    source = write_model(tmp_path / "source.bin", shape, random_tensors(shape), "f32")
+    code, _, err = cli("convert", source, "-o", tmp_path / "x.bin", option, "MIT", "--no-quality-report")
+    assert (code, err) == (0, "")
+    assert json.loads(cli("info", tmp_path / "x.bin", "--json")[1])["metadata"]["licence"] == "MIT"
 
 
 # --- chat through a pipe

@@ -112,11 +112,12 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 # name: (arguments of the shell, what loads the completion and defines `show`, which prints its arguments)
+SHOW = 'show() { echo "<$*>"; }'
 SHELLS = {
-    "bash": (["--noprofile", "--norc", "-i"], 'eval "$(_GPT2RT_COMPLETE=bash_source gpt2rt)"; show() { echo "<$*>"; }'),
+    "bash": (["--noprofile", "--norc", "-i"], 'eval "$(_GPT2RT_COMPLETE=bash_source gpt2rt)"; ' + SHOW),
     "zsh": (
         ["-f", "-i"],
-        'autoload -Uz compinit && compinit -u -D; eval "$(_GPT2RT_COMPLETE=zsh_source gpt2rt)"; show() { echo "<$*>"; }',
+        'autoload -Uz compinit && compinit -u -D; eval "$(_GPT2RT_COMPLETE=zsh_source gpt2rt)"; ' + SHOW,
     ),
     "fish": (["--no-config", "-i"], '_GPT2RT_COMPLETE=fish_source gpt2rt | source; function show; echo "<$argv>"; end'),
 }
