@@ -277,8 +277,7 @@ class _Scan:
         kind, offset = self.number(4), self.number(8)
         if kind not in TYPES:
             raise _MalformedError(
-                f"tensor {name!r} is of type {OTHER_TYPES.get(kind, kind)}, expected F32, F16 or Q8_0 (take a file in one"
-                " of these types)"
+                f"tensor {name!r} is of type {OTHER_TYPES.get(kind, kind)}, expected F32, F16 or Q8_0 (use such a file)"
             )
         type_name, n_values, n_bytes = TYPES[kind]
         if shape and shape[0] % n_values:
