@@ -72,6 +72,7 @@ def test_version(cli):
         (["generate", "-n", "x"], 2, "gpt2rt: --max-tokens: 'x' is not a valid integer (see gpt2rt generate -h)\n"),
         (["info", "a", "b"], 2, "gpt2rt: got unexpected extra argument (b) (see gpt2rt info -h)\n"),
         (["convert", "x", "--type", "int3"], 2, "gpt2rt: --type: got 'int3', expected one of int8, int4, f16, f32\n"),
+        (["requantize", "x.bin"], 2, "gpt2rt: --type: missing (see gpt2rt requantize -h)\n"),
         (["info", "none.bin"], 1, "gpt2rt: none.bin: no such file (gpt2rt convert makes one from a checkpoint)\n"),
         (["generate", "DEMO", "--top-p", "3"], 2, "gpt2rt: top_p: got 3.0, expected a number from 0.0 to 1.0\n"),
         (["generate", "DEMO", "-n", "0"], 2, "gpt2rt: max_tokens: got 0, expected a whole number from 1\n"),

@@ -77,8 +77,11 @@ def group(ctx: click.Context, /) -> None:
       gpt2rt chat 124M-int8.bin              chat with it
       gpt2rt generate 124M-int8.bin "Once upon a time"
 
-    Shell completion: put eval "$(_GPT2RT_COMPLETE=bash_source gpt2rt)" into ~/.bashrc, the same with zsh_source into
-    ~/.zshrc, or _GPT2RT_COMPLETE=fish_source gpt2rt | source into ~/.config/fish/config.fish.
+    \b
+    Shell completion, a line for ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish:
+      eval "$(_GPT2RT_COMPLETE=bash_source gpt2rt)"
+      eval "$(_GPT2RT_COMPLETE=zsh_source gpt2rt)"
+      _GPT2RT_COMPLETE=fish_source gpt2rt | source
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)

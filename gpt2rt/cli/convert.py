@@ -9,7 +9,7 @@ import click
 
 from gpt2rt.cli import complain
 from gpt2rt.cli.files import read_any_text, read_text
-from gpt2rt.cli.parameters import CHAT_FORMAT, FILE, WEIGHT_TYPE
+from gpt2rt.cli.parameters import CHAT_FORMAT, FILE, WEIGHT_TYPE, Renamed
 from gpt2rt.errors import UsageError
 
 MOST_GROWTH = 0.01  # of the loss, before there is a warning
@@ -38,10 +38,8 @@ def output_options(default_type: str | None) -> Callable[[Command], Command]:
             "--type",
             "weight_type",
             type=WEIGHT_TYPE,
-            default=default_type,
-            required=default_type is None,
-            show_default=True,
             help="Store the weights in this type.",
+            **({"required": True} if default_type is None else {"default": default_type, "show_default": True}),
         ),
         click.option(
             "--group-size",
@@ -60,7 +58,10 @@ def output_options(default_type: str | None) -> Callable[[Command], Command]:
             "--text", type=FILE, metavar="FILE", help="Measure the quality on this text.  [default: a page of prose]"
         ),
         click.option(
-            "--no-quality-report", "--no-receipt", "no_quality_report", is_flag=True, help="Skip measuring the quality."
+            *("--no-quality-report", "--no-receipt", "no_quality_report"),
+            cls=Renamed,
+            is_flag=True,
+            help="Skip measuring the quality.",
         ),
         click.option("--force", is_flag=True, help="Overwrite an existing file."),
     ]
@@ -79,6 +80,7 @@ def output_options(default_type: str | None) -> Callable[[Command], Command]:
 @click.option("--name", metavar="TEXT", help="Store this name of the model in the file.  [default: the source's name]")
 @click.option(
     *("--license", "--licence", "licence"),
+    cls=Renamed,
     metavar="TEXT",
     help="Store this license of the weights in the file.  [default: the source's license, where it is known]",
 )

@@ -51,6 +51,8 @@ def command(arguments: tuple[str, ...], number: int, as_json: bool, threads: int
     if len(arguments) > 2:
         raise UsageError("TEXT: got several arguments, expected one (put quotes around the text)")
     whole_number("--number", number, 1, MOST_TOKENS)
+    if len(arguments) == 1 and arguments[0].endswith(".bin") and os.path.isfile(arguments[0]):
+        raise UsageError("TEXT: missing after MODEL (see gpt2rt next -h)")
     text = arguments[-1]
     path = arguments[0] if len(arguments) == 2 else os.path.join(os.path.dirname(os.path.dirname(__file__)), "demo.bin")
     if text == "-":

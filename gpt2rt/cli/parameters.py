@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import click
 
 from gpt2rt.errors import UsageError
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class AnyPath(click.Path):  # type: ignore[type-arg]
+class AnyPath(click.Path):
     """A path that completes and is not checked: the code that opens it reports what is wrong with it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -25,6 +27,15 @@ class OneOf(click.Choice):  # type: ignore[type-arg]
         if value not in self.choices:
             raise UsageError(f"{label(param)}: got {str(value)!r:.80}, expected one of {', '.join(self.choices)}")
         return value
+
+
+class Renamed(click.Option):
+    """An option whose first name is the one in the help; its other names are accepted as well."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        shown = copy.copy(self)
+        shown.opts = self.opts[:1]
+        return super(Renamed, shown).get_help_record(ctx)
 
 
 def label(param: click.Parameter | None) -> str:
