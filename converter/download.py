@@ -1,4 +1,4 @@
-"""OpenAI's release of GPT-2, fetched into a folder that `convert` takes, and proved."""
+"""OpenAI's release of GPT-2, downloaded into a folder that `convert` takes, and verified."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gpt2rt.converter.mirror import BACKOFF, N_TRIES, TIMEOUT, Mirror, Part
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError, DownloadError, Gpt2rtError, UsageError
+from gpt2rt.model_folder import SIZES
 from gpt2rt.modelfile import tensor_table
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"
-SIZES = ("124M", "355M", "774M", "1558M")
 ENCODER, MERGES, INDEX, DATA = "encoder.json", "vocab.bpe", "model.ckpt.index", "model.ckpt.data-00000-of-00001"
 FILES = ("checkpoint", "hparams.json", ENCODER, MERGES, INDEX, "model.ckpt.meta", DATA)  # the small ones first
 SHA256 = {
@@ -34,8 +34,8 @@ Checked = TypeVar("Checked")
 Progress = Callable[[str, int, int], None]
 
 Download = namedtuple("Download", "folder fetched kept size")
-Download.__doc__ = """What was done: folder; fetched and kept, the names of the files that came and of those that were
-there; size, bytes of all of them."""
+Download.__doc__ = """What was done: folder; fetched and kept, the names of the files that were downloaded and of those
+that were already there; size, bytes of all of them."""
 
 
 def download(
@@ -48,24 +48,24 @@ def download(
     backoff: float = BACKOFF,
     timeout: float = TIMEOUT,
 ) -> Download:
-    """Fetches one of OpenAI's four models and proves it.
+    """Download one of OpenAI's four models and verify it.
 
     Args:
         size: "124M", "355M", "774M" or "1558M".
-        folder: where its files go; by default models/SIZE.
-        base_url: where SIZE/FILE lies: OpenAI's address or a mirror's.
-        progress: called with (file's name, done, total), bytes of all files.
-        n_tries: of a request.
-        backoff: seconds to wait before the third try, doubled with each one after it.
+        folder: where its files go; models/SIZE by default.
+        base_url: the address of OpenAI or of a mirror, which has the files as base_url/SIZE/FILE.
+        progress: called with (the file's name, done, total), in bytes of all files.
+        n_tries: how often a request is tried.
+        backoff: half the seconds to wait before the third try; the wait doubles with each further try.
         timeout: seconds to wait for a byte.
 
     Returns:
         A `Download`.
 
     Raises:
-        UsageError: an argument can't be used.
-        DownloadError: a file can't be had, can't be written, or is not what it should be; what has come is kept for the
-            next run unless the message says that it was deleted.
+        UsageError: an argument has a value that can't be used.
+        DownloadError: a file can't be downloaded or written, or is not what it should be. What has arrived is kept for
+            the next run unless the message says that it was deleted.
     """
     if size not in SIZES:
         raise UsageError(f"size {size!r}: expected one of {', '.join(SIZES)}")
@@ -78,7 +78,7 @@ def download(
         except OSError as error:
             raise DownloadError(
                 f"{error.filename or folder}: can't be written: {error.strerror or error}"
-                " (what has come is kept; the same command goes on)"
+                " (what has arrived is kept; the same command resumes)"
             ) from None
 
 
@@ -91,12 +91,12 @@ def _is_address(url: str) -> bool:
 
 
 class _Release:
-    """One model's files, there and here."""
+    """One model's files, on the server and in the folder."""
 
     def __init__(self, size: str, folder: pathlib.Path, mirror: Mirror, progress: Progress | None):
         self._folder, self._mirror, self._progress = folder, mirror, progress
         self._checksums = SHA256.get(size, {})
-        self._here: dict[str, int] = {}  # {file: bytes that have come}
+        self._here: dict[str, int] = {}  # {file: bytes that have arrived}
         self._total = 0  # bytes
         self._fetched: list[str] = []
         self._kept: list[str] = []
@@ -108,16 +108,16 @@ class _Release:
             if name in parts:
                 self._fetch(name, parts[name])
             if name == MERGES:
-                self._prove((ENCODER, MERGES), lambda: Vocabulary.read(self._folder / ENCODER, self._folder / MERGES))
+                self._verify((ENCODER, MERGES), lambda: Vocabulary.read(self._folder / ENCODER, self._folder / MERGES))
             elif name == INDEX:
-                index = self._prove((INDEX,), lambda: read_index(self._folder / INDEX))
-        self._prove((DATA,), lambda: self._check_length(index))
+                index = self._verify((INDEX,), lambda: read_index(self._folder / INDEX))
+        self._verify((DATA,), lambda: self._check_length(index))
         checkpoint = TensorFlowCheckpoint(self._folder / INDEX)
-        self._prove((DATA,), lambda: _check_tensors(checkpoint))
+        self._verify((DATA,), lambda: _check_tensors(checkpoint))
         return Download(str(self._folder), self._fetched, self._kept, sum(self._here.values()))
 
     def _plan(self) -> dict[str, Part]:
-        """What is to be fetched, {name: Part}, where there is room for it."""
+        """Return what is to be downloaded, {name: Part}. Raises DownloadError if the disk has no room for it."""
         parts: dict[str, Part] = {}
         needed = 0
         for name in FILES:
@@ -126,7 +126,7 @@ class _Release:
                 self._here[name] = path.stat().st_size
                 if size not in (None, self._here[name]):
                     raise DownloadError(
-                        f"{path}: is there already with {self._here[name]} bytes, expected the server's {size}"
+                        f"{path}: already exists with {self._here[name]} bytes, expected the server's {size}"
                         " (another file, or another program's unfinished download: move it away)"
                     )
                 self._kept.append(name)
@@ -157,14 +157,14 @@ class _Release:
             if checksum != self._checksums[name]:
                 part.clear()
                 raise DownloadError(
-                    f"{url}: has SHA-256 {checksum}, expected {self._checksums[name]}, that of OpenAI's (what came is"
+                    f"{url}: got a file with SHA-256 {checksum}, expected OpenAI's, {self._checksums[name]} (it was"
                     " deleted; try again, or another --base-url)"
                 )
         part.finish()
         self._fetched.append(name)
 
-    def _prove(self, names: Sequence[str], check: Callable[[], Checked]) -> Checked:
-        """What check() returns; where it fails, files of this run are deleted, and others only named."""
+    def _verify(self, names: Sequence[str], check: Callable[[], Checked]) -> Checked:
+        """Return what check() returns. If it fails, delete those of the files that this run downloaded."""
         try:
             return check()
         except Gpt2rtError as error:
@@ -172,8 +172,8 @@ class _Release:
             for name in ours:
                 (self._folder / name).unlink()
             others = [name for name in names if name not in ours]
-            done = [f"{' and '.join(ours)}: deleted, the same command fetches it again"] * bool(ours)
-            done += [f"{' and '.join(others)}: was there already, move it away"] * bool(others)
+            done = [f"{' and '.join(ours)}: deleted, the same command downloads it again"] * bool(ours)
+            done += [f"{' and '.join(others)}: not from this run, move it away"] * bool(others)
             raise DownloadError(f"{error}; {'; '.join(done)}") from None
 
     def _check_length(self, index: Index) -> None:
@@ -181,10 +181,10 @@ class _Release:
         size = path.stat().st_size
         needed = max((entry.offset + entry.size for entry in index.entries.values()), default=0)
         if size < needed:
-            raise CheckpointError(f"{path}: {size} bytes, expected {needed} by the index")
+            raise CheckpointError(f"{path}: got {size} bytes, expected {needed} according to the index")
 
 
 def _check_tensors(checkpoint: TensorFlowCheckpoint) -> None:
-    """Raises CheckpointError where a tensor does not have the checksum that the index tells."""
+    """Raise CheckpointError if a tensor does not have the checksum that the index has for it."""
     for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0):
         checkpoint.release(checkpoint.tensor(tensor.name))

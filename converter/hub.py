@@ -7,12 +7,35 @@ import re
 
 from gpt2rt.converter.huggingface import HuggingFaceFolder
 from gpt2rt.errors import CheckpointError, DownloadError, UsageError
+from gpt2rt.model_folder import SIZES
 
 HUB = "hf:"
+OWNERS = {
+    **dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "openai-community"),
+    "distilgpt2": "distilbert",
+}  # of repositories that are known by their names alone
 WANTED = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "README.md"),
     *("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json", "merges.txt"),
 )
+
+
+def suggestion(source: str) -> str | None:
+    """Return what to do about a checkpoint that does not exist, if its name says where it is from; else None.
+
+    Args:
+        source: a path with slashes.
+    """
+    name = source.rpartition("/")[2]
+    if name.upper() in SIZES:
+        return f"for OpenAI's: gpt2rt download {name.upper()}"
+    found = re.fullmatch(r"(?:https?:/+(?:huggingface\.co|hf\.co)/)?(\w[\w.-]*)(?:/(\w[\w.-]*))?/?", source)
+    if not found:
+        return None
+    owner, name = found.groups() if found[2] else (OWNERS.get(found[1]), found[1])
+    if owner is None or os.path.isdir(owner):  # then a folder was meant
+        return None
+    return f"from the Hugging Face hub: gpt2rt convert {HUB}{owner}/{name}"
 
 
 def hub_source(source: str | os.PathLike[str]) -> HuggingFaceFolder:

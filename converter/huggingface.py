@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2rt.converter.source import folder_name
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
 from gpt2rt.modelfile import Hyperparameters, tensor_table
@@ -61,7 +62,7 @@ class HuggingFaceFolder:
             CheckpointError: it is damaged or incomplete, or a model that is not computed as GPT-2 is.
         """
         self.path = pathlib.Path(source)
-        self.name = name or self.path.resolve().name or "model"
+        self.name = name or folder_name(self.path) or "model"
         self.origin = origin or f"Hugging Face folder {self.name}"
         config = _read_json(self.path / CONFIG)
         self.hyperparameters = self._hyperparameters(config)

@@ -1,54 +1,70 @@
-"""Files of a server, fetched so that a run that was stopped goes on where it was.
+"""Files of a server, downloaded so that a run that was stopped can be resumed.
 
-Requests carries them, with urllib3's `Retry` for the waits. What has come of a file lies in FILE.part, and in
-FILE.part.etag what the server called that version, so that two versions are never joined.
+What has arrived of a file is in FILE.part, and FILE.part.etag has what the server called that version, so that two
+versions are never joined. The standard library's urllib carries the requests, through the proxies that the environment
+names.
 """
 
 from __future__ import annotations
 
 import contextlib
+import email.message
+import email.utils
+import http.client
 import os
 import pathlib
+import random
 import re
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 from gpt2rt import __version__
 from gpt2rt.errors import DownloadError
 
-if TYPE_CHECKING:
-    import requests
-    import urllib3
-
 Result = TypeVar("Result")
 
 N_TRIES = 8  # of a request, one after the other
-BACKOFF = 1.0  # seconds; doubled with each try after the second, and up to as much again by chance
+BACKOFF = 1.0  # seconds; doubled with each try after the second, plus up to as much again at random
 MAX_WAIT = 120  # seconds between two tries, also where the server asks for more
 TIMEOUT = 30  # seconds without a byte
 ENOUGH = 1 << 20  # bytes that a try must have brought for the tries to be counted anew
 PIECE = 1 << 18  # bytes that are read at most at a time
 MAX_REDIRECTS = 5
 MAX_VERSION = 1024  # characters
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a little later
-NO_HEAD = (405, 501)  # answers of a server that does not tell sizes beforehand
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be others a little later
+REDIRECTS = (301, 302, 303, 307, 308)
+NO_HEAD = (405, 501)  # statuses of a server that does not report sizes beforehand
+URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"  # that are not quoted
+
+Response = http.client.HTTPResponse
 
 
-class _PassingError(Exception):
-    """Something that may go better the next time; answer is the server's, where it gave one."""
+class _TemporaryError(Exception):
+    """A failure that may not occur the next time.
 
-    def __init__(self, problem: str, answer: urllib3.BaseHTTPResponse | None = None):
+    Attributes:
+        retry_after: seconds to wait before the next try, where the server says that; else None.
+    """
+
+    def __init__(self, problem: str, retry_after: float | None = None):
         super().__init__(problem)
-        self.answer = answer
+        self.retry_after = retry_after
 
 
 class Part:
-    """What has come of a file.
+    """What has arrived of a file.
 
     Attributes:
-        path: of FILE.part. expected: the size of the whole, bytes, or None. version: what the server called this
-        version of the file, text or None. reached: bytes that this run has come to at the most.
+        path: of FILE.part.
+        expected: the size of the whole file in bytes, or None.
+        version: what the server called this version of the file, or None.
+        reached: the largest number of bytes of the file that this run has had.
     """
 
     def __init__(self, path: pathlib.Path, expected: int | None):
@@ -64,11 +80,11 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Bytes that are there and can be gone on from: none where their version is not known."""
+        """Bytes that have arrived and can be continued: none if their version is not known."""
         return self.path.stat().st_size if self.version else 0
 
     def open(self, begin: int, version: str | None) -> BinaryIO:
-        """The file, to be written from byte `begin` on."""
+        """Open the file to write from byte `begin` on."""
         if not begin:
             self.clear()  # before the new version is named: old bytes never get its name
             if version:
@@ -77,13 +93,13 @@ class Part:
         return open(self.path, "ab")
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Delete everything that has arrived."""
         self.version = None
         for path in (self.path, self._version_path):
             path.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Gives the file its name, once it is safe on the disk."""
+        """Give the file its name, once it is safe on the disk."""
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
         os.replace(self.path, self._whole)
@@ -91,28 +107,15 @@ class Part:
 
 
 class Mirror:
-    """A server's folder of files: asks again, a bounded number of times, whatever may go better the next time."""
+    """A server's folder of files. A request that fails for a temporary reason is repeated a bounded number of times."""
 
     def __init__(self, folder_url: str, n_tries: int, backoff: float, timeout: float):
-        try:
-            import requests  # need not be installed
-            import urllib3
-        except ImportError:
-            raise DownloadError(
-                'gpt2rt download: the package requests is missing (pip install "gpt2rt[download]")'
-            ) from None
-        self._folder_url, self._n_tries, self._timeout = folder_url, n_tries, timeout
-        self._retries = urllib3.Retry(
-            total=n_tries - 1, backoff_factor=backoff, backoff_jitter=backoff, backoff_max=MAX_WAIT
-        )
-        self._exhausted, self._malformed = urllib3.exceptions.MaxRetryError, urllib3.exceptions.InvalidHeader
-        self._errors = (requests.RequestException, urllib3.exceptions.HTTPError)
-        self._hopeless = (requests.TooManyRedirects, ValueError)  # ValueErrors: an address that is none
-        self._timeouts = (requests.Timeout, urllib3.exceptions.TimeoutError)
-        self._session = requests.Session()
-        self._session.headers["User-Agent"] = f"gpt2rt/{__version__}"
-        self._session.headers["Accept-Encoding"] = "identity"  # lengths and ranges are those of the file
-        self._session.max_redirects = MAX_REDIRECTS
+        self._folder_url, self._n_tries, self._backoff, self._timeout = folder_url, n_tries, backoff, timeout
+        # No handler of redirects or of errors: `_open` looks at every status itself.
+        self._opener = urllib.request.OpenerDirector()
+        for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):
+            self._opener.add_handler(handler)
+        self._opener.addheaders = []
 
     def __enter__(self) -> Self:
         return self
@@ -120,146 +123,210 @@ class Mirror:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._session.close()
+        self._opener.close()
 
     def url(self, name: str) -> str:
         return f"{self._folder_url}/{name}"
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where the server doesn't tell."""
+        """Return the bytes of a file, None if the server does not report them."""
 
         def ask() -> int | None:
-            with self._answer("HEAD", name) as answer:
-                if answer.status_code in NO_HEAD:
+            with self._open("HEAD", name) as response:
+                if response.status in NO_HEAD:
                     return None
-                if answer.status_code != 200:
-                    raise self._refusal(name, answer)
-                return _number(answer.headers.get("Content-Length"))
+                if response.status != 200:
+                    raise self._refusal(name, response)
+                return _number(response.headers.get("Content-Length"))
 
         return self._tried(name, ask)
 
     def fetch(self, name: str, part: Part, advance: Callable[[int], None]) -> None:
-        """Fetches what a part lacks. Args: advance, called with the bytes of the file that are there."""
+        """Download what a part lacks.
+
+        Args:
+            advance: called with the number of bytes of the file that have arrived.
+        """
 
         def ask() -> None:
             begin = part.size
             ranges = {"Range": f"bytes={begin}-", "If-Range": part.version} if begin and part.version else {}
-            with self._answer("GET", name, ranges) as answer:
-                if self._goes_on(name, answer, part, begin):
-                    self._receive(name, answer, part, begin if answer.status_code == 206 else 0, advance)
+            with self._open("GET", name, ranges) as response:
+                if self._has_more(name, response, part, begin):
+                    self._receive(name, response, part, begin if response.status == 206 else 0, advance)
 
         self._tried(name, ask, part)
 
-    def _goes_on(self, name: str, answer: requests.Response, part: Part, begin: int) -> bool:
-        """Whether the answer brings what comes next, or the file from the start; not where the part is whole."""
-        version, (first, total) = _version(answer.headers), _content_range(answer.headers)
-        if answer.status_code == 200:
+    def _has_more(self, name: str, response: Response, part: Part, begin: int) -> bool:
+        """Whether the response has the next bytes or the file from its start; not if the part is complete."""
+        version, (first, total) = _version(response.headers), _content_range(response.headers)
+        if response.status == 200:
             return True
-        if not begin or answer.status_code not in (206, 416):
-            raise self._refusal(name, answer)
-        if version in (None, part.version) and answer.status_code == 416 and total == begin:
+        if not begin or response.status not in (206, 416):
+            raise self._refusal(name, response)
+        if version in (None, part.version) and response.status == 416 and total == begin:
             return False
-        if answer.status_code == 416 or version not in (None, part.version) or first != begin:
+        if response.status == 416 or version not in (None, part.version) or first != begin:
             part.clear()
-            raise _PassingError("the server's file has changed, or it sends another range than it was asked for")
+            raise _TemporaryError("the server's file has changed, or the server sends another range than requested")
         return True
 
-    def _receive(
-        self, name: str, answer: requests.Response, part: Part, begin: int, advance: Callable[[int], None]
-    ) -> None:
-        """Appends the answer's body to the part."""
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise DownloadError(
-                f"{self.url(name)}: comes in {answer.headers['Content-Encoding']!r}, expected it as it is"
-            )
-        length = _number(answer.headers.get("Content-Length"))
+    def _receive(self, name: str, response: Response, part: Part, begin: int, advance: Callable[[int], None]) -> None:
+        """Append the response's body to the part."""
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            raise DownloadError(f"{self.url(name)}: got a body encoded as {encoding!r}, expected the file's own bytes")
+        length = _number(response.headers.get("Content-Length"))
         expected = part.expected if length is None else begin + length
         done = begin
-        with part.open(begin, _version(answer.headers)) as file:
-            while piece := answer.raw.read1(PIECE):
+        with part.open(begin, _version(response.headers)) as file:
+            while piece := self._read(response):
                 done += len(piece)
                 if expected is not None and done > expected:
                     part.clear()
-                    raise DownloadError(f"{self.url(name)}: more than {expected} bytes came, expected no more")
+                    raise DownloadError(f"{self.url(name)}: got more than {expected} bytes, expected no more")
                 file.write(piece)
                 part.reached = max(part.reached, done)
                 advance(done)
         if expected is not None and done < expected:
-            raise _PassingError(f"{done} bytes came, expected {expected}")
+            raise _TemporaryError("the connection was cut")
+
+    def _read(self, response: Response) -> bytes:
+        """Return the next bytes of the body, none at its end. Raises _TemporaryError."""
+        try:
+            return response.read1(PIECE)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _TemporaryError(self._reason(error)) from None
 
     @contextlib.contextmanager
-    def _answer(self, method: str, name: str, headers: Mapping[str, str] | None = None) -> Iterator[requests.Response]:
-        """The server's answer, its body not yet read. What may pass is a _PassingError, also inside."""
+    def _open(self, method: str, name: str, headers: Mapping[str, str] | None = None) -> Iterator[Response]:
+        """Request a file and yield the response, its body not yet read, after following redirects.
+
+        Raises:
+            DownloadError: the address is no usable one. _TemporaryError: the next try may succeed.
+        """
+        url, n_redirects = self.url(name), 0
+        headers = {
+            "User-Agent": f"gpt2rt/{__version__}",
+            "Accept-Encoding": "identity",  # lengths and ranges are those of the file
+            **(headers or {}),
+        }
+        while True:
+            response = self._response(method, name, url, headers)
+            with response:
+                if response.status in TEMPORARY:
+                    raise _TemporaryError(_status(response), _retry_after(response.headers))
+                location = response.headers.get("Location")
+                if response.status not in REDIRECTS or not location:
+                    yield response
+                    return
+            n_redirects += 1
+            if n_redirects > MAX_REDIRECTS:
+                raise self._dead_end(name, f"more than {MAX_REDIRECTS} redirects")
+            url = self._redirected(name, url, location)
+
+    def _response(self, method: str, name: str, url: str, headers: dict[str, str]) -> Response:
+        """Return the response to one request, whatever its status."""
         try:
-            with self._session.request(
-                method, self.url(name), headers=headers, stream=True, timeout=self._timeout
-            ) as answer:
-                if answer.status_code in PASSING:
-                    raise _PassingError(_status(answer), answer.raw)
-                yield answer
-        except self._hopeless as error:
-            raise DownloadError(f"{self.url(name)}: its address can't be followed: {error}") from None
-        except self._errors as error:
-            raise _PassingError(self._reason(error)) from None
+            request = urllib.request.Request(urllib.parse.quote(url, URL_CHARACTERS), headers=headers, method=method)
+            response: Response = self._opener.open(request, timeout=self._timeout)
+        except (http.client.InvalidURL, UnicodeError) as error:
+            raise self._dead_end(name, str(error)) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            cause = _cause(error)
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise DownloadError(
+                    f"{self.url(name)}: the server's certificate can't be verified: {cause.verify_message} (let the"
+                    " variable SSL_CERT_FILE name a file of root certificates; for Python from python.org on macOS, run"
+                    " its Install Certificates.command)"
+                ) from None
+            raise _TemporaryError(self._reason(error)) from None
+        return response
 
-    def _refusal(self, name: str, answer: requests.Response) -> DownloadError:
-        return DownloadError(f"{self.url(name)}: {_status(answer)}, expected the file (is the address right?)")
+    def _redirected(self, name: str, url: str, location: str) -> str:
+        """Return the address that a redirect leads to: never from https to anything else."""
+        try:
+            target = urllib.parse.urljoin(url, location)
+            scheme = urllib.parse.urlsplit(target).scheme
+        except ValueError as error:
+            raise self._dead_end(name, str(error)) from None
+        if scheme != "https" and not (scheme == "http" and url.startswith("http://")):
+            raise self._dead_end(name, f"got a redirect to {target!r:.200}, expected one to https://")
+        return target
 
-    def _reason(self, error: BaseException | None) -> str:
-        """Why a request failed, in words."""
-        if isinstance(error, self._timeouts):
+    def _dead_end(self, name: str, problem: str) -> DownloadError:
+        return DownloadError(f"{self.url(name)}: the address can't be followed: {problem}")
+
+    def _refusal(self, name: str, response: Response) -> DownloadError:
+        return DownloadError(f"{self.url(name)}: {_status(response)}, expected the file (is the address right?)")
+
+    def _reason(self, error: BaseException) -> str:
+        """Return why a request failed, in words."""
+        cause = _cause(error)
+        if isinstance(cause, TimeoutError):
             return f"no answer for {self._timeout} s"
-        while error is not None:
-            if isinstance(error, OSError) and not isinstance(error, self._errors) and error.strerror:
-                return error.strerror
-            error = error.__cause__ or error.__context__
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if isinstance(cause, OSError) and not isinstance(cause, ConnectionError) and str(cause):
+            return str(cause)  # a proxy's refusal
         return "the connection was cut"
 
     def _tried(self, name: str, ask: Callable[[], Result], part: Part | None = None) -> Result:
-        """What ask() returns, after as many tries as it takes and as there are."""
-        retries = self._retries
+        """Return what ask() returns, after as many tries as it takes and as are allowed."""
+        n_failed = 0
         while True:
             begin = part.reached if part else 0
             try:
                 return ask()
-            except _PassingError as error:
+            except _TemporaryError as error:
                 if part and part.reached - begin >= ENOUGH:
-                    retries = self._retries
-                try:
-                    retries = retries.increment("GET", self.url(name), error=error)
-                except self._exhausted:
+                    n_failed = 0
+                n_failed += 1
+                if n_failed >= self._n_tries:
                     raise DownloadError(
-                        f"{self.url(name)}: {error}, at the last of {self._n_tries} tries (what has come is kept; the"
-                        " same command goes on)"
+                        f"{self.url(name)}: {error}, at the last of {self._n_tries} tries (what has arrived is kept;"
+                        " the same command resumes)"
                     ) from None
-                retries.sleep(error.answer if self._wants_a_wait(retries, error.answer) else None)
+                time.sleep(self._wait(n_failed) if error.retry_after is None else error.retry_after)
 
-    def _wants_a_wait(self, retries: urllib3.Retry, answer: urllib3.BaseHTTPResponse | None) -> bool:
-        """Whether the server says when to come again, and that is soon."""
-        if answer is None:
-            return False
-        try:
-            return (retries.get_retry_after(answer) or 0) <= MAX_WAIT
-        except self._malformed:
-            return False
+    def _wait(self, n_failed: int) -> float:
+        """Return the seconds to wait after so many failed tries."""
+        if n_failed == 1:
+            return 0.0
+        return min(MAX_WAIT, self._backoff * (2.0 ** min(n_failed - 1, 10) + random.random()))
 
 
-def _status(answer: requests.Response) -> str:
-    return f"the server answers {answer.status_code} {answer.reason:.80}"
+def _cause(error: BaseException) -> BaseException:
+    """Return the error that urllib has wrapped, if it has."""
+    wrapped = error.reason if isinstance(error, urllib.error.URLError) else None
+    return wrapped if isinstance(wrapped, BaseException) else error
+
+
+def _status(response: Response) -> str:
+    return f"the server answers {response.status} {response.reason:.80}"
 
 
 def _number(text: str | None) -> int | None:
-    """The number of a header, None where there is none."""
+    """Return the number of a header, None if it has none."""
     return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text) else None
 
 
-def _version(headers: Mapping[str, str]) -> str | None:
-    """What tells this version of a file from others in If-Range: a strong ETag, else its date, else None."""
+def _retry_after(headers: email.message.Message) -> float | None:
+    """Return the seconds after which the server wants the next try, None if it says nothing or too long a time."""
+    text = headers.get("Retry-After", "")
+    seconds: float | None = _number(text.strip())
+    if seconds is None and (date := email.utils.parsedate_tz(text)):
+        seconds = max(0.0, email.utils.mktime_tz(date) - time.time())
+    return seconds if seconds and seconds <= MAX_WAIT else None
+
+
+def _version(headers: email.message.Message) -> str | None:
+    """Return what distinguishes this version of a file in If-Range: a strong ETag, else its date, else None."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
-def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """The first byte and the whole length of Content-Range, None for what it doesn't tell."""
+def _content_range(headers: email.message.Message) -> tuple[int | None, int | None]:
+    """Return the first byte and the whole length of Content-Range, None for what it does not say."""
     match = re.fullmatch(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)", headers.get("Content-Range", ""))
     return (_number(match[1]), _number(match[2])) if match else (None, None)

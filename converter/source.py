@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Protocol
 
 import numpy as np
 
 from gpt2rt.modelfile import Hyperparameters
+
+
+def folder_name(folder: pathlib.Path) -> str:
+    """Return what a folder is called where the user named it: a link's own name, not that of its target."""
+    path = os.path.abspath(folder)
+    entered = os.environ.get("PWD", "")
+    if path == os.getcwd() and entered and os.path.isabs(entered) and os.path.realpath(entered) == path:
+        path = os.path.normpath(entered)  # getcwd() has followed the links by which the shell came here
+    return os.path.basename(path)
 
 
 class SourceVocabulary(Protocol):

@@ -20,6 +20,8 @@ import numpy as np
 
 from gpt2rt._kernels import crc32c
 from gpt2rt.converter.checkpoint_index import MAGIC, UnsupportedCheckpointError, read_index
+from gpt2rt.converter.hub import suggestion
+from gpt2rt.converter.source import folder_name
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError
 from gpt2rt.modelfile import Hyperparameters, Tensor, tensor_table
@@ -62,9 +64,9 @@ class TensorFlowCheckpoint:
 
     def _open(self, source: str | os.PathLike[str]) -> None:
         self.path = _find_prefix(pathlib.Path(source))
-        folder, folder_name = self.path.parent, self.path.parent.resolve().name
-        self.name = self.path.name if self.path.name != RELEASED_NAME else folder_name or "model"
-        self.origin = f"TensorFlow checkpoint {folder_name}/{self.path.name}"
+        folder, called = self.path.parent, folder_name(self.path.parent)
+        self.name = self.path.name if self.path.name != RELEASED_NAME else called or "model"
+        self.origin = f"TensorFlow checkpoint {called}/{self.path.name}"
         self.hyperparameters = _read_hparams(folder / HPARAMS)
         self.licence: str | None = None
         self._reader: _BundleReader | _TensorFlowReader
@@ -114,9 +116,8 @@ def _find_prefix(source: pathlib.Path) -> pathlib.Path:
         return prefix
     if source.exists():
         raise CheckpointError(f"{source}: no TensorFlow checkpoint, expected a folder, a prefix or a .index file")
-    raise CheckpointError(
-        f"{source}: no such checkpoint, expected a folder or a prefix (there is no {_index_of(prefix)})"
-    )
+    hint = suggestion(source.as_posix()) or f"there is no {_index_of(prefix)}"
+    raise CheckpointError(f"{source}: no such checkpoint, expected a folder or a prefix ({hint})")
 
 
 def _prefix_in(folder: pathlib.Path) -> pathlib.Path:

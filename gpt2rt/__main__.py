@@ -5,6 +5,8 @@ import os
 import stat
 import sys
 
+from gpt2rt.model_folder import named_model
+
 READING = ("chat", "generate", "next")  # commands that read the whole of the first file that is named
 
 
@@ -23,7 +25,8 @@ def main() -> None:
     if sys.platform == "linux" and sys.argv[1:2] and sys.argv[1] in READING:
         for argument in sys.argv[2:]:
             if not argument.startswith("-"):
-                _thread.start_new_thread(read_ahead, (argument,))
+                path = argument if os.path.exists(argument) else named_model(argument) or argument
+                _thread.start_new_thread(read_ahead, (path,))
                 break
     from gpt2rt.cli import main
 

@@ -64,7 +64,8 @@ def test_version(cli):
     ("arguments", "code", "message"),
     [
         (["frobnicate"], 2, "gpt2rt: frobnicate: no such command (gpt2rt -h lists them)\n"),
-        (["generate"], 2, "gpt2rt: MODEL: missing (see gpt2rt generate -h)\n"),
+        (["tokenize"], 2, "gpt2rt: TEXT: missing (see gpt2rt tokenize -h)\n"),
+        (["export"], 2, "gpt2rt: MODEL: missing (see gpt2rt export -h)\n"),
         (["chta"], 2, "gpt2rt: chta: no such command (did you mean chat?)\n"),
         (["help", "chta"], 2, "gpt2rt: chta: no such command (did you mean chat?)\n"),
         (["chat", "--temprature", "1"], 2, "gpt2rt: --temprature: no such option (did you mean --temperature?)\n"),
@@ -240,9 +241,7 @@ def test_a_piped_chat_prints_only_answers(cli, demo):
     assert code == 0
     assert len(out.splitlines()) == 2
     assert "User:" not in out
-    assert (
-        err == "It is the small bundled model; OpenAI's: gpt2rt convert models/124M, then gpt2rt chat 124M-int8.bin.\n"
-    )
+    assert err == "It is the small bundled model; OpenAI's: gpt2rt chat 124M.\n"
 
 
 def test_a_piped_chat_shows_the_seed_that_was_drawn(cli, demo):
@@ -308,7 +307,10 @@ def test_the_way_to_the_first_token_imports_little(demo):
         "import sys; from gpt2rt.cli import run; status = run(sys.argv[1:]);"
         "print(*(name for name in FORBIDDEN if name in sys.modules), file=sys.stderr); sys.exit(status)"
     )
-    forbidden = ("numpy", "json", "dataclasses", "importlib.metadata", "tensorflow", "readline", "gpt2rt.chat")
+    forbidden = (
+        *("numpy", "json", "dataclasses", "importlib.metadata", "tensorflow", "readline", "urllib.request"),
+        *("gpt2rt.chat", "gpt2rt.cli.download"),
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"FORBIDDEN = {forbidden}; {program}", "generate", demo, "Once", "-n", "1"],
         capture_output=True,

@@ -51,9 +51,9 @@ def test_a_word_is_completed(words, expected):
 @pytest.mark.parametrize(
     "words",
     [
-        *([name, "12"] for name in COMMANDS if name not in ("models", "download", "doctor", "help")),
+        *([name, "124M-"] for name in COMMANDS if name not in ("models", "download", "doctor", "help")),
         ["perplexity", "x.bin", "te"],
-        ["perplexity", "--against", "12"],
+        ["perplexity", "--against", "124M-"],
         ["chat", "--opening", "op"],
         ["convert", "models/124M", "-o", "12"],
         ["convert", "models/124M", "--calibrate", "b"],
@@ -98,7 +98,7 @@ class TestShell:
         shell.close()
 
     def test_a_file_name_completes(self, shell):
-        assert shell.complete("gpt2rt info 12") == "info 124M-int8.bin"
+        assert shell.complete("gpt2rt info 124M-") == "info 124M-int8.bin"
 
     def test_a_command_and_a_type_complete(self, shell):
         assert shell.complete("gpt2rt requan") == "requantize"

@@ -46,6 +46,7 @@ CHECKPOINTS = {  # and the last part of their prefix
     "CHECKPOINT": "model.ckpt",
     "DEMO": "model.ckpt",
 }
+NAMED = "named"  # the model folder of these command lines
 TEXT = b"Hello! How are you?\nI am well. And you?\n" * 5
 PASSAGES = json.dumps({"text": "It was a cold day in the old town"}).encode()
 DIALOGUES = json.dumps({"turns": ["Hello!", "Hello! How are you?"]}).encode()
@@ -86,6 +87,8 @@ def stand_ins(tmp_path_factory):
         convert(
             folder / "models/124M", folder / name, weight_type=next((t for t in ("f32", "f16") if t in name), "int8")
         )
+    (folder / NAMED).mkdir()
+    shutil.copy(folder / "124M-int8.bin", folder / NAMED / "124M.bin")
     for name, content in TEXTS.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(lzma.compress(content) if name.endswith(".xz") else content)
@@ -100,7 +103,11 @@ def run(command, folder):
     result = subprocess.run(
         command,
         cwd=folder,
-        env={**{key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}, "PATH": path},
+        env={
+            **{key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"},
+            "PATH": path,
+            "GPT2RT_MODELS": NAMED,
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

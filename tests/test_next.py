@@ -101,9 +101,9 @@ def test_a_number_out_of_range_is_refused(cli, number):
     ("arguments", "code", "message"),
     [
         ([], 2, "TEXT: missing (see gpt2rt next -h)"),
-        ([DEMO], 2, "TEXT: missing after MODEL (see gpt2rt next -h)"),
+        ([DEMO], 2, "TEXT: missing (see gpt2rt next -h)"),
         (["none.bin", TEXT], 1, "none.bin: no such file (gpt2rt convert makes one from a checkpoint)"),
-        ([DEMO, "The", "cat"], 2, "TEXT: got several arguments, expected one (put quotes around the text)"),
+        ([DEMO, "The", "cat"], 2, "got unexpected extra argument (cat) (see gpt2rt next -h)"),
         (["a " * 600], 1, "TEXT: 601 tokens, the model has 512 positions (shorten it)"),
     ],
 )

@@ -405,8 +405,8 @@ def test_refused_before_weights_are_read(folder, case, monkeypatch):
 
 
 def test_missing_source_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"124M: no such checkpoint.*there is no .*124M\.index"):
-        TensorFlowCheckpoint(tmp_path / "124M")
+    with pytest.raises(CheckpointError, match=r"run1: no such checkpoint.*there is no .*run1\.index"):
+        TensorFlowCheckpoint(tmp_path / "run1")
 
 
 @pytest.mark.parametrize("name", [".index", "x" * 300, "a\0b"])

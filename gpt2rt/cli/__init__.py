@@ -13,7 +13,7 @@ import click
 from gpt2rt.errors import Gpt2rtError, UsageError
 
 COMMANDS = (
-    *("chat", "generate", "next", "download", "convert", "requantize", "export", "info", "verify"),
+    *("chat", "generate", "next", "models", "download", "convert", "requantize", "export", "info", "verify"),
     *("tokenize", "bench", "perplexity", "doctor", "help"),
 )
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -71,17 +71,17 @@ def group(ctx: click.Context, /) -> None:
     \b
     Examples:
       gpt2rt chat                            chat with the small bundled model
+      gpt2rt generate "Once upon a time"     let it continue a text
       gpt2rt next "The cat sat on the"       show the most likely next tokens
-      gpt2rt download 124M                   download OpenAI's smallest GPT-2 into models/124M
-      gpt2rt convert models/124M             convert it to 124M-int8.bin
-      gpt2rt chat 124M-int8.bin              chat with it
-      gpt2rt generate 124M-int8.bin "Once upon a time"
+      gpt2rt chat 124M                       chat with OpenAI's smallest, downloaded if you want
+      gpt2rt generate 124M "Once upon a time"
+      gpt2rt models                          list the models that have a name
 
     \b
     Shell completion, a line for ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish:
-      eval "$(_GPT2RT_COMPLETE=bash_source gpt2rt)"
-      eval "$(_GPT2RT_COMPLETE=zsh_source gpt2rt)"
-      _GPT2RT_COMPLETE=fish_source gpt2rt | source
+      bash   eval "$(_GPT2RT_COMPLETE=bash_source gpt2rt)"
+      zsh    eval "$(_GPT2RT_COMPLETE=zsh_source gpt2rt)"
+      fish   _GPT2RT_COMPLETE=fish_source gpt2rt | source
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
@@ -153,7 +153,8 @@ def usage_sentence(error: click.UsageError) -> str:
             hint = f"did you mean {' or '.join(sorted(error.possibilities))}?"
         return f"{error.option_name}: no such option ({hint})"
     if isinstance(error, click.MissingParameter):
-        return f"{label(error.param)}: missing ({hint})"
+        subject = label(error.param) if error.param else str(error.param_hint).strip("'")
+        return f"{subject}: missing ({hint})"
     if isinstance(error, click.BadParameter):
         return f"{label(error.param)}: {message} ({hint})"
     if isinstance(error, click.BadOptionUsage):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from gpt2rt.cli.parameters import FILE
+from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.terminal import print_table
 from gpt2rt.errors import UsageError
 
@@ -36,7 +36,7 @@ def numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None]
 
 
 @click.command("bench", short_help="Measure how fast a model runs on this machine.")
-@click.argument("model", type=FILE)
+@model_argument()
 @click.option(
     "--threads",
     metavar="N,N,...",
@@ -78,7 +78,7 @@ def command(
     as_json: bool,
     as_markdown: bool,
 ) -> None:
-    """Measure how fast the model file MODEL runs on this machine.
+    """Measure how fast MODEL, the bundled model by default, runs on this machine.
 
     Each round measures every figure once. Decoding is limited by how fast memory can be read: "of memory limit" is the
     median decoding speed divided by the speed at which the same number of threads can read the weights and the KV cache
@@ -86,7 +86,7 @@ def command(
 
     \b
     Examples:
-      gpt2rt bench 124M-int8.bin
+      gpt2rt bench 124M
       gpt2rt bench 124M-int8.bin --threads 1,2,4 --rounds 9 --markdown
     """
     from gpt2rt.benchmark import benchmark

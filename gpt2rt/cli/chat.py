@@ -7,9 +7,11 @@ import os
 import sys
 
 import click
+from click.core import ParameterSource
 
 from gpt2rt.cli import EXIT_ERROR, complain
 from gpt2rt.cli.files import named_file, read_text
+from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
 from gpt2rt.cli.terminal import line_editing, printable, speed, write
@@ -34,7 +36,7 @@ HELP = """\
 
 
 @click.command("chat", short_help="Talk with a model.")
-@click.argument("model", required=False, type=FILE)
+@model_argument()
 @click.option(
     "--format",
     "chat_format",
@@ -65,7 +67,7 @@ HELP = """\
 def command(
     ctx: click.Context,
     /,
-    model: str | None,
+    model: str,
     chat_format: str | None,
     user_name: str | None,
     bot_name: str | None,
@@ -78,21 +80,21 @@ def command(
     no_mmap: bool,
     **options: float | None,
 ) -> None:
-    """Talk with the model file MODEL, or with the small bundled model.
+    """Talk with MODEL, a model file or a name that gpt2rt models lists; by default the small bundled model.
 
     Standard input may be a pipe: every line is a message, and only the answers are printed.
 
     \b
     Examples:
       gpt2rt chat
+      gpt2rt chat 124M
       gpt2rt chat 124M-int8.bin --bot-name Alice --temperature 0.9
       echo "How are you?" | gpt2rt chat 124M-int8.bin --seed 7
     """
     from gpt2rt.chat import Conversation
     from gpt2rt.model import open_model
 
-    path = model if model is not None else os.path.join(os.path.dirname(os.path.dirname(__file__)), "demo.bin")
-    opened = open_model(path, n_threads=threads, use_mmap=not no_mmap)
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
     conversation = Conversation(
         opened,
         format=chat_format,
@@ -107,7 +109,12 @@ def command(
     )
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     talk = Talk(conversation, is_interactive)
-    greet(conversation, is_interactive, is_bundled=model is None, is_drawn=seed is None)
+    greet(
+        conversation,
+        is_interactive,
+        is_bundled=ctx.get_parameter_source("model") is not ParameterSource.COMMANDLINE,
+        is_drawn=seed is None,
+    )
     ctx.exit(talk.run())
 
 
@@ -126,7 +133,7 @@ def greet(conversation: Conversation, is_interactive: bool, is_bundled: bool, is
         click.echo(f"seed {conversation.seed}", err=True)
     if is_bundled:
         click.echo(
-            "It is the small bundled model; OpenAI's: gpt2rt convert models/124M, then gpt2rt chat 124M-int8.bin.",
+            "It is the small bundled model; OpenAI's: gpt2rt chat 124M.",
             err=not is_interactive,
         )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from gpt2rt.cli.parameters import FILE, FOLDER, OneOf
+from gpt2rt.cli.model_argument import model_argument
+from gpt2rt.cli.parameters import FOLDER, OneOf
 
 
 @click.command("export", short_help="Write a model file as a Hugging Face folder.")
-@click.argument("model", type=FILE)
+@model_argument(required=True)
 @click.option(
     "--to",
     "form",

@@ -9,7 +9,7 @@ from gpt2rt.errors import UsageError
 
 
 def read_text(path: str) -> str:
-    """The text of a file in UTF-8. Raises UsageError."""
+    """Return the text of a UTF-8 file. Raises UsageError."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
@@ -18,10 +18,10 @@ def read_text(path: str) -> str:
 
 
 def read_any_text(path: str) -> str:
-    """The text of a file in UTF-8 with its line ends as they are; .xz is unpacked, - is standard input.
+    """Return the text of a UTF-8 file with its line ends unchanged; .xz is unpacked, - is standard input.
 
     Raises:
-        UsageError: it can't be read, or is no such text.
+        UsageError: the file can't be read, or is not such a text.
     """
     import lzma
 
@@ -35,7 +35,7 @@ def read_any_text(path: str) -> str:
 
 
 def named_file(path: str, command: str) -> str:
-    """The path that was typed behind a chat command. Raises UsageError where there is none."""
+    """Return the path that was typed after a chat command. Raises UsageError if there is none."""
     if not path:
         raise UsageError(f"{command}: expected the name of a file")
     return os.path.expanduser(path)

@@ -7,6 +7,7 @@ import sys
 import click
 
 from gpt2rt.cli.files import read_text
+from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
 from gpt2rt.cli.terminal import speed, write
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("generate", short_help="Continue a text.")
-@click.argument("model", type=FILE)
-@click.argument("prompt", default="")
+@model_and_text_arguments("prompt", required=False, announce=True)
 @click.option("--echo", is_flag=True, help="Print the prompt too.")
 @click.option(
     "--prompts",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @model_options
 def command(
     model: str,
-    prompt: str,
+    prompt: str | None,
     echo: bool,
     prompts: str | None,
     batch_size: int | None,
@@ -54,20 +54,24 @@ def command(
     no_mmap: bool,
     **options: float | None,
 ) -> None:
-    """Continue a text with the model file MODEL.
+    """Continue the text PROMPT with MODEL, the bundled model by default.
 
-    PROMPT is the text; - reads it from standard input; without it, the model starts a new document. The text goes to
-    standard output, the seed and the speed to standard error.
+    MODEL is a model file, or a name that gpt2rt models lists. A single argument is MODEL if a file or a model has this
+    name, if it ends in .bin, or if it contains a path separator and no space; else it is PROMPT.
+
+    PROMPT - reads standard input; without PROMPT the model starts a new document. The text goes to standard output, the
+    seed and the speed to standard error.
 
     With --prompts, each line of FILE is a prompt, and each line of output is a JSON object with "prompt", "text" and
     "finish_reason", in the order of the prompts. Prompt i, counted from 0, uses the seed SEED + i.
 
     \b
     Examples:
-      gpt2rt generate 124M-int8.bin "Once upon a time"
+      gpt2rt generate "Once upon a time"
+      gpt2rt generate 124M "Once upon a time"
       gpt2rt generate 124M-int8.bin -n 50 --seed 7 --stop "." "The meaning of life is"
-      gpt2rt generate 124M-int8.bin - --echo < letter.txt
-      gpt2rt generate 124M-int8.bin --prompts questions.txt > answers.jsonl
+      gpt2rt generate 124M - --echo < letter.txt
+      gpt2rt generate 124M --prompts questions.txt > answers.jsonl
     """
     from gpt2rt.model import open_model
 
@@ -77,6 +81,7 @@ def command(
         raise UsageError("--batch-size: got no --prompts (add it)")
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
+    prompt = prompt or ""
     opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
     arguments: dict[str, Any] = {
         "max_tokens": MAX_TOKENS if max_tokens is None else max_tokens,

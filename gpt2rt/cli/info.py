@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gpt2rt.cli.parameters import FILE
+from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.terminal import printable
 
 TYPE_CHECKING = False
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 @click.command("info", short_help="Show what a model file contains.")
-@click.argument("model", type=FILE)
+@model_argument()
 @click.option("--sha256", "with_sha256", is_flag=True, help="Add the SHA-256 of the file, which reads all of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, with_sha256: bool, as_json: bool) -> None:
-    """Show what the model file MODEL contains. The weights are not read; gpt2rt verify checks them.
+    """Show what MODEL, the bundled model by default, contains. The weights are not read; gpt2rt verify checks them.
 
     \b
     Examples:
-      gpt2rt info 124M-int8.bin
+      gpt2rt info 124M
       gpt2rt info 124M-int8.bin --sha256
       gpt2rt info 124M-int8.bin --json
     """
     from gpt2rt.modelfile import ModelFile
 
-    file = ModelFile(model)
+    file = ModelFile(model, prefetch=False)
     h = file.hyperparameters
     if as_json:
         import json

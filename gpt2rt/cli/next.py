@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sys
 
 import click
 
-from gpt2rt.cli.parameters import FILE
+from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.sampling_options import model_options
 from gpt2rt.cli.terminal import write
 from gpt2rt.cli.tokenize import shown
-from gpt2rt.errors import ContextFullError, UsageError
+from gpt2rt.errors import ContextFullError
 
 BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a column
 MOST_COLUMNS = 40  # of a bar
@@ -25,45 +24,41 @@ if TYPE_CHECKING:
 
 
 @click.command("next", short_help="Show the most likely next tokens of a text.")
-@click.argument("arguments", metavar="[MODEL] TEXT", nargs=-1, required=True, type=FILE)
+@model_and_text_arguments("text", required=True)
 @click.option(
     "-n", "--number", type=int, default=10, show_default=True, metavar="N", help=f"Show N tokens, 1 to {MOST_TOKENS}."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @model_options
-def command(arguments: tuple[str, ...], number: int, as_json: bool, threads: int | None, no_mmap: bool) -> None:
-    """Show the tokens that the model file MODEL, or the small bundled model, finds most likely after TEXT.
+def command(model: str, text: str, number: int, as_json: bool, threads: int | None, no_mmap: bool) -> None:
+    """Show the tokens that MODEL, the bundled model by default, finds most likely after TEXT.
 
-    TEXT is a text; - reads it from standard input; an empty one asks for the first token of a document. Each token is
-    printed in quotes, because most begin with a space, with its probability and a bar; the longest bar is that of the
-    most likely token. End TEXT without a space: the next token brings its own.
+    MODEL is a model file, or a name that gpt2rt models lists. TEXT - reads standard input; an empty TEXT asks for the
+    first token of a document.
+
+    Each token is printed in quotes, because most begin with a space, with its probability and a bar; the longest bar
+    is that of the most likely token. End TEXT without a space: the next token brings its own.
 
     \b
     Examples:
       gpt2rt next "The cat sat on the"
-      gpt2rt next 124M-int8.bin "The cat sat on the" -n 20
+      gpt2rt next 124M "The cat sat on the" -n 20
       gpt2rt next "Hello" --json
     """
     from gpt2rt.arguments import whole_number
     from gpt2rt.generate import prompt_ids, start_of_text
     from gpt2rt.model import open_model
 
-    if len(arguments) > 2:
-        raise UsageError("TEXT: got several arguments, expected one (put quotes around the text)")
     whole_number("--number", number, 1, MOST_TOKENS)
-    if len(arguments) == 1 and arguments[0].endswith(".bin") and os.path.isfile(arguments[0]):
-        raise UsageError("TEXT: missing after MODEL (see gpt2rt next -h)")
-    text = arguments[-1]
-    path = arguments[0] if len(arguments) == 2 else os.path.join(os.path.dirname(os.path.dirname(__file__)), "demo.bin")
     if text == "-":
         text = sys.stdin.read().removesuffix("\n")
-    model = open_model(path, n_threads=threads, use_mmap=not no_mmap)
-    ids = prompt_ids(model, text) or start_of_text(model)
-    found = most_likely_next(model, ids, min(number, model.hyperparameters.n_vocab))
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
+    ids = prompt_ids(opened, text) or start_of_text(opened)
+    found = most_likely_next(opened, ids, min(number, opened.hyperparameters.n_vocab))
     if as_json:
-        print_json(model, text, ids, found)
+        print_json(opened, text, ids, found)
     else:
-        print_bars(model, found)
+        print_bars(opened, found)
 
 
 def most_likely_next(model: Model, ids: list[int], n: int) -> list[tuple[int, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import click
+from click.shell_completion import CompletionItem
 
 from gpt2rt.errors import UsageError
 
@@ -24,9 +25,14 @@ class OneOf(click.Choice):  # type: ignore[type-arg]
     """One of a few names."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value not in self.choices:
-            raise UsageError(f"{label(param)}: got {str(value)!r:.80}, expected one of {', '.join(self.choices)}")
-        return value
+        for choice in self.choices:
+            if value == choice or (not self.case_sensitive and str(value).casefold() == choice.casefold()):
+                return choice
+        raise UsageError(f"{label(param)}: got {str(value)!r:.80}, expected one of {', '.join(self.choices)}")
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        # click's own offers 124m for 124M where case does not matter.
+        return [CompletionItem(choice) for choice in self.choices if choice.startswith(incomplete)]
 
 
 class Renamed(click.Option):
@@ -50,5 +56,4 @@ def label(param: click.Parameter | None) -> str:
 FILE = AnyPath()
 FOLDER = AnyPath(file_okay=False)
 WEIGHT_TYPE = OneOf(["int8", "int4", "f16", "f32"])
-SIZE = OneOf(["124M", "355M", "774M", "1558M"])  # of OpenAI's models
 CHAT_FORMAT = OneOf(["plain", "dialogpt", "raw"])

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import click
 
 from gpt2rt.cli.files import read_any_text
-from gpt2rt.cli.parameters import FILE, OneOf
+from gpt2rt.cli.model_argument import MODEL, model_and_text_arguments
+from gpt2rt.cli.parameters import OneOf
 from gpt2rt.cli.sampling_options import model_options
 from gpt2rt.cli.terminal import print_table, printable
 from gpt2rt.errors import UsageError
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("perplexity", short_help="Measure how well a model predicts text.")
-@click.argument("model", type=FILE)
-@click.argument("text", nargs=-1, required=True, type=FILE)
+@model_and_text_arguments("text", required=True, files=True, also=("against",))
 @click.option("--stride", type=int, metavar="N", help="Move the window by N tokens.  [default: half the context]")
 @click.option(
     "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 @click.option("--no-bos", is_flag=True, help="Put no end-of-text token before a text, as the recipe of transformers.")
 @click.option(
     "--against",
-    type=FILE,
+    type=MODEL,
     metavar="OTHER",
-    help="Compare with the model file OTHER, such as MODEL in f32.  [default: no comparison]",
+    help="Compare with the model OTHER, such as MODEL in f32.  [default: no comparison]",
 )
 @click.option(
     "--task",
@@ -53,7 +53,9 @@ def command(
     threads: int | None,
     no_mmap: bool,
 ) -> None:
-    """Measure how well the model file MODEL predicts each file TEXT (UTF-8; .xz is unpacked; - is standard input).
+    """Measure how well MODEL predicts each file TEXT (UTF-8; .xz is unpacked; - is standard input).
+
+    MODEL is a model file, or a name that gpt2rt models lists. A single argument is TEXT, for the bundled model.
 
     A window as long as the model's context slides over the text and moves by the stride. Each token is scored once: in
     the first window all tokens, after an end-of-text token; in each later window the new ones, which have at least
@@ -72,7 +74,7 @@ def command(
 
     \b
     Examples:
-      gpt2rt perplexity 124M-int8.bin letters.txt book.txt.xz
+      gpt2rt perplexity 124M letters.txt book.txt.xz
       gpt2rt perplexity 124M-int8.bin wiki.txt --against 124M-f32.bin --stride 1024
       gpt2rt perplexity 124M-f32.bin wiki.txt --no-bos --stride 512
       gpt2rt perplexity 124M-int8.bin lambada_test.jsonl --task lambada

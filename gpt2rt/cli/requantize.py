@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from gpt2rt.cli.convert import output_options, receipt_text, show_result, with_progress
-from gpt2rt.cli.parameters import FILE
+from gpt2rt.cli.model_argument import model_argument
 
 
 @click.command("requantize", short_help="Convert an f32 or f16 model file to another type.")
-@click.argument("model", type=FILE)
+@model_argument(required=True)
 @output_options(None)
 def command(
     model: str,

@@ -6,29 +6,31 @@ import sys
 
 import click
 
-from gpt2rt.cli.parameters import FILE
+from gpt2rt.cli.model_argument import model_and_text_arguments
 
 
 @click.command("tokenize", short_help="Show the tokens of a text.")
-@click.argument("model", type=FILE)
-@click.argument("text")
+@model_and_text_arguments("text", required=True)
 @click.option("--pieces", is_flag=True, help="Print each token on its own line, with its text.")
 @click.option(
     "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -> None:
-    """Show the token ids of TEXT (- reads standard input) in the vocabulary of the model file MODEL.
+    """Show the token ids of TEXT (- reads standard input) in the vocabulary of MODEL, the bundled model by default.
+
+    MODEL is a model file, or a name that gpt2rt models lists. A single argument is TEXT unless a file or a model has
+    this name, it ends in .bin, or it contains a path separator and no space.
 
     \b
     Examples:
-      gpt2rt tokenize 124M-int8.bin "Hello world"
-      gpt2rt tokenize 124M-int8.bin --pieces - < letter.txt
+      gpt2rt tokenize "Hello world"
+      gpt2rt tokenize 124M --pieces - < letter.txt
     """
     from gpt2rt._tokenizer import Tokenizer
     from gpt2rt.modelfile import ModelFile
 
-    file = ModelFile(model)
+    file = ModelFile(model, prefetch=False)
     tokenizer = Tokenizer(file.vocabulary(), file.hyperparameters.n_vocab)
     ids = tokenizer.encode(sys.stdin.read() if text == "-" else text, special=special)
     if as_json:

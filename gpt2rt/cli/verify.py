@@ -5,19 +5,21 @@ from __future__ import annotations
 import click
 
 from gpt2rt.cli import EXIT_ERROR, complain
-from gpt2rt.cli.parameters import FILE
+from gpt2rt.cli.model_argument import model_argument
 
 
 @click.command("verify", short_help="Check a model file for damage.")
-@click.argument("model", type=FILE)
+@model_argument()
 @click.pass_context
 def command(ctx: click.Context, /, model: str) -> None:
-    """Check every byte of the model file MODEL against its checksums, check its vocabulary, and print its SHA-256.
+    """Check every byte of MODEL, the bundled model by default, and print its SHA-256.
 
-    The checksums in the file detect damage; the SHA-256 identifies the file. Note it to recognize the same file later.
+    The checksums in the file detect damage, and the vocabulary is checked as well. The SHA-256 identifies the file:
+    note it to recognize the same file later.
 
     \b
-    Example:
+    Examples:
+      gpt2rt verify 124M
       gpt2rt verify 124M-int8.bin
     """
     from gpt2rt._tokenizer import Tokenizer

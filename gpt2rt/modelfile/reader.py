@@ -54,8 +54,16 @@ class ModelFile:
         size: bytes of the file. sections: {name: memoryview}. checksums: {name: CRC32C}.
     """
 
-    def __init__(self, path: Path, use_mmap: bool = True):
-        """Opens and validates in time that does not depend on the weights. Raises ModelFileError."""
+    def __init__(self, path: Path, use_mmap: bool = True, prefetch: bool = True):
+        """Open and validate a file in time that does not depend on the weights.
+
+        Args:
+            use_mmap: whether to map the file instead of reading it into memory.
+            prefetch: whether to start reading a mapped file that is not in memory yet, for whoever uses the weights.
+
+        Raises:
+            ModelFileError: it is not a sound model file.
+        """
         self.path = os.fspath(path)
         try:
             if stat.S_ISFIFO(os.stat(self.path).st_mode):
@@ -69,7 +77,7 @@ class ModelFile:
                     self._refuse(f"{size} bytes, expected a header of {ALIGNMENT} (cut short? copy or convert again)")
                 if use_mmap:
                     self._buffer: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                    if hasattr(mmap, "MADV_WILLNEED"):
+                    if prefetch and hasattr(mmap, "MADV_WILLNEED"):
                         self._buffer.madvise(mmap.MADV_WILLNEED)
                 else:
                     self._buffer = file.read()
