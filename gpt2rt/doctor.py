@@ -13,6 +13,7 @@ import gpt2rt
 from gpt2rt._kernels import available_isas
 from gpt2rt.benchmark import cpu_name, some_tokens
 from gpt2rt.model import Model, open_model
+from gpt2rt.model_folder import bundled_model
 from gpt2rt.threads import default_threads, thread_limits
 
 N_TOKENS = 300  # more than one pass, several groups of positions
@@ -41,7 +42,7 @@ def examine() -> dict[str, Any]:
         where the package was built without its model.
     """
     wanted, available = os.environ.get("GPT2RT_ISA") or None, available_isas()
-    path = os.path.join(os.path.dirname(gpt2rt.__file__), "demo.bin")
+    path = bundled_model()
     digests = {}
     if os.path.exists(path):
         digests = {isa: logits_digest(open_model(path, isa=isa)) for isa in available}

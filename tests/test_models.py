@@ -253,7 +253,21 @@ def test_which_single_argument_is_a_model(here, argument, is_model):
     [
         (["generate", "missing.bin"], 1, "missing.bin: no such file (gpt2rt convert makes one from a checkpoint)"),
         (["generate", "models/x"], 1, "models/x: no such file (gpt2rt convert makes one from a checkpoint)"),
-        (["generate", "Once", "upon"], 1, "Once: no file or model has this name (gpt2rt models lists the names)"),
+        (
+            ["generate", "Once", "upon"],
+            2,
+            'got the 2 texts Once, upon, expected one (in quotes: gpt2rt generate "Once up',
+        ),
+        (
+            ["generate", "mine", "a", "b"],
+            2,
+            'got the 2 texts a, b, expected one (in quotes: gpt2rt generate mine "a b")',
+        ),
+        (["tokenize", "a", "b", "c"], 2, 'got the 3 texts a, b, c, expected one (in quotes: gpt2rt tokenize "a b c")'),
+        (["generate", "xyz", "Once upon"], 1, "xyz: no file or model has this name (gpt2rt models lists the names)"),
+        (["generate", "mime", "Once"], 1, "mime: no file or model has this name (did you mean mine?"),
+        (["generate", "folder", "Once"], 1, "folder: is a folder, expected a model file"),
+        (["bench", "xyz"], 1, "xyz: no file or model has this name (gpt2rt models lists the names)"),
         (
             ["info", "mind"],
             1,

@@ -103,7 +103,7 @@ def test_a_number_out_of_range_is_refused(cli, number):
         ([], 2, "TEXT: missing (see gpt2rt next -h)"),
         ([DEMO], 2, "TEXT: missing (see gpt2rt next -h)"),
         (["none.bin", TEXT], 1, "none.bin: no such file (gpt2rt convert makes one from a checkpoint)"),
-        ([DEMO, "The", "cat"], 2, "got unexpected extra argument (cat) (see gpt2rt next -h)"),
+        (["The", "cat"], 2, 'got the 2 texts The, cat, expected one (in quotes: gpt2rt next "The cat")'),
         (["a " * 600], 1, "TEXT: 601 tokens, the model has 512 positions (shorten it)"),
     ],
 )

@@ -21,7 +21,7 @@ UNFINISHED = ".download"  # folder of checkpoints in the model folder: no model'
 
 
 @click.command("download", short_help="Fetch one of OpenAI's models.")
-@click.argument("size", type=OneOf(SIZES, case_sensitive=False), metavar="SIZE")
+@click.argument("size", type=OneOf(SIZES), metavar="SIZE")
 @click.option("-d", "--folder", type=FOLDER, metavar="DIR", help="Save the files in DIR.  [default: models/SIZE]")
 @click.option(
     "--convert",

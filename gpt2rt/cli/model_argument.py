@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable
 
 import click
-from click.shell_completion import CompletionItem
 
-from gpt2rt.errors import ModelFileError
+from gpt2rt.errors import ModelFileError, UsageError
 from gpt2rt.model_folder import (
     SIZES,
     SUFFIX,
@@ -25,6 +24,8 @@ from gpt2rt.model_folder import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from click.shell_completion import CompletionItem
 
 Command = Callable[..., None]
 
@@ -44,6 +45,8 @@ class ModelType(click.ParamType):  # type: ignore[type-arg, unused-ignore] # gen
         bash asks either for words or for its own completion of files. Where a model's name fits, the files are
         therefore listed here; else the shell completes them.
         """
+        from click.shell_completion import CompletionItem  # not needed to run a command
+
         names = [name for name in dict.fromkeys((*model_names(), *SIZES)) if name.startswith(incomplete)]
         if not names:
             return [CompletionItem(incomplete, type="file")]
@@ -99,19 +102,22 @@ def model_and_text_arguments(
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_text(*arguments: Any, **options: Any) -> None:
-            context, model = click.get_current_context(), options["model"]
-            if options[name] in (None, ()) and model is not None and not names_model(model, files):
-                options["model"], options[name] = None, (model,) if files else model
-            if required and options[name] in (None, ()):
+            context, model, texts = click.get_current_context(), options["model"], options[name]
+            if model is not None and not texts and not names_model(model, files):
+                options["model"], texts = None, (model,)
+            if not files and texts:
+                _check_quotes(context, options["model"], texts)
+            if required and not texts:
                 raise click.MissingParameter(param_hint=f"'{name.upper()}'", param_type="argument", ctx=context)
             if options["model"] is None and announce:
                 click.echo(f"(the small bundled model; OpenAI's: {context.command_path} 124M ...)", err=True)
-            command(*arguments, **_with_paths(options, also))
+            if not files:
+                texts = texts[0] if texts else None
+            command(*arguments, **_with_paths({**options, name: texts}, also))
 
         metavar = name.upper() + "..." * files
         metavar = metavar if required else f"[{metavar}]"
-        click.argument(name, required=False, nargs=-1 if files else 1, metavar=metavar,
-                       type=click.Path() if files else str)(with_text)  # fmt: skip
+        click.argument(name, nargs=-1, metavar=metavar, type=click.Path() if files else str)(with_text)
         return _with_parameters(with_text, required=False)
 
     return decorate
@@ -131,6 +137,17 @@ def _with_paths(options: dict[str, Any], also: tuple[str, ...]) -> dict[str, Any
     paths = {name: model_path(options[name], yes) for name in also if options[name] is not None}
     model = options["model"]
     return {**options, **paths, "model": bundled_model() if model is None else model_path(model, yes)}
+
+
+def _check_quotes(context: click.Context, model: str | None, texts: tuple[str, ...]) -> None:
+    """Raise UsageError if a text was typed without quotes, as far as that can be told from a mistyped model."""
+    is_model = model is None or names_model(model) or os.path.isdir(model) or bool(_near(model))
+    if len(texts) == 1 and (is_model or " " in texts[0]):
+        return  # `model_path` judges the model
+    words = texts if is_model else (str(model), *texts)
+    text = " ".join(words).replace('"', r"\"")
+    line = f'{context.command_path} {f"{model} " if is_model else ""}"{text:.80}"'
+    raise UsageError(f"got the {len(words)} texts {', '.join(words):.80}, expected one (in quotes: {line})")
 
 
 def names_model(argument: str, files: bool = False) -> bool:
@@ -181,10 +198,14 @@ def model_path(argument: str, yes: bool = False) -> str:
 
 
 def _suggestion(name: str) -> str:
+    return "".join(f"did you mean {near}? " for near in _near(name)) + "gpt2rt models lists the names"
+
+
+def _near(name: str) -> list[str]:
+    """Return the name of a model that a mistyped one may have meant."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, dict.fromkeys((*model_names(), *SIZES)), 1)
-    return "".join(f"did you mean {name}? " for name in near) + "gpt2rt models lists the names"
+    return get_close_matches(name, dict.fromkeys((*model_names(), *SIZES)), 1)
 
 
 def _offered(size: str, yes: bool) -> str:

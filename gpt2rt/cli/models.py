@@ -6,7 +6,7 @@ import click
 
 from gpt2rt.cli import complain
 from gpt2rt.cli.terminal import print_table, printable
-from gpt2rt.model_folder import model_folder, model_names, path_of
+from gpt2rt.model_folder import SIZES, model_folder, model_names, named_model, path_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def command(as_json: bool) -> None:
         size, parameters = f"{model['size'] / 1e6:.1f} MB", f"{model['n_parameters'] / 1e6:.1f} million"
         rows.append((printable(model["name"]), model["weight_type"], size, parameters, printable(model["path"])))
     print_table(rows, as_markdown=False)
-    click.echo(f"(model folder: {printable(model_folder())}; gpt2rt chat 124M adds OpenAI's smallest)", err=True)
+    missing = [size for size in SIZES if not named_model(size)]
+    offer = f"; gpt2rt chat {missing[0]} downloads {missing[0]} from OpenAI" if missing else ""
+    click.echo(f"(model folder: {printable(model_folder())}{offer})", err=True)
 
 
 def found_models() -> list[dict[str, Any]]:

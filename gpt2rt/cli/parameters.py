@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import click
-from click.shell_completion import CompletionItem
 
 from gpt2rt.errors import UsageError
 
@@ -25,14 +24,9 @@ class OneOf(click.Choice):  # type: ignore[type-arg]
     """One of a few names."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        for choice in self.choices:
-            if value == choice or (not self.case_sensitive and str(value).casefold() == choice.casefold()):
-                return choice
-        raise UsageError(f"{label(param)}: got {str(value)!r:.80}, expected one of {', '.join(self.choices)}")
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        # click's own offers 124m for 124M where case does not matter.
-        return [CompletionItem(choice) for choice in self.choices if choice.startswith(incomplete)]
+        if value not in self.choices:
+            raise UsageError(f"{label(param)}: got {str(value)!r:.80}, expected one of {', '.join(self.choices)}")
+        return value
 
 
 class Renamed(click.Option):
