@@ -71,6 +71,8 @@ def test_version(cli):
         (["chat", "--temprature", "1"], 2, "gpt2rt: --temprature: no such option (did you mean --temperature?)\n"),
         (["info", "--frobnicate"], 2, "gpt2rt: --frobnicate: no such option (see gpt2rt info -h)\n"),
         (["generate", "-n", "x"], 2, "gpt2rt: --max-tokens: 'x' is not a valid integer (see gpt2rt generate -h)\n"),
+        (["generate", "--seed"], 2, "gpt2rt: --seed: requires an argument (see gpt2rt generate -h)\n"),
+        (["info", "--json=1"], 2, "gpt2rt: --json: does not take a value (see gpt2rt info -h)\n"),
         (["info", "a", "b"], 2, "gpt2rt: got unexpected extra argument (b) (see gpt2rt info -h)\n"),
         (["convert", "x", "--type", "int3"], 2, "gpt2rt: --type: got 'int3', expected one of int8, int4, f16, f32\n"),
         (["requantize", "x.bin"], 2, "gpt2rt: --type: missing (see gpt2rt requantize -h)\n"),

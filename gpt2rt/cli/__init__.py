@@ -118,7 +118,7 @@ def run(args: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.UsageError as error:
-        complain(usage_sentence(error))
+        complain(usage_sentence(error, sys.argv[1:] if args is None else args))
         return EXIT_USAGE
     except click.ClickException as error:
         complain(error.format_message())
@@ -141,11 +141,12 @@ def run(args: list[str] | None = None) -> int:
         return EXIT_ERROR
 
 
-def usage_sentence(error: click.UsageError) -> str:
+def usage_sentence(error: click.UsageError, args: list[str]) -> str:
     """Return click's complaint in the form of our own: subject, what is wrong, what to do."""
     from gpt2rt.cli.parameters import label
 
-    command = error.ctx.command_path if error.ctx else "gpt2rt"
+    named = [name for name in args[:1] if name in COMMANDS]
+    command = error.ctx.command_path if error.ctx else " ".join(["gpt2rt", *named])
     hint = f"see {command} -h"
     message = error.message.rstrip(".")
     if isinstance(error, click.NoSuchOption):
