@@ -34,6 +34,10 @@ ALIGNMENT = 32  # of the tensors where the file tells none
 SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # {type of a value: bytes}
 U32, TEXT, LIST = 4, 8, 9
 TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34)}  # {type: (name, values of a block, its bytes)}
+OTHER_TYPES = {
+    **{2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"},
+    **{20: "IQ4_NL", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16"},
+}
 
 EPSILON = 1e-5  # of the layer norms: the kernels have no other
 SPLITTERS = (None, "default", "gpt-2")  # names of GPT-2's way of cutting a text before the merges
@@ -273,7 +277,7 @@ class _Scan:
         kind, offset = self.number(4), self.number(8)
         if kind not in TYPES:
             raise _MalformedError(
-                f"tensor {name!r} is of type {kind}, expected F32 (0), F16 (1) or Q8_0 (8); take a file in one of these"
+                f"tensor {name!r} is of type {OTHER_TYPES.get(kind, kind)}, expected F32, F16 or Q8_0 (use such a file)"
             )
         type_name, n_values, n_bytes = TYPES[kind]
         if shape and shape[0] % n_values:

@@ -82,6 +82,11 @@ class HuggingFaceFolder:
             ids, merges, added = _read_tokenizer(path)
         else:
             path = self.path / "vocab.json"
+            if not path.is_file():
+                raise VocabularyError(
+                    f"{self.path}: no tokenizer in it, expected tokenizer.json, or vocab.json and merges.txt"
+                    " (tokenizer.save_pretrained(folder) of transformers writes them)"
+                )
             ids, merges, added = _read_vocabulary(self.path)
         n_vocab = self.hyperparameters.n_vocab
         texts: list[str | None] = [None] * n_vocab

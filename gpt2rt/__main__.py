@@ -7,7 +7,7 @@ import sys
 
 from gpt2rt.model_folder import named_model
 
-READING = ("chat", "generate")  # commands that read the whole of the first file that is named
+READING = ("chat", "generate", "next")  # commands that read the whole of the first file that is named
 
 
 def read_ahead(path: str) -> None:

@@ -103,18 +103,23 @@ def _perplexity(loss: float) -> float | None:
     return math.exp(loss) if loss < 700 else None
 
 
-def windows(n_tokens: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """A window that slides over tokens, so that each but the first is scored once.
+def windows(n_tokens: int, n_ctx: int, stride: int, bos: bool = True) -> Iterator[tuple[int, int, int]]:
+    """Slide a window over tokens, so that each token but the first is scored once.
+
+    Args:
+        n_tokens: of the text. n_ctx: of the window. stride: tokens that it moves by. bos: whether the token after a
+            window is scored as well; otherwise, where stride is n_ctx, the first token of each window is not scored.
 
     Yields:
-        (begin, end, first): tokens[first:end] are to be scored behind tokens[begin:first]; the model reads n_ctx tokens
+        (begin, end, first): tokens[first:end] are to be scored after tokens[begin:first]; the model reads n_ctx tokens
         at most, tokens[begin : end - 1].
     """
     begin, first = 0, 1
     while first < n_tokens:
-        end = min(n_tokens, begin + n_ctx + 1)
+        end = min(n_tokens, begin + n_ctx + bos)
         yield begin, end, first
-        begin, first = begin + stride, end
+        begin += stride
+        first = max(end, begin + 1)
 
 
 def _score(sequences: Sequence[_engine.Sequence], tokens: Sequence[int], first: int, tally: Tally) -> tuple[bool, bool]:
@@ -165,22 +170,27 @@ def perplexity(
     against: Model | None = None,
     stride: int | None = None,
     special: bool = False,
+    bos: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measures the loss of a model on texts with a sliding window.
+    """Measure the loss of a model on texts with a sliding window.
 
-    Each text stands behind an end-of-text token where the model has one, and each of its tokens is scored once, behind
-    at least n_ctx - stride tokens where the text has as many.
+    Each text comes after an end-of-text token where the model has one, and each of its tokens is scored once, after at
+    least n_ctx - stride tokens where the text has as many. The model reads n_ctx tokens and scores the one after them.
 
     Args:
         texts: (name, text). against: a reference, that the model is compared with.
-        stride: tokens that the window moves on; None for half of it. special: whether texts such as <|endoftext|> are
+        stride: tokens that the window moves by; None for half of it. special: whether texts such as <|endoftext|> are
             those tokens; they count as tokens and have no bytes.
+        bos: False scores as the strided recipe in the documentation of transformers does: there is no token before the
+            text, so that its first token is not scored, and the last token that is scored is the window's own, so that
+            a window scores one token less.
         progress: called with (done, total) tokens.
 
     Returns:
-        A JSON-ready dict: `n_ctx`, the window; `stride`; `texts`, for each the `name`, `n_bytes` of the scored tokens,
-        `bits_per_byte`, and what `Tally.figures` has; `total`, the same over all of them where there are several.
+        A JSON-ready dict: `n_ctx`, the window; `stride`; `bos`; `texts`, for each the `name`, `n_bytes` of the scored
+        tokens, `bits_per_byte`, and what `Tally.figures` has; `total`, the same over all of them where there are
+        several.
 
     Raises:
         UsageError: an argument; a text has nothing to score; the models have different vocabularies.
@@ -189,23 +199,26 @@ def perplexity(
     stride = max(1, n_ctx // 2) if stride is None else stride
     if not 1 <= stride <= n_ctx:
         raise UsageError(f"stride: got {stride}, expected 1 to {n_ctx}, the window")
-    start = [] if model.tokenizer.end_of_text is None else [model.tokenizer.end_of_text]
+    start = [model.tokenizer.end_of_text] if bos and model.tokenizer.end_of_text is not None else []
     encoded = []
     for name, text in texts:
         tokens = start + _encode([sequence.model for sequence in sequences], name, text, special)
-        if len(tokens) < 2:
+        scored = [part for part in windows(len(tokens), n_ctx, stride, bos) if part[2] < part[1]]
+        if not scored:
             raise UsageError(f"{name}: no token to score, expected a longer text")
-        encoded.append((name, tokens))
-    total, done = sum(len(tokens) - 1 for _, tokens in encoded), 0
+        encoded.append((name, tokens, scored))
+    total, done = sum(end - first for *_, scored in encoded for _, end, first in scored), 0
     whole, n_whole_bytes, found = Tally(), 0, []
-    for name, tokens in encoded:
-        tally = Tally()
-        for begin, end, first in windows(len(tokens), n_ctx, stride):
+    for name, tokens, scored in encoded:
+        tally, n_bytes = Tally(), 0
+        for begin, end, first in scored:
             _score(sequences, tokens[begin:end], first - begin, tally)
+            n_bytes += sum(
+                len(model.tokenizer.token_bytes(t)) for t in tokens[first:end] if t != model.tokenizer.end_of_text
+            )
             done += end - first
             if progress:
                 progress(done, total)
-        n_bytes = sum(len(model.tokenizer.token_bytes(t)) for t in tokens[1:] if t != model.tokenizer.end_of_text)
         found.append(_text_figures(name, tally, n_bytes))
         for kept, new in (
             (whole.losses, tally.losses),
@@ -215,7 +228,7 @@ def perplexity(
             kept.extend(new)
         whole.n_same += tally.n_same
         n_whole_bytes += n_bytes
-    result = {"n_ctx": n_ctx, "stride": stride, "texts": found}
+    result = {"n_ctx": n_ctx, "stride": stride, "bos": bool(start), "texts": found}
     if len(found) > 1:
         result["total"] = _text_figures("all", whole, n_whole_bytes)
     return result

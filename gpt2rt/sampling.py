@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 # name: (type, least, greatest, meaning)
 SAMPLING_OPTIONS: dict[str, tuple[type[float], float, float, str]] = {
-    "temperature": (float, 0.0, 100.0, "Below 1 safer, above 1 wilder; 0 always takes the most likely token."),
-    "top_k": (int, 0, 1 << 20, "Only the K most likely tokens; 0 for all."),
-    "top_p": (float, 0.0, 1.0, "Only the most likely tokens that together reach probability P; 1 for all."),
-    "min_p": (float, 0.0, 1.0, "Only tokens at least P times as likely as the most likely one; 0 for all."),
-    "repetition_penalty": (float, 0.1, 100.0, "Above 1 makes recently generated tokens less likely; 1 is off."),
-    "repeat_last_n": (int, 0, 1 << 16, "How many generated tokens count as recent."),
+    "temperature": (float, 0.0, 100.0, "Divide the logits by X: below 1 safer, above 1 wilder; 0 is greedy."),
+    "top_k": (int, 0, 1 << 20, "Sample from the N most likely tokens; 0 for all."),
+    "top_p": (float, 0.0, 1.0, "Sample from the most likely tokens that together have probability X; 1 for all."),
+    "min_p": (float, 0.0, 1.0, "Sample from tokens at least X times as likely as the most likely one; 0 for all."),
+    "repetition_penalty": (float, 0.1, 100.0, "Make recently generated tokens less likely by an X above 1; 1 is off."),
+    "repeat_last_n": (int, 0, 1 << 16, "Count the last N generated tokens as recent."),
     "no_repeat_ngram_size": (int, 0, 1 << 10, "Never generate the same N tokens in a row twice; 0 is off."),
 }
 RENAMED = {"penalty_window": "repeat_last_n", "no_repeat_ngram": "no_repeat_ngram_size"}  # in files of older versions

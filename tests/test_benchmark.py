@@ -91,9 +91,9 @@ def test_the_table_has_a_line_for_each_figure(capsys):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--threads", "0"], "--threads: got '0', expected whole numbers from 1 on, separated by commas"),
-        (["--depths", "1,x"], "--depths: got '1,x', expected whole numbers from 0 on, separated by commas"),
-        (["--json", "--markdown"], "--json and --markdown: give one of them"),
+        (["--threads", "0"], "--threads: got '0', expected whole numbers from 1, separated by commas"),
+        (["--depths", "1,x"], "--depths: got '1,x', expected whole numbers from 0, separated by commas"),
+        (["--json", "--markdown"], "--json and --markdown: got both, expected one of them"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(option, message, capsys):

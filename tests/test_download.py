@@ -445,7 +445,7 @@ def test_command_goes_on_to_convert(command, tmp_path, options, expected):
 def test_command_refuses_a_type_before_it_asks(command, server):
     code, _, err = command(SIZE, "--convert", "int3")
     assert (code, server.requests) == (2, [])
-    assert err == "gpt2rt: weight type 'int3': expected f32, f16, int8, int4, or nothing after --convert at the end\n"
+    assert err == "gpt2rt: --convert: got 'int3', expected one of int8, int4, f16, f32\n"
 
 
 def test_ctrl_c_keeps_the_part_and_says_how_to_go_on(command, server, tmp_path, release):

@@ -151,6 +151,13 @@ def test_head_that_is_the_embedding_takes_no_room(folder, tmp_path):
     assert ModelFile(tmp_path / "x.bin").is_tied
 
 
+def test_a_folder_without_a_tokenizer_says_how_to_save_one(folder, tmp_path):
+    safetensors.save_file(named(tensors_of()), folder / "model.safetensors")
+    (folder / "vocab.json").unlink()
+    with pytest.raises(VocabularyError, match=r"no tokenizer in it, .* \(tokenizer\.save_pretrained\(folder\) "):
+        convert(folder, tmp_path / "x.bin")
+
+
 def test_the_file_tells_where_it_came_from(whole, tmp_path):
     (whole / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\ntags:\n- x\n---\n# A model\n")
     write_config(whole, task_specific_params={"conversational": {"max_length": 1000}})

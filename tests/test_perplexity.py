@@ -55,7 +55,7 @@ def expected_losses(tokens, stride, first=1):
 
 
 @given(st.integers(0, 100), st.integers(1, 12), st.data())
-def test_windows_score_each_token_once_behind_enough_others(n_tokens, n_ctx, data):
+def test_windows_score_each_token_once_after_enough_others(n_tokens, n_ctx, data):
     stride = data.draw(st.integers(1, n_ctx))
     scored = []
     for begin, end, first in windows(n_tokens, n_ctx, stride):
@@ -79,7 +79,60 @@ def test_loss_is_the_oracle_s(models, stride):
     assert found["bits_per_byte"] == pytest.approx(expected.mean() / math.log(2), rel=1e-5)
 
 
-def test_first_token_stands_behind_end_of_text():
+def transformers_losses(tokens, stride):
+    """Each token's loss by the oracle as the recipe of transformers scores it, and that recipe's own mean."""
+    losses, mean, total, previous_end = [], 0.0, 0, 0
+    for begin in range(0, len(tokens), stride):
+        end = min(begin + SHAPE.n_ctx, len(tokens))
+        window, n_new = tokens[begin:end], end - previous_end
+        logits = reference.logits(random_tensors(SHAPE), SHAPE.n_head, window).astype(np.float64)
+        # Position i predicts token i + 1 of the window; the labels of the old tokens are masked.
+        new = [
+            np.logaddexp.reduce(logits[i]) - logits[i][window[i + 1]]
+            for i in range(len(window) - 1)
+            if i + 1 >= len(window) - n_new
+        ]
+        losses += new
+        mean, total = mean + np.mean(new) * (n_new - 1), total + n_new - 1
+        previous_end = end
+        if end == len(tokens):
+            break
+    return np.array(losses), mean / total
+
+
+@pytest.mark.parametrize("stride", [5, 12, 23, 24])
+def test_without_bos_the_loss_is_that_of_the_recipe_of_transformers(models, stride):
+    text = TEXT + TEXT[:7]
+    result = perplexity(models[0], [("fox", text)], stride=stride, bos=False)
+    expected, recipe_mean = transformers_losses(list(text.encode()), stride)
+    found = result["texts"][0]
+    assert result["bos"] is False
+    assert found["n_tokens"] == len(expected)
+    assert found["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+    assert found["loss"] == pytest.approx(recipe_mean, rel=1e-2)  # it weights each window as if it had a token less
+
+
+def test_without_bos_the_first_token_is_not_scored():
+    model, text = demo_model(), "User: Hello!\nBot:"
+    found = perplexity(model, [("hello", text)], bos=False)["texts"][0]
+    assert (found["n_tokens"], found["n_bytes"]) == (6, 13)
+    assert found["loss"] == pytest.approx(-np.mean(model.score(text)[1:]), rel=1e-6)
+
+
+def test_without_bos_a_text_of_one_token_is_refused(models):
+    with pytest.raises(UsageError, match="x: no token to score, expected a longer text"):
+        perplexity(models[0], [("x", "a")], bos=False)
+
+
+def test_no_bos_is_an_option(cli, tmp_path):
+    demo_model()
+    (tmp_path / "a.txt").write_text("User: Hello!\nBot:")
+    code, out, _ = cli("perplexity", DEMO, tmp_path / "a.txt", "--no-bos")
+    assert code == 0
+    assert out.startswith("windows of 512 tokens, stride 256, no end-of-text token before the text\n")
+
+
+def test_first_token_stands_after_end_of_text():
     model = demo_model()
     found = perplexity(model, [("hello", "User: Hello!\nBot:")])["texts"][0]
     assert (found["n_tokens"], found["n_bytes"]) == (7, 17)
@@ -199,7 +252,7 @@ def test_command_prints_a_table(cli, tmp_path, models):
         (
             b"word",
             ["--task", "lambada", "--special"],
-            "--task lambada: it takes one file, and no --stride or --special",
+            "--task lambada: got --stride, --special, --no-bos or several files (leave them out)",
         ),
         (b"", ["--task", "lambada"], "TEXT: no passages, expected a JSON object with a text on each line\n"),
     ],

@@ -92,7 +92,7 @@ def test_a_loss_that_is_no_number_gives_no_receipt(tmp_path, cli):
     path = tmp_path / "m.bin"
     code, out, err = cli("convert", folder, "-o", path, "--type", "f32", "--text", __file__)
     assert (code, out.count("\n")) == (0, 1)
-    assert err == "gpt2rt: the model's loss on the text is no finite number, so the file has no quality receipt\n"
+    assert err == "gpt2rt: the model's loss on the text is not finite, so the file has no quality report\n"
     assert "quality" not in open_model(path).metadata
 
 
@@ -119,7 +119,7 @@ def test_command_measures_f32_only_where_it_is_told_to(source, tmp_path, cli):
     assert "tokens of text" in cli("convert", source, "-o", tmp_path / "b.bin", "--type", "f32", "--text", text)[1]
     assert "tokens of text" not in cli("convert", source, "-o", tmp_path / "c.bin", "--no-receipt")[1]
     code, _, err = cli("convert", source, "--no-receipt", "--text", text)
-    assert (code, err) == (2, "gpt2rt: --text and --no-receipt: give one of them\n")
+    assert (code, err) == (2, "gpt2rt: --text and --no-quality-report: got both, expected one of them\n")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line. A command's module is imported only when it is called; only this package prints, asks or exits."""
+"""The command line. A command's module is imported when it runs; only this package prints, asks or exits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import click
 from gpt2rt.errors import Gpt2rtError, UsageError
 
 COMMANDS = (
-    *("chat", "generate", "models", "download", "convert", "requantize", "export", "info", "verify"),
-    *("tokenize", "bench", "perplexity", "doctor"),
+    *("chat", "generate", "next", "models", "download", "convert", "requantize", "export", "info", "verify"),
+    *("tokenize", "bench", "perplexity", "doctor", "help"),
 )
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class LazyGroup(click.Group):
-    """Commands by the names of their modules, in the order of `COMMANDS`."""
+    """Import a command's module when the command is looked up; list them in the order of `COMMANDS`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -30,6 +30,21 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"gpt2rt.cli.{name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise UsageError(no_such_command(args[0]))
+        return super().resolve_command(ctx, args)
+
+
+def no_such_command(name: str) -> str:
+    """Return the sentence for a command that does not exist."""
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(name, COMMANDS, 1)
+    return f"{name[:80]}: no such command ({f'did you mean {nearest[0]}?' if nearest else 'gpt2rt -h lists them'})"
 
 
 def print_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -47,19 +62,26 @@ def print_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> 
     subcommand_metavar="COMMAND [ARGS]...",
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Show the version."
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Print the version."
 )
 @click.pass_context
 def group(ctx: click.Context, /) -> None:
-    """GPT-2 on ordinary CPUs.
+    """Run GPT-2 on ordinary CPUs.
 
     \b
     Examples:
       gpt2rt chat                            chat with the small bundled model
       gpt2rt generate "Once upon a time"     let it continue a text
+      gpt2rt next "The cat sat on the"       show the most likely next tokens
       gpt2rt chat 124M                       chat with OpenAI's smallest, downloaded if you want
       gpt2rt generate 124M "Once upon a time"
       gpt2rt models                          list the models that have a name
+
+    \b
+    Shell completion, a line for ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish:
+      bash   eval "$(_GPT2RT_COMPLETE=bash_source gpt2rt)"
+      zsh    eval "$(_GPT2RT_COMPLETE=zsh_source gpt2rt)"
+      fish   _GPT2RT_COMPLETE=fish_source gpt2rt | source
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
@@ -67,7 +89,7 @@ def group(ctx: click.Context, /) -> None:
 
 
 def prepare_streams() -> None:
-    """Makes sure that no text can fail to be read or written; a stream that the caller has closed is an empty one."""
+    """Make the standard streams accept any text, and replace a stream that the caller closed with an empty one."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (for the whole run)
@@ -80,24 +102,23 @@ def prepare_streams() -> None:
 
 
 def complain(message: object) -> None:
-    """One sentence to standard error."""
+    """Print one sentence to standard error."""
     click.echo(f"gpt2rt: {message}", err=True)
 
 
 def print_warning(message: Warning | str, *_where: object, **_line: object) -> None:
-    """What Python calls with a warning, once for each text: prints it as one sentence, without a line of code."""
+    """Print a warning as one sentence, without the line of code that Python would add."""
     complain(message)
 
 
 def run(args: list[str] | None = None) -> int:
-    """Runs the command line and returns its exit code."""
+    """Run the command line and return its exit code."""
     try:
         status = group.main(args, prog_name="gpt2rt", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "gpt2rt"
-        complain(f"{error.format_message().rstrip('.')}; {command} -h explains")
+        complain(usage_sentence(error, sys.argv[1:] if args is None else args))
         return EXIT_USAGE
     except click.ClickException as error:
         complain(error.format_message())
@@ -114,14 +135,37 @@ def run(args: list[str] | None = None) -> int:
         complain("not enough memory")
         return EXIT_ERROR
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # then the reader has left, and need not be told
+        if not isinstance(error, BrokenPipeError):  # whoever read the pipe is gone
             complain(f"{error.filename + ': ' if isinstance(error.filename, str) else ''}{error.strerror or error}")
         drop_output()
         return EXIT_ERROR
 
 
+def usage_sentence(error: click.UsageError, args: list[str]) -> str:
+    """Return click's complaint in the form of our own: subject, what is wrong, what to do."""
+    from gpt2rt.cli.parameters import label
+
+    named = [name for name in args[:1] if name in COMMANDS]
+    command = error.ctx.command_path if error.ctx else " ".join(["gpt2rt", *named])
+    hint = f"see {command} -h"
+    message = error.message.rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        if error.possibilities:
+            hint = f"did you mean {' or '.join(sorted(error.possibilities))}?"
+        return f"{error.option_name}: no such option ({hint})"
+    if isinstance(error, click.MissingParameter):
+        subject = label(error.param) if error.param else str(error.param_hint).strip("'")
+        return f"{subject}: missing ({hint})"
+    if isinstance(error, click.BadParameter):
+        return f"{label(error.param)}: {message} ({hint})"
+    if isinstance(error, click.BadOptionUsage):
+        what = message.removeprefix(f"Option {error.option_name!r} ")
+        return f"{error.option_name}: {what[:1].lower()}{what[1:]} ({hint})"
+    return f"{message[:1].lower()}{message[1:]} ({hint})"
+
+
 def drop_output() -> None:
-    """Keeps the interpreter from failing once more over output that could not be written."""
+    """Keep the interpreter from failing again, at exit, over output that could not be written."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -129,7 +173,7 @@ def drop_output() -> None:
 
 
 def main() -> None:
-    """The entry point `gpt2rt`."""
+    """Run the command line and exit with its code: the entry point `gpt2rt`."""
     prepare_streams()
     warnings.showwarning = print_warning
     sys.exit(run())

@@ -28,39 +28,47 @@ def numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None]
             found = []
         if not found or min(found) < least:
             raise UsageError(
-                f"{option.opts[-1]}: got {value!r}, expected whole numbers from {least} on, separated by commas"
+                f"{option.opts[-1]}: got {value!r}, expected whole numbers from {least}, separated by commas"
             )
         return found
 
     return parse
 
 
-@click.command("bench", short_help="Measure how fast a model runs here.")
+@click.command("bench", short_help="Measure how fast a model runs on this machine.")
 @model_argument()
 @click.option(
-    "--threads", metavar="N,N", callback=numbers(1), help="Numbers of threads.  [default: 1 and the usual number]"
+    "--threads",
+    metavar="N,N,...",
+    callback=numbers(1),
+    help="Measure with each of these numbers of threads.  [default: 1, and the default number]",
 )
 @click.option(
     "--depths",
-    metavar="N,N",
+    metavar="N,N,...",
     default="0,256,900",
     callback=numbers(0),
     show_default=True,
-    help="Decode after N tokens.",
+    help="Measure decoding after each of these numbers of tokens.",
 )
 @click.option(
     "--prompts",
-    metavar="N,N",
+    metavar="N,N,...",
     default="16,128,512",
     callback=numbers(1),
     show_default=True,
-    help="Process a prompt of N tokens.",
+    help="Measure prompts of each of these numbers of tokens.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1, 1000), metavar="N", default=5, show_default=True, help="Measure N times."
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    default=5,
+    show_default=True,
+    help="Measure everything N times.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every value.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, which has every measured value.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown tables.")
 def command(
     model: str,
     threads: list[int] | None,
@@ -72,10 +80,9 @@ def command(
 ) -> None:
     """Measure how fast MODEL, the bundled model by default, runs on this machine.
 
-    The figures are measured one after the other, in rounds. Decoding is limited by how fast memory can be read: "of
-    memory limit" is the median speed of decoding divided by the speed at which the same number of threads could read
-    the weights, keys and values of each token and do nothing else. Reading alternates with decoding, and its fastest
-    pass counts as the limit.
+    Each round measures every figure once. Decoding is limited by how fast memory can be read: "of memory limit" is the
+    median decoding speed divided by the speed at which the same number of threads can read the weights and the KV cache
+    without computing anything. Reads alternate with decoding, and the fastest read counts as the limit.
 
     \b
     Examples:
@@ -86,7 +93,7 @@ def command(
     from gpt2rt.model import number_of_threads
 
     if as_json and as_markdown:
-        raise UsageError("--json and --markdown: give one of them")
+        raise UsageError("--json and --markdown: got both, expected one of them")
     arguments: dict[str, Any] = {
         "threads": threads or sorted({1, number_of_threads(None)}),
         "depths": depths,

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from gpt2rt.cli import EXIT_ERROR, complain
 from gpt2rt.cli.files import named_file, read_text
 from gpt2rt.cli.model_argument import model_argument
+from gpt2rt.cli.parameters import CHAT_FORMAT, FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
 from gpt2rt.cli.terminal import line_editing, printable, speed, write
 from gpt2rt.errors import Gpt2rtError, UsageError
@@ -37,12 +38,29 @@ HELP = """\
 @click.command("chat", short_help="Talk with a model.")
 @model_argument()
 @click.option(
-    "--format", "chat_format", metavar="NAME", help="plain, dialogpt or raw; by default as the model's file says."
+    "--format",
+    "chat_format",
+    type=CHAT_FORMAT,
+    help="Format the conversation in this way.  [default: as the model file says, else plain]",
 )
-@click.option("--user-name", metavar="NAME", help="Your name in the talk.")
-@click.option("--bot-name", metavar="NAME", help="The model's name.")
-@click.option("--opening", metavar="FILE", help="Text before the first turn: a scene, example turns.")
-@click.option("--drafts", type=int, metavar="N", default=1, help="Draw N answers together and print the best one.")
+@click.option(
+    "--user-name", metavar="NAME", help="Set your name in the chat.  [default: as the model file says, else Sam]"
+)
+@click.option("--bot-name", metavar="NAME", help="Set the model's name.  [default: as the model file says, else Emma]")
+@click.option(
+    "--opening",
+    type=FILE,
+    metavar="FILE",
+    help="Put this text before the first turn: a scene, example turns.  [default: as the model file says]",
+)
+@click.option(
+    "--drafts",
+    type=int,
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Sample N answers together and print the best one.",
+)
 @sampling_options(120, CHAT_DEFAULTS)
 @model_options
 @click.pass_context

@@ -1,41 +1,104 @@
-"""gpt2rt convert: makes a model file of a checkpoint."""
+"""gpt2rt convert: convert a checkpoint to a model file."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import click
 
 from gpt2rt.cli import complain
 from gpt2rt.cli.files import read_any_text, read_text
+from gpt2rt.cli.parameters import CHAT_FORMAT, FILE, WEIGHT_TYPE, Renamed
 from gpt2rt.errors import UsageError
 
-MOST_GROWTH = 0.01  # of the loss, that needs no warning
-BETTER = {"int4": "int8", "int8": "f16"}  # the type to take instead
+MOST_GROWTH = 0.01  # of the loss, before there is a warning
+BETTER = {"int4": "int8", "int8": "f16"}  # the type with the next smaller quantization error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from gpt2rt.converter import Conversion
 
+Command = Callable[..., None]
 
-@click.command("convert", short_help="Make a model file of a checkpoint.")
-@click.argument("source")
-@click.option("-o", "--output", metavar="FILE", help="The file to write; by default named for the source and the type.")
-@click.option("--type", "weight_type", default="int8", show_default=True, metavar="TYPE", help="int8, int4, f16, f32.")
-@click.option("--group-size", type=int, metavar="N", help="Weights that share a scale, for int8 and int4.")
-@click.option("--name", metavar="TEXT", help="The model's name, kept in the file.")
-@click.option("--licence", metavar="TEXT", help="The weights' licence, kept in the file.")
-@click.option("--chat-format", metavar="NAME", help="plain, dialogpt or raw: how chat is to talk with it.")
-@click.option("--user-name", metavar="NAME", help="The user's name in a chat.")
-@click.option("--bot-name", metavar="NAME", help="The model's name in a chat.")
-@click.option("--opening", metavar="FILE", help="Text before a chat's first turn.")
-@click.option("--calibrate", metavar="FILE", help="Round int8 and int4 by this text: less is lost; takes minutes.")
-@click.option("--text", metavar="FILE", help="Measure the quality on this text.  [default: a page of prose]")
-@click.option("--no-receipt", is_flag=True, help="Don't measure the quality.")
-@click.option("--force", is_flag=True, help="Overwrite the file where it exists.")
+
+def output_options(default_type: str | None) -> Callable[[Command], Command]:
+    """Return a decorator with the options of what `convert` and `requantize` write.
+
+    Args:
+        default_type: of --type; None where it is required.
+    """
+    decorators = [
+        click.option(
+            "-o", "--output", type=FILE, metavar="FILE", help="Write FILE.  [default: NAME-TYPE.bin in this folder]"
+        ),
+        click.option(
+            "--type",
+            "weight_type",
+            type=WEIGHT_TYPE,
+            help="Store the weights in this type.",
+            **({"required": True} if default_type is None else {"default": default_type, "show_default": True}),
+        ),
+        click.option(
+            "--group-size",
+            type=int,
+            metavar="N",
+            help="Let N weights share a scale: 16, 32, 64, 128 or 256.  [default: 64 for int8, 32 for int4]",
+        ),
+        click.option(
+            "--calibrate",
+            type=FILE,
+            metavar="FILE",
+            help="Calibrate int8 and int4 on this text, which reduces the quality loss and takes minutes."
+            "  [default: round each weight to the nearest value]",
+        ),
+        click.option(
+            "--text", type=FILE, metavar="FILE", help="Measure the quality on this text.  [default: a page of prose]"
+        ),
+        click.option(
+            *("--no-quality-report", "--no-receipt", "no_quality_report"),
+            cls=Renamed,
+            is_flag=True,
+            help="Skip measuring the quality.",
+        ),
+        click.option("--force", is_flag=True, help="Overwrite an existing file."),
+    ]
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+@click.command("convert", short_help="Convert a checkpoint to a model file.")
+@click.argument("source", type=FILE)
+@output_options("int8")
+@click.option("--name", metavar="TEXT", help="Store this name of the model in the file.  [default: the source's name]")
+@click.option(
+    *("--license", "--licence", "licence"),
+    cls=Renamed,
+    metavar="TEXT",
+    help="Store this license of the weights in the file.  [default: the source's license, where it is known]",
+)
+@click.option(
+    "--chat-format",
+    type=CHAT_FORMAT,
+    help="Store how gpt2rt chat formats a conversation.  [default: the source's, else plain]",
+)
+@click.option("--user-name", metavar="NAME", help="Store the user's name in a chat.  [default: the source's, else Sam]")
+@click.option(
+    "--bot-name", metavar="NAME", help="Store the model's name in a chat.  [default: the source's, else Emma]"
+)
+@click.option(
+    "--opening",
+    type=FILE,
+    metavar="FILE",
+    help="Store this text before a chat's first turn.  [default: the source's, else example turns]",
+)
 def command(
     source: str,
     output: str | None,
@@ -49,16 +112,16 @@ def command(
     opening: str | None,
     calibrate: str | None,
     text: str | None,
-    no_receipt: bool,
+    no_quality_report: bool,
     force: bool,
 ) -> None:
-    """Make a model file of a GPT-2 checkpoint.
+    """Convert a GPT-2 checkpoint to a model file.
 
-    SOURCE is a folder as OpenAI releases it, or a checkpoint's prefix as fine-tuning tools save it; a Hugging Face
-    folder, or hf:OWNER/NAME[@REVISION] to fetch one; or a GGUF file (F32, F16 or Q8_0).
+    SOURCE is a folder as released by OpenAI; the prefix of a checkpoint as saved by fine-tuning tools; a Hugging Face
+    folder, or hf:OWNER/NAME[@REVISION] to download one; or a GGUF file (F32, F16 or Q8_0).
 
-    What the smaller weights lose is measured on text, told, and kept in the file (see info). --calibrate rounds them by
-    a text like those that the model is for, so that less is lost; measure on another one.
+    The quality loss is measured on text, printed, and stored in the file (see gpt2rt info). --calibrate reduces it with
+    a text like those that the model will read; measure the result on another text.
 
     \b
     Examples:
@@ -84,28 +147,28 @@ def command(
         "licence": licence,
         "chat": chat or None,
         "calibration_text": None if calibrate is None else read_any_text(calibrate),
-        "receipt_text": receipt_text(weight_type, text, no_receipt),
+        "receipt_text": receipt_text(weight_type, text, no_quality_report),
         "force": force,
     }
     show_result(with_progress(convert, source, output, **options), options)
 
 
-def receipt_text(weight_type: str, text: str | None, no_receipt: bool) -> str | None:
-    """The text to measure on, None for none. Raises UsageError."""
+def receipt_text(weight_type: str, text: str | None, no_quality_report: bool) -> str | None:
+    """Return the text to measure the quality on, or None. Raises UsageError."""
     from gpt2rt.converter.receipt import bundled_text
 
-    if no_receipt and text is not None:
-        raise UsageError("--text and --no-receipt: give one of them")
+    if no_quality_report and text is not None:
+        raise UsageError("--text and --no-quality-report: got both, expected one of them")
     if text is not None:
         return read_any_text(text)
-    return None if no_receipt or weight_type == "f32" else bundled_text()  # f32 is the source itself
+    return None if no_quality_report or weight_type == "f32" else bundled_text()  # f32 is the source itself
 
 
 def with_progress(convert: Callable[..., Conversion], *arguments: Any, **options: Any) -> Conversion:
-    """Calls `convert` with a progress bar, at a terminal."""
+    """Call `convert`, at a terminal with a progress bar."""
     if not sys.stderr.isatty():
         return convert(*arguments, **options)
-    with click.progressbar(length=1, label="converting", file=sys.stderr) as bar:
+    with click.progressbar(length=1, label="Converting", file=sys.stderr) as bar:
 
         def show(done: int, total: int) -> None:
             bar.length = total
@@ -115,25 +178,33 @@ def with_progress(convert: Callable[..., Conversion], *arguments: Any, **options
 
 
 def show_result(result: Conversion, options: dict[str, Any]) -> None:
-    """Tells of a `Conversion` by these options."""
+    """Print what a conversion with these options wrote."""
     click.echo(
-        f"{result.path}: {result.size / 1e6:.1f} MB of {result.source_size / 1e6:.1f} MB ({result.ratio:.2f} times"
-        f" smaller) in {result.seconds:.1f} s; largest error {result.max_error:.2g}, mean {result.mean_error:.2g}"
+        f"{result.path}: {sizes(result)}, in {result.seconds:.1f} s; largest quantization error {result.max_error:.2g},"
+        f" mean {result.mean_error:.2g}"
     )
     if options["receipt_text"] is not None:
         show_quality(result.quality, options["weight_type"])
 
 
+def sizes(result: Conversion) -> str:
+    """Return the size of the file beside that of its source, with the factor where it is smaller."""
+    size, source_size = f"{result.size / 1e6:.1f} MB", f"{result.source_size / 1e6:.1f} MB"
+    if result.ratio > 1:
+        return f"{size}, down from {source_size} ({result.ratio:.1f}x)"
+    return f"{size}, from {source_size}"
+
+
 def show_quality(quality: dict[str, Any] | None, weight_type: str) -> None:
-    """Prints the receipt, and warns where the loss grows by more than MOST_GROWTH."""
+    """Print the quality report, and warn where the loss grows by more than MOST_GROWTH."""
     if quality is None:
-        complain("the model's loss on the text is no finite number, so the file has no quality receipt")
+        complain("the model's loss on the text is not finite, so the file has no quality report")
         return
     growth = quality["loss"] / quality["source_loss"] - 1 if quality["source_loss"] else 0.0
     click.echo(
         f"on {quality['n_tokens']} tokens of text: perplexity {quality['perplexity']:.6g}, the source's"
-        f" {quality['source_perplexity']:.6g} (loss {growth:+.3%}); mean KL {quality['mean_kl']:.2g} nats,"
-        f" same top token {quality['same_top']:.1%}"
+        f" {quality['source_perplexity']:.6g} (loss {growth:+.3%}); mean KL divergence {quality['mean_kl']:.2g} nats;"
+        f" same most likely token for {quality['same_top']:.1%}"
     )
     if growth > MOST_GROWTH:
         better = BETTER.get(weight_type, "f32")

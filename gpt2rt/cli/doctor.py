@@ -1,4 +1,4 @@
-"""gpt2rt doctor: what it finds on this machine, and whether it computes what it should."""
+"""gpt2rt doctor: report what gpt2rt finds on this machine, and whether it computes correctly."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-@click.command("doctor", short_help="Tell what this machine is, and whether it computes right.")
+@click.command("doctor", short_help="Report what this machine has, and whether it computes correctly.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool) -> None:
-    """Tell processor, instruction set and threads, and why they were chosen, and check the arithmetic.
+    """Report the processor, the instruction set and the number of threads, and check the arithmetic.
 
-    The bundled model's logits for 300 fixed tokens have the same bits on every machine: each instruction set that can
-    run here computes them, and their SHA-256 is compared with the expected one. Put the output into bug reports.
+    The bundled model's logits for 300 fixed tokens have the same bits on every machine. Each instruction set that this
+    processor supports computes them, and their SHA-256 is compared with the expected one. Include the output in bug
+    reports.
 
     \b
     Examples:
@@ -44,37 +45,36 @@ def command(ctx: click.Context, /, as_json: bool) -> None:
             *((f"logits, {isa}", digest_line(digest, found["golden"])) for isa, digest in found["digests"].items()),
         ]
         if not found["digests"]:
-            rows.append(("logits", "not computed, the package was built without its model"))
+            rows.append(("logits", "not computed: the package was built without the bundled model"))
         width = max(len(name) for name, _ in rows) + 2
         for name, value in rows:
             click.echo(f"{name:{width}}{value}")
     if found["isa"] is None:
-        complain(
-            f"GPT2RT_ISA is {found['wanted_isa']!r}, expected one of {', '.join(found['available_isas'])} (or unset it)"
-        )
+        available = ", ".join(found["available_isas"])
+        complain(f"GPT2RT_ISA: got {found['wanted_isa']!r}, expected one of {available} (or unset it)")
     if wrong:
         complain(
-            f"{', '.join(wrong)}: other logits than expected (a bug, or damaged files: install again, or report it)"
+            f"{', '.join(wrong)}: the logits differ from the expected ones (install gpt2rt again, or report a bug)"
         )
     if wrong or found["isa"] is None:
         ctx.exit(EXIT_ERROR)
 
 
 def isa_line(found: dict[str, Any]) -> str:
-    """The instruction set and why."""
+    """Return the instruction set and why it was chosen."""
     available = ", ".join(found["available_isas"])
     if found["isa"] is None:
-        return f"none: GPT2RT_ISA is {found['wanted_isa']!r}, this machine can run {available}"
-    why = "the best" if found["wanted_isa"] is None else "as GPT2RT_ISA says; one"
+        return f"none: GPT2RT_ISA is {found['wanted_isa']!r}, this processor supports {available}"
+    why = "the best" if found["wanted_isa"] is None else "set by GPT2RT_ISA, one"
     return f"{found['isa']}, {why} of {available}"
 
 
 def threads_line(found: dict[str, Any]) -> str:
-    """The default number of threads and why."""
+    """Return the default number of threads and why it was chosen."""
     limits = ", ".join(f"{name} {limit:g}" for name, limit in found["thread_limits"].items())
-    return f"{found['threads']}, the least of: {limits}"
+    return f"{found['threads']}, the smallest of {limits}"
 
 
 def digest_line(digest: str, golden: str) -> str:
-    """The digest, and what it should be."""
+    """Return the digest, and what was expected."""
     return f"{digest[:16]}, as expected" if digest == golden else f"{digest[:16]}, EXPECTED {golden[:16]}"

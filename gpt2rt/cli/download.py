@@ -9,6 +9,7 @@ import sys
 import click
 
 from gpt2rt.cli import EXIT_INTERRUPTED, complain
+from gpt2rt.cli.parameters import FOLDER, WEIGHT_TYPE, OneOf
 from gpt2rt.model_folder import SIZES, model_folder, path_of
 
 TYPE_CHECKING = False
@@ -20,12 +21,24 @@ UNFINISHED = ".download"  # folder of checkpoints in the model folder: no model'
 
 
 @click.command("download", short_help="Fetch one of OpenAI's models.")
-@click.argument("size", type=click.Choice(SIZES), metavar="SIZE")
-@click.option("-d", "--folder", type=click.Path(), metavar="DIR", help="Save the files in DIR.  [default: models/SIZE]")
-@click.option("--convert", "weight_type", is_flag=False, flag_value="int8", metavar="[TYPE]",
-              help="Convert the checkpoint at once, to int8, int4, f16 or f32.  [default TYPE: int8]")  # fmt: skip
-@click.option("--base-url", envvar=MIRROR_VARIABLE, show_envvar=True, metavar="URL",
-              help="Download from a mirror, which has the files as URL/SIZE/FILE.")  # fmt: skip
+@click.argument("size", type=OneOf(SIZES), metavar="SIZE")
+@click.option("-d", "--folder", type=FOLDER, metavar="DIR", help="Save the files in DIR.  [default: models/SIZE]")
+@click.option(
+    "--convert",
+    "weight_type",
+    type=WEIGHT_TYPE,
+    is_flag=False,
+    flag_value="int8",
+    metavar="[TYPE]",
+    help="Convert the checkpoint at once to int8 (without a TYPE), int4, f16 or f32.  [default: no conversion]",
+)
+@click.option(
+    "--base-url",
+    envvar=MIRROR_VARIABLE,
+    show_envvar=True,
+    metavar="URL",
+    help="Download from a mirror, which has the files as URL/SIZE/FILE.  [default: OpenAI's address]",
+)
 @click.pass_context
 def command(
     ctx: click.Context, /, size: str, folder: str | None, weight_type: str | None, base_url: str | None
@@ -41,13 +54,6 @@ def command(
       gpt2rt download 124M
       gpt2rt download 355M -d big --convert int4
     """
-    from gpt2rt.errors import UsageError
-    from gpt2rt.modelfile import WEIGHT_TYPES
-
-    if weight_type not in (None, *WEIGHT_TYPES):  # before hours of downloading
-        raise UsageError(
-            f"weight type {weight_type!r}: expected {', '.join(WEIGHT_TYPES)}, or nothing after --convert at the end"
-        )
     result = fetch(size, folder, base_url)
     what = f"{len(result.fetched)} files downloaded" + f", {len(result.kept)} already there" * bool(result.kept)
     click.echo(f"{result.folder}: {what}; {result.size / 1e6:.1f} MB, every tensor matches its checksum")

@@ -1,18 +1,26 @@
-"""gpt2rt export: makes a folder for other programs of a model file."""
+"""gpt2rt export: write a model file as a folder for other programs."""
 
 from __future__ import annotations
 
 import click
 
 from gpt2rt.cli.model_argument import model_argument
+from gpt2rt.cli.parameters import FOLDER, OneOf
 
 
-@click.command("export", short_help="Make a Hugging Face folder of a model file.")
+@click.command("export", short_help="Write a model file as a Hugging Face folder.")
 @model_argument(required=True)
-@click.option("--to", "form", type=click.Choice(["safetensors"]), default="safetensors", show_default=True, help="As.")
-@click.argument("folder")
+@click.option(
+    "--to",
+    "form",
+    type=OneOf(["safetensors"]),
+    default="safetensors",
+    show_default=True,
+    help="Write files in this format.",
+)
+@click.argument("folder", type=FOLDER)
 def command(model: str, form: str, folder: str) -> None:
-    """Write MODEL, a model file of f32 or f16, to the new folder FOLDER as transformers saves a GPT-2.
+    """Write MODEL, a model file of type f32 or f16, to the new folder FOLDER, as transformers saves a GPT-2.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""gpt2rt generate: continues a text."""
+"""gpt2rt generate: continue a text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
+from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
 from gpt2rt.cli.terminal import speed, write
 from gpt2rt.errors import UsageError
@@ -24,11 +25,18 @@ if TYPE_CHECKING:
 
 @click.command("generate", short_help="Continue a text.")
 @model_and_text_arguments("prompt", required=False, announce=True)
-@click.option("--echo", is_flag=True, help="Print the prompt as well.")
-@click.option("--prompts", metavar="FILE", help="Continue every line of FILE, several at once; - is standard input.")
-@click.option("--batch-size", type=int, metavar="N", help="With --prompts: how many at once. [default: 16]")
+@click.option("--echo", is_flag=True, help="Print the prompt too.")
 @click.option(
-    "--lookup/--no-lookup", default=None, help="Guess tokens ahead; the text is the same.  [default: for large models]"
+    "--prompts",
+    type=FILE,
+    metavar="FILE",
+    help="Continue every line of FILE, several at once; - is standard input.  [default: none, continue PROMPT]",
+)
+@click.option("--batch-size", type=int, metavar="N", help="Continue N lines of --prompts at a time.  [default: 16]")
+@click.option(
+    "--lookup/--no-lookup",
+    default=None,
+    help="Use prompt lookup decoding, which does not change the text.  [default: for large models]",
 )
 @sampling_options(MAX_TOKENS, {})
 @model_options
@@ -51,11 +59,11 @@ def command(
     MODEL is a model file, or a name that gpt2rt models lists. A single argument is MODEL if a file or a model has this
     name, if it ends in .bin, or if it contains a path separator and no space; else it is PROMPT.
 
-    PROMPT - reads standard input; without PROMPT the model begins a text of its own. The text goes to standard output,
-    the seed and the speed to standard error.
+    PROMPT - reads standard input; without PROMPT the model starts a new document. The text goes to standard output, the
+    seed and the speed to standard error.
 
-    With --prompts, each line is a prompt of its own, and each line of output a JSON object with "prompt", "text" and
-    "finish_reason", in the order of the prompts. Prompt i has the seed SEED + i.
+    With --prompts, each line of FILE is a prompt, and each line of output is a JSON object with "prompt", "text" and
+    "finish_reason", in the order of the prompts. Prompt i, counted from 0, uses the seed SEED + i.
 
     \b
     Examples:
@@ -68,9 +76,9 @@ def command(
     from gpt2rt.model import open_model
 
     if prompts is not None and (prompt or echo or lookup is not None):
-        raise UsageError("--prompts: it takes no PROMPT, --echo or --lookup beside it")
+        raise UsageError("--prompts: got PROMPT, --echo or --lookup as well (leave them out)")
     if prompts is None and batch_size is not None:
-        raise UsageError("--batch-size: it is for --prompts")
+        raise UsageError("--batch-size: got no --prompts (add it)")
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
     prompt = prompt or ""
@@ -100,7 +108,7 @@ def command(
 
 
 def continue_lines(model: Model, path: str, batch_size: int | None, arguments: dict[str, Any]) -> None:
-    """Continues each line of a file and prints what came of it as soon as all before it are done."""
+    """Continue each line of a file, and print each result as soon as all before it are printed."""
     import json
     from time import perf_counter
 
@@ -123,16 +131,16 @@ def continue_lines(model: Model, path: str, batch_size: int | None, arguments: d
         print_ended()
     print_ended()
     n_tokens = sum(len(ended.tokens) for ended in generation.continuations if ended)
-    drawn = speed(n_tokens, perf_counter() - begin)
+    decoding = speed(n_tokens, perf_counter() - begin)
     seeds = f"seed {generation.seeds[0]}; " if lines else ""
-    click.echo(f"{seeds}{len(lines)} texts, {n_tokens} tokens, {drawn}", err=True)
+    click.echo(f"{seeds}{len(lines)} texts, {n_tokens} tokens, {decoding}", err=True)
 
 
 def report(generation: Generation) -> str:
-    """The seed and the speed, in one line."""
-    read = speed(generation.n_prompt_tokens, generation.prompt_seconds)
-    drawn = speed(generation.n_tokens, generation.seconds)
+    """Return the seed and the speeds, in one line."""
+    prefill = speed(generation.n_prompt_tokens, generation.prompt_seconds)
+    decoding = speed(generation.n_tokens, generation.seconds)
     return (
-        f"seed {generation.seed}; prompt {generation.n_prompt_tokens} tokens, {read};"
-        f" text {generation.n_tokens} tokens, {drawn}"
+        f"seed {generation.seed}; prompt {generation.n_prompt_tokens} tokens, {prefill};"
+        f" text {generation.n_tokens} tokens, {decoding}"
     )

@@ -1,4 +1,4 @@
-"""gpt2rt info: what a model file says of itself."""
+"""gpt2rt info: show what a model file contains."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from gpt2rt.modelfile import ModelFile
 
 
-@click.command("info", short_help="Show what a model file holds.")
+@click.command("info", short_help="Show what a model file contains.")
 @model_argument()
+@click.option("--sha256", "with_sha256", is_flag=True, help="Add the SHA-256 of the file, which reads all of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model: str, as_json: bool) -> None:
-    """Show what MODEL, the bundled model by default, says of itself. The weights are not read (see verify).
+def command(model: str, with_sha256: bool, as_json: bool) -> None:
+    """Show what MODEL, the bundled model by default, contains. The weights are not read; gpt2rt verify checks them.
 
     \b
     Examples:
       gpt2rt info 124M
+      gpt2rt info 124M-int8.bin --sha256
       gpt2rt info 124M-int8.bin --json
     """
     from gpt2rt.modelfile import ModelFile
@@ -33,6 +35,7 @@ def command(model: str, as_json: bool) -> None:
         document = {
             "path": file.path,
             "size": file.size,
+            **({"sha256": sha256(file.path)} if with_sha256 else {}),
             "n_parameters": h.n_parameters,
             **h._asdict(),
             "weight_type": file.weight_type,
@@ -49,10 +52,11 @@ def command(model: str, as_json: bool) -> None:
     groups = f" in groups of {file.group_size}" if file.group_size else ""
     rows = [
         ("file", f"{file.path}, {megabytes(file.size)}"),
+        *([("SHA-256", sha256(file.path))] if with_sha256 else []),
         ("parameters", f"{h.n_parameters / 1e6:.1f} million"),
         ("weights", f"{file.weight_type}{groups}, {megabytes(len(file.sections['weights']))}"),
         *((name, value) for name, value in h._asdict().items()),
-        ("cache", f"{megabytes(cache_size(file))} for {h.n_ctx} tokens"),
+        ("KV cache", f"{megabytes(cache_size(file))} for {h.n_ctx} tokens"),
     ]
     for key, value in file.metadata.items():
         if isinstance(value, dict):
@@ -64,19 +68,27 @@ def command(model: str, as_json: bool) -> None:
         click.echo(f"{printable(str(name)):{width}}{printable(str(value))}")
 
 
+def sha256(path: str) -> str:
+    """Return the SHA-256 of a file, in hexadecimal. Raises OSError."""
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def cache_size(file: ModelFile) -> int:
-    """Bytes of a sequence's keys and values when its context is full."""
+    """Return the size of a full KV cache in bytes."""
     h = file.hyperparameters
     size: int = 2 * h.n_layer * h.n_ctx * h.n_embd * (4 if file.weight_type == "f32" else 2)
     return size
 
 
 def megabytes(n: int) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes as text."""
     return f"{n / 1e6:.1f} MB"
 
 
 def one_line(value: object) -> str:
-    """A value of the metadata, shortened to a line."""
+    """Return a value of the metadata, shortened to one line."""
     text = " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import click
 
-from gpt2rt.errors import ModelFileError
+from gpt2rt.errors import ModelFileError, UsageError
 from gpt2rt.model_folder import (
     SIZES,
     SUFFIX,
@@ -147,9 +147,7 @@ def _check_quotes(context: click.Context, model: str | None, texts: tuple[str, .
     words = texts if is_model else (str(model), *texts)
     text = " ".join(words).replace('"', r"\"")
     line = f'{context.command_path} {f"{model} " if is_model else ""}"{text:.80}"'
-    raise click.UsageError(
-        f"got the {len(words)} texts {', '.join(words):.80}, expected one (in quotes: {line})", context
-    )
+    raise UsageError(f"got the {len(words)} texts {', '.join(words):.80}, expected one (in quotes: {line})")
 
 
 def names_model(argument: str, files: bool = False) -> bool:

@@ -1,4 +1,4 @@
-"""gpt2rt perplexity: measures how well a model predicts text."""
+"""gpt2rt perplexity: measure how well a model predicts text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from gpt2rt.cli.files import read_any_text
 from gpt2rt.cli.model_argument import MODEL, model_and_text_arguments
+from gpt2rt.cli.parameters import OneOf
 from gpt2rt.cli.sampling_options import model_options
 from gpt2rt.cli.terminal import print_table, printable
 from gpt2rt.errors import UsageError
@@ -20,10 +21,22 @@ if TYPE_CHECKING:
 
 @click.command("perplexity", short_help="Measure how well a model predicts text.")
 @model_and_text_arguments("text", required=True, files=True, also=("against",))
-@click.option("--stride", type=int, metavar="N", help="Tokens that the window moves on. [default: half the context]")
-@click.option("--special", is_flag=True, help="Let the texts of special tokens, as <|endoftext|>, be those tokens.")
-@click.option("--against", type=MODEL, metavar="OTHER", help="Compare with the model OTHER, such as MODEL in f32.")
-@click.option("--task", type=click.Choice(["lambada"]), help="lambada: the last words of the passages of a jsonl file.")
+@click.option("--stride", type=int, metavar="N", help="Move the window by N tokens.  [default: half the context]")
+@click.option(
+    "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
+)
+@click.option("--no-bos", is_flag=True, help="Put no end-of-text token before a text, as the recipe of transformers.")
+@click.option(
+    "--against",
+    type=MODEL,
+    metavar="OTHER",
+    help="Compare with the model OTHER, such as MODEL in f32.  [default: no comparison]",
+)
+@click.option(
+    "--task",
+    type=OneOf(["lambada"]),
+    help="Measure a task instead; lambada: the last words of the passages in a JSON Lines file.  [default: none]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
 @model_options
@@ -32,6 +45,7 @@ def command(
     text: tuple[str, ...],
     stride: int | None,
     special: bool,
+    no_bos: bool,
     against: str | None,
     task: str | None,
     as_json: bool,
@@ -43,30 +57,35 @@ def command(
 
     MODEL is a model file, or a name that gpt2rt models lists. A single argument is TEXT, for the bundled model.
 
-    A window as long as the model's context slides over the text and moves on by the stride. Each token is scored once:
-    in the first window all of them, from the start (behind an end-of-text token), in each later one those that are new,
-    which have at least context minus stride tokens before them. The loss is in nats a token, with its standard error;
-    the perplexity is exp(loss); bits a byte are over the text's own bytes.
+    A window as long as the model's context slides over the text and moves by the stride. Each token is scored once: in
+    the first window all tokens, after an end-of-text token; in each later window the new ones, which have at least
+    context minus stride tokens before them. The loss is in nats per token, with its standard error; the perplexity is
+    exp(loss); bits per byte count the bytes of the text.
+
+    --no-bos puts no end-of-text token before the text, as the strided recipe in the documentation of transformers: the
+    first token is not scored, and a window scores only the tokens that it contains. Use it to compare with published
+    figures: the difference of the conventions can exceed that of the models (322.7 and 324.9 for one text and model).
 
     --against adds the loss of OTHER, the difference of the losses with its standard error, the mean and the largest KL
-    divergence of MODEL from OTHER (nats a token), and how often both find the same token most likely.
+    divergence of MODEL from OTHER (nats per token), and how often both have the same most likely token.
 
-    --task lambada takes lines {"text": ...} and measures the last word, split at the last space: how often all of its
-    tokens are the most likely ones, and the perplexity of a word.
+    --task lambada takes lines {"text": ...} and measures the last word, after the last space: how often each of its
+    tokens is the most likely one, and the perplexity per word.
 
     \b
     Examples:
       gpt2rt perplexity 124M letters.txt book.txt.xz
       gpt2rt perplexity 124M-int8.bin wiki.txt --against 124M-f32.bin --stride 1024
+      gpt2rt perplexity 124M-f32.bin wiki.txt --no-bos --stride 512
       gpt2rt perplexity 124M-int8.bin lambada_test.jsonl --task lambada
     """
     from gpt2rt.model import open_model
     from gpt2rt.perplexity import lambada, perplexity
 
     if as_json and as_markdown:
-        raise UsageError("--json and --markdown: give one of them")
-    if task and (stride is not None or special or len(text) > 1):
-        raise UsageError("--task lambada: it takes one file, and no --stride or --special")
+        raise UsageError("--json and --markdown: got both, expected one of them")
+    if task and (stride is not None or special or no_bos or len(text) > 1):
+        raise UsageError("--task lambada: got --stride, --special, --no-bos or several files (leave them out)")
     texts = [(path, read_any_text(path)) for path in text]
     opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
     other = None if against is None else open_model(against, n_threads=threads, use_mmap=not no_mmap)
@@ -74,10 +93,12 @@ def command(
     def measure(progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
         if task:
             return lambada(opened, texts[0][1], name=texts[0][0], against=other, progress=progress)
-        return perplexity(opened, texts, against=other, stride=stride, special=special, progress=progress)
+        return perplexity(
+            opened, texts, against=other, stride=stride, special=special, bos=not no_bos, progress=progress
+        )
 
     if sys.stderr.isatty():
-        with click.progressbar(length=1, label="measuring", file=sys.stderr) as bar:
+        with click.progressbar(length=1, label="Measuring", file=sys.stderr) as bar:
 
             def show(done: int, total: int) -> None:
                 bar.length = total
@@ -94,13 +115,14 @@ def command(
         print_table(lambada_rows(result, model, against), as_markdown)
     else:
         if not as_markdown:
-            click.echo(f"windows of {result['n_ctx']} tokens, stride {result['stride']}")
+            start = ", no end-of-text token before the text" if no_bos else ""
+            click.echo(f"windows of {result['n_ctx']} tokens, stride {result['stride']}{start}")
         print_table(perplexity_rows(result), as_markdown)
 
 
 def perplexity_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each text, one for all of them where there are several."""
-    head = ["text", "tokens", "loss", "+-", "perplexity", "bits a byte"]
+    """Return a row for each text, and one for all of them where there are several."""
+    head = ["text", "tokens", "loss", "+-", "perplexity", "bits per byte"]
     if "against" in result["texts"][0]:
         head += ["other's loss", "difference", "+-", "mean KL", "largest KL", "same top"]
     rows = [tuple(head)]
@@ -116,7 +138,7 @@ def perplexity_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def lambada_rows(result: dict[str, Any], model: str, against: str | None) -> list[tuple[str, ...]]:
-    """A row for each model."""
+    """Return a row for each model."""
     rows: list[tuple[str, ...]] = [("model", "passages", "accuracy", "perplexity")]
     for path, found in ((model, result), (against, result.get("against"))):
         if path is not None and found:
@@ -126,5 +148,5 @@ def lambada_rows(result: dict[str, Any], model: str, against: str | None) -> lis
 
 
 def shown(value: float | None, form: str) -> str:
-    """A number as text; nothing where there is none."""
+    """Return a number as text; an empty text for None."""
     return "" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""The options that `chat` and `generate` share: of the model and of sampling."""
+"""Options that several commands share: of the model and of sampling."""
 
 from __future__ import annotations
 
@@ -18,28 +18,38 @@ Command = Callable[..., None]
 
 
 def model_options(command: Command) -> Command:
-    """--threads and --no-mmap."""
-    command = click.option("--no-mmap", is_flag=True, help="Read the file into memory instead of mapping it.")(command)
+    """Add --threads and --no-mmap."""
+    command = click.option("--no-mmap", is_flag=True, help="Read the model file into memory instead of mapping it.")(
+        command
+    )
     return click.option(
-        "--threads", type=int, metavar="N", help="Threads, at most; by default as the processor allows."
+        "--threads",
+        type=int,
+        metavar="N",
+        help="Use at most N threads.  [default: as many as the machine allows; gpt2rt doctor shows it]",
     )(command)
 
 
 def sampling_options(max_tokens: int, changed_defaults: SamplingKeywords) -> Callable[[Command], Command]:
-    """The options of `SamplingParams`, --seed, --stop and --max-tokens.
+    """Return a decorator with the options of `SamplingParams`, --seed, --stop and --max-tokens.
 
     Args:
-        max_tokens: what the help names as the default. changed_defaults: likewise, of sampling.
+        max_tokens: the default, for the help. changed_defaults: those of sampling that differ from `SamplingParams`.
     """
 
     def decorate(command: Command) -> Command:
         decorators = [
             click.option(
-                "-n", "--max-tokens", type=int, metavar="N", help=f"At most N tokens. [default: {max_tokens}]"
+                "-n", "--max-tokens", type=int, metavar="N", help=f"Generate at most N tokens.  [default: {max_tokens}]"
             ),
-            click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
             click.option(
-                "--seed", type=int, metavar="N", help="Seed of the random numbers. [default: random, and printed]"
+                "--stop", multiple=True, metavar="TEXT", help="Stop before this text; may be repeated.  [default: none]"
+            ),
+            click.option(
+                "--seed",
+                type=int,
+                metavar="N",
+                help="Seed the random numbers with N.  [default: a random seed, which is printed]",
             ),
         ]
         defaults = SamplingParams(**changed_defaults).as_dict()
@@ -49,7 +59,7 @@ def sampling_options(max_tokens: int, changed_defaults: SamplingKeywords) -> Cal
                     f"--{name.replace('_', '-')}",
                     type=kind,
                     metavar="X" if kind is float else "N",
-                    help=f"{meaning} [default: {defaults[name]}]",
+                    help=f"{meaning}  [default: {defaults[name]}]",
                 )
             )
         for decorator in reversed(decorators):
@@ -60,5 +70,5 @@ def sampling_options(max_tokens: int, changed_defaults: SamplingKeywords) -> Cal
 
 
 def given(options: Mapping[str, float | None]) -> dict[str, Any]:
-    """The sampling options that were given."""
+    """Return the sampling options that were given."""
     return {name: value for name in SAMPLING_OPTIONS if (value := options[name]) is not None}

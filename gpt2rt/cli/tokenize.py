@@ -1,4 +1,4 @@
-"""gpt2rt tokenize: the tokens of a text."""
+"""gpt2rt tokenize: show the tokens of a text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import click
 from gpt2rt.cli.model_argument import model_and_text_arguments
 
 
-@click.command("tokenize", short_help="Show a text's tokens.")
+@click.command("tokenize", short_help="Show the tokens of a text.")
 @model_and_text_arguments("text", required=True)
-@click.option("--pieces", is_flag=True, help="Each token on its own line, with its text.")
-@click.option("--special", is_flag=True, help="Let the texts of special tokens, as <|endoftext|>, become those tokens.")
+@click.option("--pieces", is_flag=True, help="Print each token on its own line, with its text.")
+@click.option(
+    "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -> None:
     """Show the token ids of TEXT (- reads standard input) in the vocabulary of MODEL, the bundled model by default.
@@ -44,7 +46,7 @@ def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -
 
 
 def shown(content: bytes) -> str:
-    """A token's bytes in quotes, as text where they are some."""
+    """Return a token in quotes: as text, or as bytes where they are not UTF-8."""
     try:
         return repr(content.decode())
     except UnicodeDecodeError:

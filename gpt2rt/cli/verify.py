@@ -1,4 +1,4 @@
-"""gpt2rt verify: reads a whole model file and says what is damaged."""
+"""gpt2rt verify: read a whole model file and report what is damaged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from gpt2rt.cli.model_argument import model_argument
 @model_argument()
 @click.pass_context
 def command(ctx: click.Context, /, model: str) -> None:
-    """Check every byte of MODEL, the bundled model by default, against its checksums, and its vocabulary for sense.
+    """Check every byte of MODEL, the bundled model by default, and print its SHA-256.
+
+    The checksums in the file detect damage, and the vocabulary is checked as well. The SHA-256 identifies the file:
+    note it to recognize the same file later.
 
     \b
     Examples:
@@ -20,6 +23,7 @@ def command(ctx: click.Context, /, model: str) -> None:
       gpt2rt verify 124M-int8.bin
     """
     from gpt2rt._tokenizer import Tokenizer
+    from gpt2rt.cli.info import sha256
     from gpt2rt.modelfile import ModelFile
 
     file = ModelFile(model)
@@ -40,5 +44,7 @@ def command(ctx: click.Context, /, model: str) -> None:
         complain(f"{file.path}: vocabulary: {problem}")
     if damaged or offset is not None or problems:
         ctx.exit(EXIT_ERROR)
-    _ = file.metadata  # raises where it is no JSON object
-    click.echo(f"{file.path}: {len(file.sections)} sections, {file.size} bytes, no damage")
+    _ = file.metadata  # raises where it is not a JSON object
+    click.echo(
+        f"{file.path}: {len(file.sections)} sections, {file.size} bytes, no damage\nSHA-256: {sha256(file.path)}"
+    )
