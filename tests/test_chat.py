@@ -279,6 +279,43 @@ def test_an_answer_that_was_never_read_changes_nothing(conversation):
     assert conversation.turns == turns
 
 
+def test_the_text_of_an_answer_reads_it_to_its_end(conversation):
+    text = conversation.say("Hello!").text
+    assert text
+    assert conversation.turns[0].answer == text
+
+
+def test_the_next_message_reads_an_answer_that_was_not_iterated(model, conversation):
+    conversation.say("Hello!")
+    conversation.say("What do you like?")
+    assert conversation.retry().text
+    same = Conversation(model, seed=1)
+    expected = [same.say("Hello!").text, same.say("What do you like?").text, same.retry().text]
+    assert [turn.user for turn in conversation.turns] == ["Hello!", "What do you like?"]
+    assert [turn.answer for turn in conversation.turns] == expected[::2]
+
+
+def test_the_next_message_ends_an_answer_that_is_being_read(conversation):
+    answer = conversation.say("Tell me a joke.")
+    piece = next(answer)
+    conversation.say("Thanks!")
+    assert (answer.finish_reason, answer.text) == ("interrupted", piece)
+    assert conversation.turns[0].answer == piece
+
+
+def test_undo_discards_an_answer_that_was_not_iterated(conversation):
+    say(conversation, "Hello!")
+    conversation.say("I live in Rome.")
+    assert conversation.undo().user == "I live in Rome."
+    assert [turn.user for turn in conversation.turns] == ["Hello!"]
+
+
+def test_reset_does_not_compute_an_answer_that_was_not_iterated(conversation):
+    answer = conversation.say("Hello!")
+    conversation.reset()
+    assert (answer.n_tokens, conversation.turns) == (0, [])
+
+
 # --- commands
 
 
