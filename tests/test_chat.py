@@ -1,6 +1,7 @@
 """Conversations: what the model reads, what is kept, and what can go wrong."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from demo import demo_model
 from random_models import random_tensors, write_model
 
 from gpt2rt.chat import MAX_DRAFTS, Conversation, words_of
-from gpt2rt.chat_format import DEFAULT_BOT_NAME, DEFAULT_USER_NAME
+from gpt2rt.chat_format import renamed
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import Hyperparameters
@@ -22,7 +23,7 @@ def model():
 
 @pytest.fixture
 def conversation(model):
-    return Conversation(model, seed=1)
+    return Conversation(model, opening="", seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,19 @@ def test_plain_turns_are_lines_with_names(conversation):
     assert shown_to(conversation).startswith(f"User: Hello!\nBot: {first}\nUser: How are you?\nBot:")
 
 
+PLACEHOLDER = re.compile(r"[(\[{<][^)\]}>]*[)\]}>]")  # such as (name), which the model has read in its texts
+
+
+@pytest.mark.parametrize("n_seeds", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_the_bundled_model_gives_its_name_and_no_placeholder(model, n_seeds):
+    found = []
+    for seed in range(n_seeds):
+        conversation = Conversation(model, seed=seed)
+        texts = [conversation.say(message).text for message in ("Hello!", "What's your name?")]
+        found += [text for text in texts if PLACEHOLDER.search(text)]
+    assert found == []
+
+
 def test_an_answer_is_one_line_without_names(conversation):
     for message in ("Hi!", "What do you like?", "Tell me a joke.", "Why?"):
         text = say(conversation, message).text
@@ -72,9 +86,16 @@ def test_names_and_opening_can_be_overridden(model):
 
 
 def test_a_file_without_chat_gets_an_opening_with_example_turns(byte_model):
-    opening = Conversation(byte_model).format.opening
-    assert opening.count(f"\n{DEFAULT_BOT_NAME}: ") == opening.count(f"\n{DEFAULT_USER_NAME}: ") >= 4
-    assert opening.endswith("\n")
+    chat = Conversation(byte_model).format
+    assert chat.is_scene
+    assert chat.opening.count("\nEmma: ") == chat.opening.count("\nSam: ") >= 4
+    assert chat.opening.endswith("\n")
+
+
+@pytest.mark.parametrize("format", ["dialogpt", "raw"])
+def test_only_a_scene_gives_the_speakers_the_names_of_people(model, byte_model, format):
+    chat = Conversation(byte_model if format == "raw" else model, format=format).format
+    assert (chat.user_name, chat.bot_name, chat.is_scene) == ("User", "Bot", False)
 
 
 @pytest.mark.parametrize("n_ctx", [16, 512, 1024])
@@ -88,10 +109,34 @@ def test_a_small_context_gets_fewer_example_turns(tmp_path, n_ctx):
 
 def test_an_empty_opening_is_respected(byte_model, model):
     assert Conversation(byte_model, opening="").format.opening_tokens == []
-    assert Conversation(model).format.opening_tokens == []  # as its file says
+    assert Conversation(model, opening="").format.opening_tokens == []
 
 
-def test_dialogpt_turns_are_parted_by_end_of_text(model):
+def test_an_opening_from_the_file_has_the_names_of_the_conversation(model):
+    chat = Conversation(model, user_name="Ann", bot_name="Tom").format
+    assert chat.opening == "Ann: Who are you?\nTom: I'm Tom, a little program that talks.\n"
+    assert Conversation(model, bot_name="Tom", opening="I am Bot.").format.opening == "I am Bot."
+
+
+@pytest.mark.parametrize("format", ["dialogpt", "raw"])
+def test_an_opening_from_the_file_is_for_its_own_format(model, format):
+    assert Conversation(model, format=format).format.opening == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        ("Bot: Robots, Bot!", {"Bot": "Al"}, "Al: Robots, Al!"),
+        ("A: Hi B!", {"A": "B", "B": "A"}, "B: Hi A!"),
+        ("A.B: Hi AxB!", {"A.B": r"\1"}, r"\1: Hi AxB!"),
+        ("A: Hi!", {"": "B", "A": 3}, "A: Hi!"),
+    ],
+)
+def test_names_are_replaced_as_whole_words(text, names, expected):
+    assert renamed(text, names) == expected
+
+
+def test_dialogpt_turns_are_separated_by_end_of_text(model):
     conversation = Conversation(model, format="dialogpt", opening="Hi.\nHello.", seed=1)
     encode, end = model.tokenizer.encode, model.tokenizer.end_of_text
     answer = conversation.say("How are you?")
@@ -107,7 +152,7 @@ def test_dialogpt_is_shown_the_last_turns_only(model):
     assert [f"Message {n}." in shown_to(conversation) for n in range(9)] == [False] * 3 + [True] * 6
 
 
-def test_raw_goes_on_from_what_was_typed(model):
+def test_raw_continues_what_was_typed(model):
     conversation = Conversation(model, format="raw", seed=3, max_tokens=20)
     first = say(conversation, "Once upon a time\n\n").text
     say(conversation, " and then")
@@ -194,16 +239,16 @@ def test_what_was_kept_in_the_cache_equals_reading_all_again(conversation, model
 
 def test_a_full_context_drops_whole_old_turns_and_says_so(model):
     conversation = Conversation(model, seed=1, opening="A talk of friends.")
-    forgotten = 0
+    dropped = 0
     for n in range(60):
         answer = say(conversation, f"This is message number {n}, what do you think of it?")
-        forgotten += answer.n_dropped
+        dropped += answer.n_dropped
         if answer.n_dropped:
             shown = shown_to(conversation)
-            assert shown.startswith(f"A talk of friends.\nUser: This is message number {forgotten}, what")
+            assert shown.startswith(f"A talk of friends.\nUser: This is message number {dropped}, what")
             assert f"number {n}, what" in shown
         assert len(conversation.sequence) <= 512
-    assert forgotten == conversation.n_dropped > 10
+    assert dropped == conversation.n_dropped > 10
     assert len(conversation.turns) == 60
 
 
@@ -250,7 +295,7 @@ def test_an_answer_has_a_bounded_number_of_tokens(byte_model):
     assert (answer.n_tokens, answer.finish_reason) == (10, "length")
 
 
-def test_drawn_bytes_that_are_no_text_are_kept_to_whole_characters(byte_model):
+def test_sampled_bytes_that_are_no_text_are_kept_to_whole_characters(byte_model):
     conversation = Conversation(byte_model, seed=1, max_tokens=40, temperature=3.0, top_k=0, top_p=1.0)
     for n in range(5):
         answer = conversation.say(f"message {n}")
@@ -289,7 +334,7 @@ def test_the_next_message_reads_an_answer_that_was_not_iterated(model, conversat
     conversation.say("Hello!")
     conversation.say("What do you like?")
     assert conversation.retry().text
-    same = Conversation(model, seed=1)
+    same = Conversation(model, opening="", seed=1)
     expected = [same.say("Hello!").text, same.say("What do you like?").text, same.retry().text]
     assert [turn.user for turn in conversation.turns] == ["Hello!", "What do you like?"]
     assert [turn.answer for turn in conversation.turns] == expected[::2]
@@ -329,7 +374,7 @@ def test_retry_answers_the_last_message_again_differently(conversation):
     assert conversation.turns[-1].answer == again.text
 
 
-def test_undo_takes_the_last_turn_back(conversation):
+def test_undo_discards_the_last_turn(conversation):
     say(conversation, "Hello!")
     say(conversation, "I live in Rome.")
     assert conversation.undo().user == "I live in Rome."
@@ -338,7 +383,7 @@ def test_undo_takes_the_last_turn_back(conversation):
     assert "Hello!" in shown_to(conversation)
 
 
-def test_reset_forgets_all_turns(conversation):
+def test_reset_drops_all_turns(conversation):
     say(conversation, "Hello!")
     conversation.reset()
     say(conversation, "Bye!")
@@ -346,7 +391,7 @@ def test_reset_forgets_all_turns(conversation):
 
 
 @pytest.mark.parametrize("command", ["undo", "retry"])
-def test_without_a_turn_there_is_nothing_to_take_back(conversation, command):
+def test_without_a_turn_there_is_nothing_to_discard(conversation, command):
     with pytest.raises(UsageError, match=rf"{command}: there is no"):
         getattr(conversation, command)()
 
@@ -374,7 +419,7 @@ def transcript(conversation, tmp_path):
     return path
 
 
-def test_a_saved_conversation_goes_on(model, conversation, transcript):
+def test_a_saved_conversation_resumes(model, conversation, transcript):
     other = Conversation(model, seed=77, temperature=0.1, user_name="X")
     load_transcript(other, str(transcript))
     assert other.turns == conversation.turns
