@@ -324,6 +324,11 @@ class Conversation:
 
     # --- settings
 
+    def default_settings(self) -> dict[str, float]:
+        """Return the settings of a conversation for which none is given, by name. The seed has no default."""
+        sampling = SamplingParams(**CHAT_DEFAULTS).as_dict()
+        return {**sampling, "max_tokens": min(MAX_TOKENS, self.sequence.n_ctx)}
+
     def settings(self) -> dict[str, float]:
         """Return all that `set` can change, by name."""
         return {**self.sampling.as_dict(), "max_tokens": self.max_tokens, "seed": self.seed}

@@ -195,15 +195,18 @@ def chat_format(
     name = name if name is not None else own_format
     if name not in FORMATS:
         raise UsageError(f"chat format {name!r:.80}: expected one of {', '.join(FORMATS)}")
-    own_names = [chat.get(key, default) for key, default in zip(("user_name", "bot_name"), DEFAULT_NAMES[name], strict=True)]
-    names = [own if given is None else given for own, given in zip(own_names, (user_name, bot_name), strict=True)]
+    default_user_name, default_bot_name = DEFAULT_NAMES[name]
+    own_user_name = chat.get("user_name", default_user_name)
+    own_bot_name = chat.get("bot_name", default_bot_name)
+    user_name = own_user_name if user_name is None else user_name
+    bot_name = own_bot_name if bot_name is None else bot_name
     own_opening = chat.get("opening") if name == own_format else None  # one of another format would be misread
     is_scene = opening is None and own_opening is None and name == "plain"
     if is_scene:
-        opening = default_opening(model, *names)
+        opening = default_opening(model, user_name, bot_name)
     elif opening is None:
-        opening = renamed(own_opening or "", dict(zip(own_names, names, strict=True)))
-    made = FORMATS[name](model.tokenizer, *names, opening)
+        opening = renamed(own_opening or "", {own_user_name: user_name, own_bot_name: bot_name})
+    made = FORMATS[name](model.tokenizer, user_name, bot_name, opening)
     made.is_scene = is_scene and bool(opening)
     return made
 

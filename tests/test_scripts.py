@@ -318,8 +318,7 @@ class TestDocs:
         assert new == old, "run python docs/make_picture.py"
 
 
-def test_set_opening_changes_the_opening_and_no_weight(tmp_path):
-    needs_demo()
+def test_set_opening_changes_the_opening_and_no_weight(needs_demo, tmp_path):
     (tmp_path / "opening.txt").write_text("User: Hi!\nBot: Höi!\n", encoding="utf-8")
     run("train/set_opening.py", DEMO, tmp_path / "opening.txt", tmp_path / "new.bin")
     old, new = ModelFile(DEMO), ModelFile(tmp_path / "new.bin")

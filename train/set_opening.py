@@ -1,4 +1,4 @@
-"""Give a model file another chat opening, and leave its weights as they are: python train/set_opening.py MODEL OPENING OUTPUT
+"""Copy a model file with another chat opening and the same weights: python train/set_opening.py MODEL OPENING OUTPUT
 
 MODEL is a model file of any type, OPENING a UTF-8 text of example turns, OUTPUT the file to write.
 """
