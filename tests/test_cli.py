@@ -240,6 +240,8 @@ def test_chat_commands(cli, demo, tmp_path):
         ("/rety", "command /rety: unknown (did you mean /retry? /help lists the commands)"),
         ("/sav x", "command /sav: unknown (did you mean /save? /help lists the commands)"),
         ("/undo", "undo: there is no turn to discard"),
+        ("/undo 2", "/undo: got '2', expected nothing after the command"),
+        ("/exit now", "/exit: got 'now', expected nothing after the command"),
         ("/retry", "retry: there is no answer yet"),
         ("/save", "/save: expected the name of a file"),
         ("/load none.json", "'none.json': can't be read: No such file or directory"),

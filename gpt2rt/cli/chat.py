@@ -201,6 +201,8 @@ class Talk:
             return
         name, _, argument = message[1:].strip().partition(" ")
         name = ALIASES.get(name, name)
+        if argument and name in (*self.commands, *LEAVING) and name not in WITH_ARGUMENT:
+            raise UsageError(f"/{name}: got {printable(argument)!r:.40}, expected nothing after the command")
         if name not in self.commands:
             raise UsageError(
                 f"command /{printable(name):.40}: unknown ({self.suggestion(name)}/help lists the commands)"
