@@ -40,11 +40,12 @@ def words_of(text: str) -> str:
 class Answer:
     """The answer to a message: an iterator of pieces of text, to be read to its end.
 
-    A KeyboardInterrupt or `close()` in the middle ends it early; what there is becomes the turn's answer.
+    A KeyboardInterrupt or `close()` in the middle ends it early; what there is becomes the turn's answer. So does the
+    next `say()`, `retry()`, `undo()` or `set()` of its conversation; if nothing was read yet, that reads all of it.
 
     Attributes:
         finish_reason: None while it runs, then as `Generation`'s, "interrupted", or "blank".
-        n_dropped: how many old turns had to leave the context to make room.
+        n_dropped: how many old turns were dropped from the context to make room.
         n_prompt_tokens, prompt_seconds: what had to be evaluated first.
         n_tokens, seconds: what was sampled, all drafts together.
     """
@@ -68,6 +69,7 @@ class Answer:
         self._replaced = replaced
         self._sampled: list[int] = []  # the ids of the draft that becomes the answer
         self._pieces = self._run(tokens)
+        self._is_begun = False
 
     def _run(self, tokens: list[int]) -> Generator[str]:
         conversation = self._conversation
@@ -215,11 +217,19 @@ class Answer:
         return self
 
     def __next__(self) -> str:
+        self._is_begun = True
         return next(self._pieces)
 
     def close(self) -> None:
-        """End it early."""
+        """End it early. Of an answer that was not begun nothing is kept, not even its message."""
         self._pieces.close()
+
+    def finish(self) -> None:
+        """Read it to its end if nothing was read of it; end it early if it was begun."""
+        if not self._is_begun:
+            for _ in self:
+                pass
+        self.close()
 
 
 class Conversation:
@@ -314,6 +324,11 @@ class Conversation:
 
     # --- settings
 
+    def default_settings(self) -> dict[str, float]:
+        """Return the settings of a conversation for which none is given, by name. The seed has no default."""
+        sampling = SamplingParams(**CHAT_DEFAULTS).as_dict()
+        return {**sampling, "max_tokens": min(MAX_TOKENS, self.sequence.n_ctx)}
+
     def settings(self) -> dict[str, float]:
         """Return all that `set` can change, by name."""
         return {**self.sampling.as_dict(), "max_tokens": self.max_tokens, "seed": self.seed}
@@ -331,7 +346,7 @@ class Conversation:
             raise UsageError(f"setting {name!r}: expected one of {', '.join(self.settings())}")
 
     def checked_max_tokens(self, value: int) -> int:
-        """Return it as an int. Raises UsageError where it is no number of tokens for an answer."""
+        """Return the value as an int. Raises UsageError if an answer can't have so many tokens."""
         return whole_number("max_tokens", value, 1, self.sequence.n_ctx)
 
     def draft_seeds(self) -> list[int]:
@@ -358,17 +373,18 @@ class Conversation:
     # --- talk
 
     def say(self, message: str) -> Answer:
-        """Say something to the model.
+        """Say something to the model and return its answer.
 
         Args:
-            message: in one line; white space is folded, but in the raw format.
+            message: text; in all formats but raw, white space is folded, line breaks too.
 
         Returns:
-            The answer, to be iterated; the turn is made when it ends.
+            The answer, to be iterated; the turn is made when it ends. `text` and the next `say()` read one to its end
+            of which nothing was read.
 
         Raises:
-            UsageError: the message is empty, or no text.
-            ContextFullError: it is longer than the context. Nothing has changed then.
+            UsageError: the message is empty or not a string.
+            ContextFullError: the message is longer than the context has room for.
         """
         if not isinstance(message, str):
             raise UsageError(f"message: got {message!r:.80}, expected text")
@@ -399,7 +415,9 @@ class Conversation:
 
     def reset(self) -> None:
         """Drop all turns; settings and the opening stay."""
-        self._finish()
+        if self._answer is not None:
+            self._answer.close()  # its turn would be dropped
+            self._answer = None
         self.turns.clear()
         self.n_dropped = 0
 
@@ -412,9 +430,10 @@ class Conversation:
         self.format, self.sampling, self.max_tokens, self.turns = format, sampling, max_tokens, turns
 
     def _finish(self) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
+        """End the last answer, so that its turn is made."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.finish()
 
     def _begin(self, message: str, tokens: list[int], n_dropped: int, replaced: Turn | None) -> Answer:
         n_more = max(0, n_dropped - self.n_dropped)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 MAX_NAME = 40  # characters
 MAX_OPENING = 1 << 16  # characters
 
+DEFAULT_NAMES = {"plain": ("Sam", "Emma"), "dialogpt": ("User", "Bot"), "raw": ("User", "Bot")}
+
 # For models that were not trained to chat: a scene, and turns of the kind that is wanted.
-DEFAULT_USER_NAME = "Sam"
-DEFAULT_BOT_NAME = "Emma"
 DEFAULT_OPENING = """\
 {user} and {bot} are good friends who like to talk with each other. {bot} is cheerful, kind and curious. She answers \
 in one or two short sentences, and she always stays on the subject.
@@ -38,16 +38,18 @@ class ChatFormat:
 
     Attributes:
         name, user_name, bot_name, opening: as in the metadata's `chat`. stop: strings that end an answer.
-        opening_tokens: ids before the first turn. closing_tokens: ids behind an answer.
-        exempt: ids that a penalty on repetition must leave alone, because they hold the turns and sentences together.
-        turns_kept: the most turns that the model is shown, None for as many as fit.
+        opening_tokens: ids before the first turn. closing_tokens: ids after an answer.
+        exempt: ids that a repetition penalty must leave alone, because they hold turns and sentences together.
+        turns_kept: how many of the last turns the model reads, None for as many as fit.
         is_talk: answers are utterances: stripped, never blank, and not given twice.
+        is_scene: the opening is the scene with example turns for models that were not trained to chat.
     """
 
     name = ""
     stop: tuple[str, ...] = ()
     turns_kept: int | None = None
     is_talk = True
+    is_scene = False
 
     def __init__(self, tokenizer: Tokenizer, user_name: str, bot_name: str, opening: str):
         """Raises UsageError: a name or the opening can't be used, or the vocabulary lacks what the format needs."""
@@ -76,15 +78,15 @@ class ChatFormat:
         return []
 
     def clean(self, text: str) -> str:
-        """What is kept of a user's message: one line, so that it can't end its turn."""
+        """Return what is kept of a user's message: one line, so that it can't end its turn."""
         return clean(text)
 
     def prompt(self, text: str) -> list[int]:
-        """The ids of a user's clean message and of what asks for the answer."""
+        """Return the ids of a user's clean message and of what asks for the answer."""
         raise NotImplementedError
 
     def answer(self, text: str) -> list[int]:
-        """The ids of an answer, as a model would have given it."""
+        """Return the ids of an answer, as a model would have given it."""
         raise NotImplementedError
 
 
@@ -105,7 +107,7 @@ class PlainFormat(ChatFormat):
         return self._tokenizer.encode("\n")
 
     def prompt(self, text: str) -> list[int]:
-        # No space behind the colon: it belongs to the answer's first token.
+        # No space after the colon: it belongs to the answer's first token.
         return self._tokenizer.encode(f"{self.user_name}: {text}\n{self.bot_name}:")
 
     def answer(self, text: str) -> list[int]:
@@ -113,7 +115,7 @@ class PlainFormat(ChatFormat):
 
 
 class DialogptFormat(ChatFormat):
-    """Turns parted by `<|endoftext|>`; every line of an opening is a turn."""
+    """Turns separated by `<|endoftext|>`; every line of an opening is a turn."""
 
     name = "dialogpt"
     turns_kept = 5  # more confuse DialoGPT, which was trained on short exchanges
@@ -137,7 +139,7 @@ class DialogptFormat(ChatFormat):
 
 
 class RawFormat(ChatFormat):
-    """Text and nothing else: the model goes on from what was typed."""
+    """Text and nothing else: the model continues what was typed."""
 
     name = "raw"
     is_talk = False
@@ -156,15 +158,15 @@ FORMATS: dict[str, type[ChatFormat]] = {kind.name: kind for kind in (PlainFormat
 
 
 def clean(text: str) -> str:
-    """One line, without spaces at its ends: every run of white space becomes a space."""
+    """Return the text in one line: stripped, and every run of white space a single space."""
     return " ".join(text.split())
 
 
 def default_opening(model: Model, user_name: str, bot_name: str) -> str:
-    """The scene and as many of the example turns as leave half of the context free."""
+    """Return the scene and as many of the example turns as leave half of the context free."""
     lines = DEFAULT_OPENING.format(user=user_name, bot=bot_name).splitlines(keepends=True)
     while len(model.tokenizer.encode("".join(lines))) > model.hyperparameters.n_ctx // 2:
-        del lines[-2:]  # an exchange; the scene and the empty line behind it go last
+        del lines[-2:]  # an exchange; the scene and the empty line after it go last
     return "".join(lines)
 
 
@@ -175,12 +177,13 @@ def chat_format(
     bot_name: str | None = None,
     opening: str | None = None,
 ) -> ChatFormat:
-    """The format that a model's file asks for; what is given here goes before what the file says.
+    """Return the format that a model's file asks for. Arguments that are not None override the file.
 
-    A plain format without an opening gets one with example turns; an empty opening is none.
+    A plain format without an opening gets one with example turns; an empty opening means none. The file's opening is
+    used in the file's format only, and names in it that are overridden are replaced.
 
     Raises:
-        UsageError: something given can't be used. ModelFileError: the file's own `chat` can't.
+        UsageError: an argument can't be used. ModelFileError: the file's metadata `chat` can't.
     """
     chat = model.metadata.get("chat", {})
     if not isinstance(chat, dict):
@@ -188,12 +191,36 @@ def chat_format(
     for key in ("format", "user_name", "bot_name", "opening"):
         if not isinstance(chat.get(key, ""), str):
             raise ModelFileError(f"{model.path}: metadata 'chat': {key} is {chat[key]!r:.80}, expected text")
-    name = name if name is not None else chat.get("format", "plain")
+    own_format = chat.get("format", "plain")
+    name = name if name is not None else own_format
     if name not in FORMATS:
         raise UsageError(f"chat format {name!r:.80}: expected one of {', '.join(FORMATS)}")
-    user_name = user_name if user_name is not None else chat.get("user_name", DEFAULT_USER_NAME)
-    bot_name = bot_name if bot_name is not None else chat.get("bot_name", DEFAULT_BOT_NAME)
-    opening = opening if opening is not None else chat.get("opening")
-    if opening is None:
-        opening = default_opening(model, user_name, bot_name) if name == "plain" else ""
-    return FORMATS[name](model.tokenizer, user_name, bot_name, opening)
+    default_user_name, default_bot_name = DEFAULT_NAMES[name]
+    own_user_name = chat.get("user_name", default_user_name)
+    own_bot_name = chat.get("bot_name", default_bot_name)
+    user_name = own_user_name if user_name is None else user_name
+    bot_name = own_bot_name if bot_name is None else bot_name
+    own_opening = chat.get("opening") if name == own_format else None  # one of another format would be misread
+    is_scene = opening is None and own_opening is None and name == "plain"
+    if is_scene:
+        opening = default_opening(model, user_name, bot_name)
+    elif opening is None:
+        opening = renamed(own_opening or "", {own_user_name: user_name, own_bot_name: bot_name})
+    made = FORMATS[name](model.tokenizer, user_name, bot_name, opening)
+    made.is_scene = is_scene and bool(opening)
+    return made
+
+
+def renamed(text: str, names: dict[str, str]) -> str:
+    """Return the text with other names in it.
+
+    Args:
+        names: {name: its replacement}; only whole words are replaced. Names that can't be used are left out.
+    """
+    names = {old: new for old, new in names.items() if old and isinstance(new, str)}
+    if all(old == new for old, new in names.items()):
+        return text
+    import re
+
+    words = "|".join(re.escape(name) for name in names)
+    return re.sub(rf"(?<!\w)(?:{words})(?!\w)", lambda found: names[found[0]], text)

@@ -8,7 +8,6 @@ from demo import demo_model
 from random_models import random_tensors, write_model
 
 from gpt2rt.chat import MAX_DRAFTS, Conversation, words_of
-from gpt2rt.chat_format import DEFAULT_BOT_NAME, DEFAULT_USER_NAME
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import Hyperparameters
@@ -22,7 +21,7 @@ def model():
 
 @pytest.fixture
 def conversation(model):
-    return Conversation(model, seed=1)
+    return Conversation(model, opening="", seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -43,104 +42,6 @@ def say(conversation, message):
 def shown_to(conversation):
     """What the model has read, as text."""
     return conversation.model.tokenizer.decode(conversation.sequence.tokens)
-
-
-# --- formats
-
-
-def test_plain_turns_are_lines_with_names(conversation):
-    first = say(conversation, "Hello!").text
-    say(conversation, "How are you?")
-    assert shown_to(conversation).startswith(f"User: Hello!\nBot: {first}\nUser: How are you?\nBot:")
-
-
-def test_an_answer_is_one_line_without_names(conversation):
-    for message in ("Hi!", "What do you like?", "Tell me a joke.", "Why?"):
-        text = say(conversation, message).text
-        assert text
-        assert text == text.strip()
-        assert "\n" not in text
-        assert "User:" not in text
-
-
-def test_names_and_opening_can_be_overridden(model):
-    conversation = Conversation(
-        model, user_name="Ann", bot_name="Tom", opening="Tom likes cats.", seed=1, temperature=0.5
-    )
-    say(conversation, "Hello!")
-    assert shown_to(conversation).startswith("Tom likes cats.\nAnn: Hello!\nTom:")
-
-
-def test_a_file_without_chat_gets_an_opening_with_example_turns(byte_model):
-    opening = Conversation(byte_model).format.opening
-    assert opening.count(f"\n{DEFAULT_BOT_NAME}: ") == opening.count(f"\n{DEFAULT_USER_NAME}: ") >= 4
-    assert opening.endswith("\n")
-
-
-@pytest.mark.parametrize("n_ctx", [16, 512, 1024])
-def test_a_small_context_gets_fewer_example_turns(tmp_path, n_ctx):
-    h = Hyperparameters(n_vocab=257, n_ctx=n_ctx, n_embd=16, n_head=2, n_layer=1)
-    model = open_model(write_model(tmp_path / "small.bin", h, random_tensors(h)), n_threads=1)
-    chat = Conversation(model).format
-    assert len(chat.opening_tokens) <= n_ctx // 2
-    assert chat.opening.count("\nSam: ") == chat.opening.count("\nEmma: ")
-
-
-def test_an_empty_opening_is_respected(byte_model, model):
-    assert Conversation(byte_model, opening="").format.opening_tokens == []
-    assert Conversation(model).format.opening_tokens == []  # as its file says
-
-
-def test_dialogpt_turns_are_parted_by_end_of_text(model):
-    conversation = Conversation(model, format="dialogpt", opening="Hi.\nHello.", seed=1)
-    encode, end = model.tokenizer.encode, model.tokenizer.end_of_text
-    answer = conversation.say("How are you?")
-    next(answer)
-    read = [*encode("Hi."), end, *encode("Hello."), end, *encode("How are you?"), end]
-    assert conversation.sequence.tokens[: len(read)] == read
-
-
-def test_dialogpt_is_shown_the_last_turns_only(model):
-    conversation = Conversation(model, format="dialogpt", seed=1, max_tokens=5)
-    for n in range(9):
-        say(conversation, f"Message {n}.")
-    assert [f"Message {n}." in shown_to(conversation) for n in range(9)] == [False] * 3 + [True] * 6
-
-
-def test_raw_goes_on_from_what_was_typed(model):
-    conversation = Conversation(model, format="raw", seed=3, max_tokens=20)
-    first = say(conversation, "Once upon a time\n\n").text
-    say(conversation, " and then")
-    assert shown_to(conversation).startswith(f"Once upon a time\n\n{first} and then")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"format": "alpaca"}, "chat format 'alpaca': expected one of plain, dialogpt, raw"),
-        ({"user_name": "a\nb"}, r"user_name: got 'a\\nb', expected 1 to 40 characters in one line, no colon"),
-        ({"bot_name": ""}, "bot_name: got '', expected 1 to 40 characters"),
-        ({"bot_name": "\x1b[2J"}, "bot_name: got "),
-        ({"opening": "word " * 400}, "opening: .* tokens, expected at most 256, half of the model's context"),
-        ({"max_tokens": 0}, "max_tokens: got 0, expected a whole number from 1 to 512"),
-        ({"top_p": 2}, "top_p: got 2"),
-        ({"stop": [""]}, "stop: got ''"),
-        ({"seed": -1}, "seed: got -1"),
-    ],
-    ids=str,
-)
-def test_options_that_cant_be_used_are_refused(model, options, message):
-    with pytest.raises(UsageError, match=message):
-        Conversation(model, **options)
-
-
-def test_what_holds_the_turns_together_is_exempt_from_penalties(model, byte_model):
-    chat, tokenizer = Conversation(model).format, model.tokenizer
-    assert {*tokenizer.encode("\n"), *tokenizer.encode("User"), *tokenizer.encode("Bot")} <= chat.exempt
-    assert tokenizer.end_of_text in chat.exempt
-    # With a token for each byte, a name's tokens are other words' letters.
-    letters = {*byte_model.tokenizer.encode("abcdefghijklmnopqrstuvwxyzES")}
-    assert not letters & Conversation(byte_model).format.exempt
 
 
 # --- what users type
@@ -194,16 +95,16 @@ def test_what_was_kept_in_the_cache_equals_reading_all_again(conversation, model
 
 def test_a_full_context_drops_whole_old_turns_and_says_so(model):
     conversation = Conversation(model, seed=1, opening="A talk of friends.")
-    forgotten = 0
+    dropped = 0
     for n in range(60):
         answer = say(conversation, f"This is message number {n}, what do you think of it?")
-        forgotten += answer.n_dropped
+        dropped += answer.n_dropped
         if answer.n_dropped:
             shown = shown_to(conversation)
-            assert shown.startswith(f"A talk of friends.\nUser: This is message number {forgotten}, what")
+            assert shown.startswith(f"A talk of friends.\nUser: This is message number {dropped}, what")
             assert f"number {n}, what" in shown
         assert len(conversation.sequence) <= 512
-    assert forgotten == conversation.n_dropped > 10
+    assert dropped == conversation.n_dropped > 10
     assert len(conversation.turns) == 60
 
 
@@ -250,7 +151,7 @@ def test_an_answer_has_a_bounded_number_of_tokens(byte_model):
     assert (answer.n_tokens, answer.finish_reason) == (10, "length")
 
 
-def test_drawn_bytes_that_are_no_text_are_kept_to_whole_characters(byte_model):
+def test_sampled_bytes_that_are_no_text_are_kept_to_whole_characters(byte_model):
     conversation = Conversation(byte_model, seed=1, max_tokens=40, temperature=3.0, top_k=0, top_p=1.0)
     for n in range(5):
         answer = conversation.say(f"message {n}")
@@ -279,6 +180,43 @@ def test_an_answer_that_was_never_read_changes_nothing(conversation):
     assert conversation.turns == turns
 
 
+def test_the_text_of_an_answer_reads_it_to_its_end(conversation):
+    text = conversation.say("Hello!").text
+    assert text
+    assert conversation.turns[0].answer == text
+
+
+def test_the_next_message_reads_an_answer_that_was_not_iterated(model, conversation):
+    conversation.say("Hello!")
+    conversation.say("What do you like?")
+    assert conversation.retry().text
+    same = Conversation(model, opening="", seed=1)
+    expected = [same.say("Hello!").text, same.say("What do you like?").text, same.retry().text]
+    assert [turn.user for turn in conversation.turns] == ["Hello!", "What do you like?"]
+    assert [turn.answer for turn in conversation.turns] == expected[::2]
+
+
+def test_the_next_message_ends_an_answer_that_is_being_read(conversation):
+    answer = conversation.say("Tell me a joke.")
+    piece = next(answer)
+    conversation.say("Thanks!")
+    assert (answer.finish_reason, answer.text) == ("interrupted", piece)
+    assert conversation.turns[0].answer == piece
+
+
+def test_undo_discards_an_answer_that_was_not_iterated(conversation):
+    say(conversation, "Hello!")
+    conversation.say("I live in Rome.")
+    assert conversation.undo().user == "I live in Rome."
+    assert [turn.user for turn in conversation.turns] == ["Hello!"]
+
+
+def test_reset_does_not_compute_an_answer_that_was_not_iterated(conversation):
+    answer = conversation.say("Hello!")
+    conversation.reset()
+    assert (answer.n_tokens, conversation.turns) == (0, [])
+
+
 # --- commands
 
 
@@ -292,7 +230,7 @@ def test_retry_answers_the_last_message_again_differently(conversation):
     assert conversation.turns[-1].answer == again.text
 
 
-def test_undo_takes_the_last_turn_back(conversation):
+def test_undo_discards_the_last_turn(conversation):
     say(conversation, "Hello!")
     say(conversation, "I live in Rome.")
     assert conversation.undo().user == "I live in Rome."
@@ -301,7 +239,7 @@ def test_undo_takes_the_last_turn_back(conversation):
     assert "Hello!" in shown_to(conversation)
 
 
-def test_reset_forgets_all_turns(conversation):
+def test_reset_drops_all_turns(conversation):
     say(conversation, "Hello!")
     conversation.reset()
     say(conversation, "Bye!")
@@ -309,7 +247,7 @@ def test_reset_forgets_all_turns(conversation):
 
 
 @pytest.mark.parametrize("command", ["undo", "retry"])
-def test_without_a_turn_there_is_nothing_to_take_back(conversation, command):
+def test_without_a_turn_there_is_nothing_to_discard(conversation, command):
     with pytest.raises(UsageError, match=rf"{command}: there is no"):
         getattr(conversation, command)()
 
@@ -337,7 +275,7 @@ def transcript(conversation, tmp_path):
     return path
 
 
-def test_a_saved_conversation_goes_on(model, conversation, transcript):
+def test_a_saved_conversation_resumes(model, conversation, transcript):
     other = Conversation(model, seed=77, temperature=0.1, user_name="X")
     load_transcript(other, str(transcript))
     assert other.turns == conversation.turns

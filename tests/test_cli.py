@@ -1,10 +1,9 @@
-"""The command line: what it prints, its exit codes, and a chat at a real terminal."""
+"""The command line: what it prints, and its exit codes."""
 
 import hashlib
 import json
 import os
 import pathlib
-import select
 import signal
 import subprocess
 import sys
@@ -19,14 +18,6 @@ from gpt2rt.cli.convert import sizes
 from gpt2rt.converter import Conversion
 from gpt2rt.modelfile import Hyperparameters
 
-# Makes the terminal the process' own first, so that its keys become signals.
-AT_TERMINAL = """
-import fcntl, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from gpt2rt.__main__ import main
-main()
-"""
-PATIENCE = 60  # seconds without a sign of life
 COMMAND = [sys.executable, "-m", "gpt2rt"]
 
 
@@ -243,17 +234,18 @@ def test_a_piped_chat_prints_only_answers(cli, demo):
     assert code == 0
     assert len(out.splitlines()) == 2
     assert "User:" not in out
+    assert "\x1b" not in out + err
     assert err == "It is the small bundled model; OpenAI's: gpt2rt chat 124M.\n"
 
 
-def test_a_piped_chat_shows_the_seed_that_was_drawn(cli, demo):
+def test_a_piped_chat_prints_the_seed_that_was_sampled(cli, demo):
     _, out, err = cli("chat", demo, typed="Hello!\n")
     assert cli("chat", demo, "--seed", err.split()[1], typed="Hello!\n")[1] == out
 
 
 def test_chat_commands(cli, demo, tmp_path):
     path = tmp_path / "talk.json"
-    commands = f"/retry\n/save {path}\n/undo\n/reset\n/load {path}\n/set top_k 7\n/set\n/stats\n/help\n/quit\n"
+    commands = f"/retry\n/save {path}\n/undo\n/reset\n/load {path}\n/set top_k 7\n/set\n/stats\n/?\n/quit\n"
     typed = f"Hello!\n{commands}never said\n"
     code, out, err = cli("chat", demo, "--seed", "1", typed=typed)
     assert code == 0
@@ -261,11 +253,12 @@ def test_chat_commands(cli, demo, tmp_path):
     assert json.loads(path.read_text("utf-8"))["turns"][0]["user"] == "Hello!"
     for told in (
         f"(saved 1 turn to {path})",
-        "(taken back: Hello!)",
+        "(discarded: Hello!)",
         "(all turns dropped)",
         f"(loaded 1 turn from {path})",
         "(top_k is now 7)",
-        "temperature           0.7",
+        "temperature           0.7     default",
+        "top_k                 7       changed; default 40",
         "of 512 tokens, 1 turn, 0 dropped",
         "seed      1",
         "/save FILE",
@@ -276,8 +269,12 @@ def test_chat_commands(cli, demo, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/dance", "command /dance: there is none of that name (/help lists them)"),
+        ("/dance", "command /dance: unknown (/help lists the commands)"),
+        ("/rety", "command /rety: unknown (did you mean /retry? /help lists the commands)"),
+        ("/sav x", "command /sav: unknown (did you mean /save? /help lists the commands)"),
         ("/undo", "undo: there is no turn to discard"),
+        ("/undo 2", "/undo: got '2', expected nothing after the command"),
+        ("/exit now", "/exit: got 'now', expected nothing after the command"),
         ("/retry", "retry: there is no answer yet"),
         ("/save", "/save: expected the name of a file"),
         ("/load none.json", "'none.json': can't be read: No such file or directory"),
@@ -287,14 +284,14 @@ def test_chat_commands(cli, demo, tmp_path):
         ("word " * 600, "message: "),
     ],
 )
-def test_a_mistake_in_a_chat_is_a_sentence_and_the_chat_goes_on(cli, demo, line, message):
+def test_a_mistake_in_a_chat_is_a_sentence_and_the_chat_continues(cli, demo, line, message):
     code, out, err = cli("chat", demo, "--seed", "1", typed=f"{line}\nHello!\n")
     assert code == 1
     assert err.startswith(f"gpt2rt: {message}")
     assert len(out.splitlines()) == 1
 
 
-def test_a_full_context_is_told(cli, demo):
+def test_a_full_context_is_reported(cli, demo):
     typed = "".join(f"This is message number {n}, what do you think of it?\n" for n in range(30))
     code, out, err = cli("chat", demo, "--seed", "1", typed=typed)
     assert (code, len(out.splitlines())) == (0, 30)
@@ -344,140 +341,26 @@ def test_a_full_disk_is_a_sentence(demo):
     assert done.stderr.splitlines()[-1] == "gpt2rt: No space left on device"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-class TestTerminal:
-    """A real process at a pseudo-terminal; every step waits for a text, never for a time."""
-
-    @pytest.fixture
-    def slow_model(self, tmp_path):
-        """Random, and so slow that there is time to stop it."""
-        h = Hyperparameters(n_vocab=256, n_ctx=1024, n_embd=512, n_head=8, n_layer=8)
-        return write_model(tmp_path / "slow.bin", h, random_tensors(h, scale=0.1), "int8")
-
-    @pytest.fixture
-    def start(self, tmp_path):
-        """start(*arguments) -> a Terminal with `gpt2rt chat` in it."""
-        started = []
-
-        def call(*arguments):
-            started.append(Terminal(tmp_path, arguments))
-            return started[-1]
-
-        yield call
-        for terminal in started:
-            terminal.close()
-
-    def test_a_chat_opens_with_what_it_is_and_how_to_leave_and_ctrl_d_leaves(self, demo, start):
-        terminal = start("--seed", "1")
-        opening = terminal.read_to("User: ")
-        assert "a GPT-2 of 5.9 million parameters" in opening
-        assert "Ctrl-D or /quit leaves" in opening
-        assert "small bundled model" in opening
-        terminal.type("Hello!\n")
-        assert "Bot: " in terminal.read_to("\nUser: ")
-        terminal.type("\x04")
-        assert terminal.exit_code() == 0
-
-    def test_ctrl_c_at_the_prompt_says_how_to_leave(self, demo, start):
-        terminal = start("--seed", "1")
-        terminal.read_to("User: ")
-        # Python's readline may sleep on over a signal that comes just before it waits; the empty line wakes it.
-        terminal.type("\x03")
-        terminal.type("\n")
-        assert "(Ctrl-D or /quit leaves)" in terminal.read_to("User: ")
-        terminal.type("/quit\n")
-        assert terminal.exit_code() == 0
-
-    def test_ctrl_c_stops_the_answer_and_keeps_the_chat(self, slow_model, start):
-        terminal = start(str(slow_model), "--format", "raw", "-n", "1024", "--seed", "1", "--threads", "1")
-        terminal.read_to("> ")
-        terminal.type("abc\n")
-        terminal.read_to("abc\n")  # the echo
-        terminal.read_more()
-        terminal.type("\x03")
-        terminal.read_to("\n> ")
-        terminal.type("/stats\n")
-        assert "1 turn, 0 dropped" in terminal.read_to("seed      1")
-        terminal.read_to("> ")
-        terminal.type("\x04")
-        assert terminal.exit_code() == 0
-
-    def test_the_history_is_kept_for_the_next_chat(self, demo, start, tmp_path):
-        pytest.importorskip("readline")
-        terminal = start("--seed", "1")
-        terminal.read_to("User: ")
-        terminal.type("I like trains.\n")
-        terminal.read_to("\nUser: ")
-        terminal.type("\x04")
-        assert terminal.exit_code() == 0
-        history = tmp_path / "state" / "gpt2rt" / "history"
-        assert "I like trains." in history.read_text("utf-8")
-        assert history.stat().st_mode & 0o077 == 0
-
-    def test_ctrl_c_ends_generate_with_130(self, slow_model):
-        process = subprocess.Popen(
-            [*COMMAND, "generate", str(slow_model), "abc", "-n", "1000", "--threads", "1"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        process.stdout.read(1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-        assert process.returncode == 130
-        assert b"Traceback" not in errors
-        assert b"seed " in errors
+@pytest.fixture
+def slow_model(tmp_path):
+    """Random, and so slow that there is time to stop it."""
+    h = Hyperparameters(n_vocab=256, n_ctx=1024, n_embd=512, n_head=8, n_layer=8)
+    return write_model(tmp_path / "slow.bin", h, random_tensors(h, scale=0.1), "int8")
 
 
-class Terminal:
-    """A pseudo-terminal with `gpt2rt chat` in it."""
-
-    def __init__(self, folder, arguments):
-        import pty  # not on Windows
-
-        self.master, slave = pty.openpty()
-        environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "TERM": "dumb", "GPT2RT_ISA": "portable"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", AT_TERMINAL, "chat", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.text = ""
-
-    def read_more(self):
-        """Waits for output and adds it to `text`; False at the end."""
-        assert select.select([self.master], [], [], PATIENCE)[0], f"nothing more after {self.text!r}"
-        try:
-            content = os.read(self.master, 4096)
-        except OSError:  # Linux says so that the other side is closed
-            content = b""
-        self.text += content.decode("utf-8", "replace").replace("\r", "")
-        return bool(content)
-
-    def read_to(self, marker):
-        """The output up to and with a marker."""
-        while marker not in self.text:
-            assert self.read_more(), f"the chat ended before {marker!r}: {self.text}"
-        at = self.text.index(marker) + len(marker)
-        found, self.text = self.text[:at], self.text[at:]
-        return found
-
-    def type(self, keys):
-        os.write(self.master, keys.encode())
-
-    def exit_code(self):
-        while self.read_more():
-            pass
-        return self.process.wait()
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.master)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_ctrl_c_ends_generate_with_130(slow_model):
+    process = subprocess.Popen(
+        [*COMMAND, "generate", str(slow_model), "abc", "-n", "1000", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    assert b"seed " in errors
 
 
 # --- reading ahead

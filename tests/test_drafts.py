@@ -72,7 +72,7 @@ def test_the_next_answer_follows_the_best_draft(conversation):
     say(conversation, "How are you?")
     tokens = conversation.sequence.tokens
     text = conversation.model.tokenizer.decode(tokens)
-    assert text.startswith(f"User: Hello!\nBot: {first}\nUser: How are you?\nBot:")
+    assert text.startswith(f"{conversation.format.opening}User: Hello!\nBot: {first}\nUser: How are you?\nBot:")
     fresh = conversation.model.sequence()
     fresh.append(tokens)
     assert (conversation.sequence.logits == fresh.logits).all()

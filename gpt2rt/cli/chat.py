@@ -1,4 +1,4 @@
-"""gpt2rt chat: talks with a model."""
+"""gpt2rt chat: talk with a model."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from click.core import ParameterSource
 
 from gpt2rt.cli import EXIT_ERROR, complain
 from gpt2rt.cli.files import named_file, read_text
+from gpt2rt.cli.line_editor import LineEditor, file_completions
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
-from gpt2rt.cli.terminal import line_editing, printable, speed, write
+from gpt2rt.cli.terminal import BOLD_CYAN, BOLD_GREEN, PLAIN, has_colors, printable, speed, write
+from gpt2rt.cli.wrap import WordWrapper, terminal_columns, text_width
 from gpt2rt.errors import Gpt2rtError, UsageError
-from gpt2rt.sampling import CHAT_DEFAULTS
+from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpt2rt.chat import Answer, Conversation
 
 HELP = """\
-/help              this list
-/reset             drop all turns
-/undo              take the last turn back
+/help, /?          list the commands
 /retry             answer the last message again, differently
+/undo              discard the last turn
+/reset             drop all turns
 /save FILE         save the conversation
-/load FILE         go on with a saved one
-/set               show the settings
-/set NAME VALUE    change one
-/stats             speed, use of the context, seed
-/quit              leave (so does Ctrl-D; Ctrl-C stops an answer)"""
+/load FILE         load a saved conversation
+/set               list the settings and their defaults
+/set NAME          explain a setting
+/set NAME VALUE    change a setting
+/stats             print the speed, the use of the context and the seed
+/exit, /quit       leave; so does Ctrl-D (Ctrl-C stops an answer)"""
+
+LEAVING = ("exit", "quit")
+ALIASES = {"?": "help"}
+WITH_ARGUMENT = ("save", "load", "set")
 
 
 @click.command("chat", short_help="Talk with a model.")
@@ -109,33 +116,9 @@ def command(
     )
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
     talk = Talk(conversation, is_interactive)
-    greet(
-        conversation,
-        is_interactive,
-        is_bundled=ctx.get_parameter_source("model") is not ParameterSource.COMMANDLINE,
-        is_drawn=seed is None,
-    )
+    is_bundled = ctx.get_parameter_source("model") is not ParameterSource.COMMANDLINE
+    talk.greet(is_bundled=is_bundled, is_sampled=seed is None)
     ctx.exit(talk.run())
-
-
-def greet(conversation: Conversation, is_interactive: bool, is_bundled: bool, is_drawn: bool) -> None:
-    """Says what this is and how to leave; where nobody sits at a terminal, only what is worth a log."""
-    model = conversation.model
-    if is_interactive:
-        name = printable(str(model.metadata.get("name") or os.path.basename(model.path)))
-        millions = model.hyperparameters.n_parameters / 1e6
-        click.echo(
-            f"This is {name}, a GPT-2 of {millions:.1f} million parameters (seed {conversation.seed})."
-            " It knows little and makes things up."
-        )
-        click.echo("Ctrl-D or /quit leaves, Ctrl-C stops an answer, /help lists the commands.")
-    elif is_drawn:
-        click.echo(f"seed {conversation.seed}", err=True)
-    if is_bundled:
-        click.echo(
-            "It is the small bundled model; OpenAI's: gpt2rt chat 124M.",
-            err=not is_interactive,
-        )
 
 
 class Talk:
@@ -144,8 +127,11 @@ class Talk:
     def __init__(self, conversation: Conversation, is_interactive: bool):
         self.conversation = conversation
         self.is_interactive = is_interactive
+        self.editor = LineEditor(self.completions)
+        self.has_colors = is_interactive and has_colors()
         self.answer: Answer | None = None  # the last one, for /stats
         self.status = 0
+        self.has_hinted = False  # that /exit leaves, just now
         self.commands = {
             "help": self.help,
             "reset": self.reset,
@@ -157,17 +143,42 @@ class Talk:
             "stats": self.stats,
         }
 
+    def greet(self, is_bundled: bool, is_sampled: bool) -> None:
+        """Print what this is and how to leave; in a pipe, only what is worth a log, to standard error.
+
+        Args:
+            is_bundled: the model is the bundled one. is_sampled: the seed was not given.
+        """
+        model, chat = self.conversation.model, self.conversation.format
+        if self.is_interactive:
+            name = printable(str(model.metadata.get("name") or os.path.basename(model.path)))
+            millions = model.hyperparameters.n_parameters / 1e6
+            self.note(
+                f"This is {name}, a GPT-2 of {millions:.1f} million parameters (seed {self.conversation.seed})."
+                " It knows little and makes things up."
+            )
+            if chat.is_scene:
+                self.note(
+                    f"It was not trained to chat, so it continues a scene in which you are {chat.user_name} and it is"
+                    f" {chat.bot_name} (--user-name and --bot-name change the names, --opening the scene)."
+                )
+            self.note("Ctrl-D or /exit leaves, Ctrl-C stops an answer, /help lists the commands.")
+        elif is_sampled:
+            self.note(f"seed {self.conversation.seed}")
+        if is_bundled:
+            self.note("It is the small bundled model; OpenAI's: gpt2rt chat 124M.")
+
     def run(self) -> int:
-        """Talks until the end; returns the exit code."""
-        with line_editing() if self.is_interactive else contextlib.nullcontext():
-            while (line := self.read_line()) is not None:
-                if line.strip() == "/quit":
-                    break
+        """Talk until the end and return the exit code."""
+        with self.editor.session() if self.is_interactive else contextlib.nullcontext():
+            while (message := self.read()) is not None and not self.is_leaving(message):
                 try:
-                    self.react(line)
+                    self.react(message)
                 except Gpt2rtError as error:
-                    complain(str(error))
-                    if not self.is_interactive:
+                    if self.is_interactive:
+                        self.note(f"gpt2rt: {error}")
+                    else:
+                        complain(error)
                         self.status = EXIT_ERROR
                 except KeyboardInterrupt:
                     if not self.is_interactive:
@@ -175,67 +186,117 @@ class Talk:
                     click.echo()
         return self.status
 
-    def read_line(self) -> str | None:
-        """The next line, None at the end."""
+    def read(self) -> str | None:
+        """Return the next message or command, None at the end."""
         if not self.is_interactive:
             return sys.stdin.readline() or None
-        is_talk = self.conversation.format.is_talk
+        chat = self.conversation.format
+        prompt, color = (f"{chat.user_name}: ", BOLD_GREEN) if chat.is_talk else ("> ", "")
         while True:
             try:
-                return input(f"{self.conversation.format.user_name}: " if is_talk else "> ")
+                return self.editor.read(prompt, color if self.has_colors else "")
             except EOFError:
                 click.echo()
                 return None
             except KeyboardInterrupt:
-                click.echo("\n(Ctrl-D or /quit leaves)")
+                click.echo("\n(Ctrl-D or /exit leaves)")
 
-    def react(self, line: str) -> None:
-        """Obeys a command, or says the line to the model."""
-        if not line.strip():
+    def is_leaving(self, message: str) -> bool:
+        """Return whether a message is a command to leave. At a terminal, a bare exit is one if it is repeated."""
+        word = message.strip().casefold()
+        had_hinted, self.has_hinted = self.has_hinted, self.is_interactive and word in LEAVING
+        return word.removeprefix("/") in LEAVING and (word.startswith("/") or had_hinted)
+
+    def react(self, message: str) -> None:
+        """Obey a command, or say the message to the model. What has several lines is a message."""
+        message = message.rstrip("\n")
+        if not message.strip():
             return
-        if not line.startswith("/"):
-            self.show(self.conversation.say(line.rstrip("\n")))
+        if self.has_hinted:
+            self.note(f"(type /exit to leave, or {message.strip()} once more)")
             return
-        name, _, argument = line[1:].strip().partition(" ")
+        if not message.startswith("/") or "\n" in message:
+            self.show(self.conversation.say(message))
+            return
+        name, _, argument = message[1:].strip().partition(" ")
+        name = ALIASES.get(name, name)
+        if argument and name in (*self.commands, *LEAVING) and name not in WITH_ARGUMENT:
+            raise UsageError(f"/{name}: got {printable(argument)!r:.40}, expected nothing after the command")
         if name not in self.commands:
-            raise UsageError(f"command /{printable(name):.40}: there is none of that name (/help lists them)")
+            raise UsageError(
+                f"command /{printable(name):.40}: unknown ({self.suggestion(name)}/help lists the commands)"
+            )
         self.commands[name](argument.strip())
 
+    def suggestion(self, name: str) -> str:
+        """Return a question for the command that was probably meant, "" if there is none."""
+        from difflib import get_close_matches
+
+        names = (*self.commands, *LEAVING)
+        begun = [one for one in names if one.startswith(name)]
+        found = begun[:1] or get_close_matches(name, names, 1)
+        return f"did you mean /{found[0]}? " if found else ""
+
+    def completions(self, line: str) -> list[str]:
+        """Return what a line that begins with a command may become."""
+        if not line.startswith("/"):
+            return []
+        command, space, argument = line.partition(" ")
+        if not space:
+            names = sorted((*self.commands, *LEAVING))
+            return [f"/{name}{' ' if name in WITH_ARGUMENT else ''}" for name in names if f"/{name}".startswith(line)]
+        if command == "/set":
+            return [f"/set {name} " for name in self.conversation.settings() if name.startswith(argument)]
+        if command in ("/save", "/load"):
+            return [f"{command} {path}" for path in file_completions(argument)]
+        return []
+
     def show(self, answer: Answer) -> None:
-        """Prints an answer while it is drawn. Ctrl-C stops it and keeps what there is."""
+        """Print an answer while it is sampled. Ctrl-C stops it and keeps what there is."""
         self.answer = answer
         if answer.n_dropped:
             turns = "turn was" if answer.n_dropped == 1 else f"{answer.n_dropped} turns were"
             self.note(f"(the context was full: the oldest {turns} dropped)")
-        if self.is_interactive and self.conversation.format.is_talk:
-            write(f"{self.conversation.format.bot_name}: ")
-        shown = 0
+        chat, label = self.conversation.format, ""
+        if self.is_interactive and chat.is_talk:
+            label = f"{chat.bot_name}: "
+            sys.stdout.write(f"{BOLD_CYAN}{label}{PLAIN}" if self.has_colors else label)
+            sys.stdout.flush()
+        # The raw format's text has line breaks of its own.
+        columns = terminal_columns() if label else 0
+        output = WordWrapper(write if self.is_interactive else sys.stdout.write, columns, text_width(label))
+        n_shown = 0
         try:
             for piece in answer:
-                shown += len(piece)
-                if self.is_interactive:
-                    write(piece)
-                else:
-                    sys.stdout.write(piece)
+                n_shown += len(piece)
+                output.write(piece)
         except KeyboardInterrupt:
             answer.close()
             if not self.is_interactive:
                 raise
-        write(f"{answer.text[shown:]}\n")
+        output.write(answer.text[n_shown:])
+        output.end()
+        write("\n")
         if not answer.text:
             stopped = answer.finish_reason == "interrupted"
             self.note(
-                "(stopped before a word; your message is taken back)" if stopped else "(no answer; put it differently)"
+                "(stopped before the first word; your message is discarded)"
+                if stopped
+                else "(no answer; rephrase your message)"
             )
 
     def note(self, text: str) -> None:
-        """A remark of ours, apart from the answers."""
-        click.echo(text, err=not self.is_interactive)
+        """Print a remark that is no answer."""
+        if not self.is_interactive:
+            click.echo(text, err=True)
+            return
+        output = WordWrapper(write, terminal_columns())
+        output.write(f"{text}\n")
 
     # --- commands
 
     def help(self, _: str) -> None:
-        self.note(HELP)
+        self.note(f"{HELP}\n\n{self.editor.keys}" if self.is_interactive else HELP)
 
     def reset(self, _: str) -> None:
         self.conversation.reset()
@@ -243,7 +304,7 @@ class Talk:
 
     def undo(self, _: str) -> None:
         turn = self.conversation.undo()
-        self.note(f"(taken back: {printable(turn.user):.60})")
+        self.note(f"(discarded: {printable(turn.user):.60})")
 
     def retry(self, _: str) -> None:
         self.show(self.conversation.retry())
@@ -262,20 +323,33 @@ class Talk:
 
     def set(self, argument: str) -> None:
         settings = self.conversation.settings()
-        if not argument:
-            for name, value in settings.items():
-                self.note(f"{name:22}{value}")
-            return
         name, _, text = argument.partition(" ")
-        name = name.replace("-", "_")
+        name, text = name.replace("-", "_"), text.strip()
+        if not name:
+            for one in settings:
+                self.note(self.setting(one))
+            return
+        if name in settings and not text:
+            self.note(self.setting(name))
+            if name in SAMPLING_OPTIONS:
+                self.note(SAMPLING_OPTIONS[name][3])
+            return
         kind = type(settings.get(name, 0.0))
         try:
-            value = kind(text)
+            value = kind(text or 0)
         except ValueError:
             noun = "a whole number" if kind is int else "a number"
             raise UsageError(f"/set {name:.40}: got {text!r:.40}, expected {noun}") from None
         self.conversation.set(name, value)
         self.note(f"({name} is now {self.conversation.settings()[name]})")
+
+    def setting(self, name: str) -> str:
+        """Return a line about a setting: its value, and whether that is the default."""
+        value = self.conversation.settings()[name]
+        if name == "seed":
+            return f"{name:22}{value}"
+        default = self.conversation.default_settings()[name]
+        return f"{name:22}{value!s:8}{'default' if value == default else f'changed; default {default}'}"
 
     def stats(self, _: str) -> None:
         conversation, answer = self.conversation, self.answer
@@ -284,13 +358,13 @@ class Talk:
             f" {self.turns()}, {conversation.n_dropped} dropped"
         )
         if answer is not None:
-            read, drawn = speed(answer.n_prompt_tokens, answer.prompt_seconds), speed(answer.n_tokens, answer.seconds)
+            read, sampled = speed(answer.n_prompt_tokens, answer.prompt_seconds), speed(answer.n_tokens, answer.seconds)
             self.note(f"prompt    {answer.n_prompt_tokens} tokens read, {read}")
-            self.note(f"answer    {answer.n_tokens} tokens drawn, {drawn}")
+            self.note(f"answer    {answer.n_tokens} tokens sampled, {sampled}")
         self.note(f"threads   {conversation.model.n_threads}")
         self.note(f"seed      {conversation.seed}")
 
     def turns(self) -> str:
-        """How many turns there are."""
+        """Return the number of turns as text."""
         n = len(self.conversation.turns)
         return f"{n} turn{'' if n == 1 else 's'}"

@@ -1,36 +1,60 @@
-"""The terminal: line editing with a history, and text that can't do anything to it."""
+"""The terminal: its colors, and text that can't do anything to it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-HISTORY_LENGTH = 1000  # lines
-
+BOLD_GREEN, BOLD_CYAN, PLAIN = "\033[1;32m", "\033[1;36m", "\033[0m"
 # C0 but tab and newline, DEL, and C1: a model's text must not move the cursor or change the title.
 CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
 
 
 def printable(text: str) -> str:
-    """The text without control characters."""
+    """Return the text with its control characters replaced."""
     return text.translate(CONTROLS)
 
 
 def write(text: str) -> None:
-    """Writes a model's text to standard output, at once; as it is where that is no terminal."""
+    """Write a model's text to standard output, at once; as it is if that is no terminal."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
+def has_colors() -> bool:
+    """Return whether standard output is a terminal that shows colors, and nothing in the environment forbids them."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("CLICOLOR") == "0":
+        return False
+    if sys.platform == "win32":
+        return os.environ.get("TERM") != "dumb" and processes_escapes()
+    return os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def processes_escapes() -> bool:
+    """Make Windows' console interpret escape sequences; return whether it does."""
+    if sys.platform == "win32":
+        import ctypes
+        import msvcrt
+        from ctypes import wintypes
+
+        console, mode = ctypes.windll.kernel32, wintypes.DWORD()
+        handle = wintypes.HANDLE(msvcrt.get_osfhandle(sys.stdout.fileno()))
+        virtual_terminal_processing = 4
+        return bool(
+            console.GetConsoleMode(handle, ctypes.byref(mode))
+            and console.SetConsoleMode(handle, mode.value | virtual_terminal_processing)
+        )
+    return True
+
+
 def speed(n_tokens: int, seconds: float) -> str:
-    """How fast that was; words where nothing was measured."""
-    return f"{n_tokens / seconds:.1f} tokens/s" if seconds > 0 else "no time taken"
+    """Return the speed as text."""
+    return f"{n_tokens / seconds:.1f} tokens/s" if seconds > 0 else "not measured"
 
 
 def print_table(rows: Sequence[tuple[str, ...]], as_markdown: bool) -> None:
-    """Prints rows, the first of which is the head."""
+    """Print rows; the first one is the header."""
     if as_markdown:
         for row in (rows[0], ("---",) * len(rows[0]), *rows[1:]):
             write(f"| {' | '.join(row)} |\n")
@@ -38,33 +62,3 @@ def print_table(rows: Sequence[tuple[str, ...]], as_markdown: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         write("  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() + "\n")
-
-
-def history_path() -> str:
-    """The file of the lines typed, in the user's folder for such state."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(state, "gpt2rt", "history")
-
-
-@contextlib.contextmanager
-def line_editing() -> Iterator[None]:
-    """Gives `input` line editing and the history of earlier chats, where the system has that.
-
-    A history that can't be read or written is none; a chat does not fail for it.
-    """
-    try:
-        import readline
-    except ImportError:
-        yield
-        return
-    path = history_path()
-    with contextlib.suppress(OSError):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # what was said is nobody else's business
-        readline.read_history_file(path)
-    readline.set_history_length(HISTORY_LENGTH)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            readline.write_history_file(path)
