@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 DOWNLOAD_SIZES = {"124M": "0.5", "355M": "1.4", "774M": "3.1", "1558M": "6.2"}  # GB
-CONVERTED_SIZES = {"124M": "0.13", "355M": "0.38", "774M": "0.82", "1558M": "1.7"}  # GB, of int8
+CONVERTED_SIZES = {"124M": "0.13", "355M": "0.37", "774M": "0.81", "1558M": "1.6"}  # GB, of int8
 HUB_NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 
 
@@ -58,8 +59,8 @@ MODEL = ModelType()
 
 def _files(incomplete: str) -> list[str]:
     """Return files of the current folder that begin like this, of those whose names a shell reads as they are."""
-    found = []
-    with os.scandir() as entries:
+    found: list[str] = []
+    with contextlib.suppress(OSError), os.scandir() as entries:
         for entry in entries:
             is_hidden = entry.name.startswith(".") and not incomplete
             if entry.name.startswith(incomplete) and not is_hidden and re.fullmatch(r"[\w.+@:=-]+", entry.name):
