@@ -1,21 +1,14 @@
-"""The tables and the plot of docs/performance.md, made from the results; the text around them is written by hand."""
+"""The tables of docs/performance.md, made from the results, and its plots; the text around them is written by hand."""
 
 import re
 import statistics
 
+import plot
 from peers import DEPTH, PROMPT
-
-OURS, PEER = "#1f77b4", "#b0b0b0"
-PANELS = (  # of the plot: figure, title, what it is divided by
-    ("start", "start to first token, ms", 1e-3),
-    ("prompt", f"prompt of {PROMPT}, tokens/s", 1),
-    ("decode", "decode, tokens/s", 1),
-    ("memory", "peak memory, MB", 1e6),
-)
 
 
 def write(found, path):
-    """Put tables between their markers, `<!-- table: NAME -->` and `<!-- end -->`; save the plot beside the page."""
+    """Put tables between their markers, `<!-- table: NAME -->` and `<!-- end -->`; draw the plots beside the page."""
     text = path.read_text(encoding="utf-8")
     tables = {"targets": targets, "peers": peers, "parts": parts, "growth": growth, "sizes": sizes}
     for name, table in tables.items():
@@ -30,7 +23,7 @@ def write(found, path):
     line = f"{machine['cpu']}, {machine['cpus']} cores; medians of {found['peers']['rounds']} rounds"
     text = re.sub(r"(<!-- machine -->).*?(<!-- end -->)", lambda match: f"{match[1]}{line}{match[2]}", text)
     path.write_text(text, encoding="utf-8")
-    plot(found["peers"], path.with_suffix(".svg"))
+    plot.draw_page(path)
 
 
 def with_rule(rows):
@@ -210,25 +203,3 @@ def sizes(found):
             )
         )
     return rows
-
-
-def plot(found, path):
-    """Plot bars of the contenders with the usual number of threads."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "gpt2rt"
-    from matplotlib import pyplot
-
-    shown = [c for c in found["contenders"] if c["threads"] == found["threads"] and not c["isa"]][::-1]
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(13, 3.6), sharey=True, layout="constrained")
-    for axis, (what, title, unit) in zip(axes, PANELS, strict=True):
-        values = [contender["medians"][what] / unit for contender in shown]
-        colors = [OURS if contender["runtime"] == "gpt2rt" else PEER for contender in shown]
-        bars = axis.barh([label(contender) for contender in shown], values, color=colors)
-        axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-        axis.set_title(title, fontsize=10)
-        axis.margins(x=0.25)
-        axis.set_xticks([])
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
