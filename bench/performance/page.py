@@ -108,13 +108,13 @@ def targets(found):
     def against(mine_, peer, what, aim, more=True):
         value = ratio(found, mine_, peer, what)
         shown = "not measured" if value is None else f"{value:.2f}"
-        return (f"{WHAT[what]}, {mine_[1]} by {peer[0]} {peer[1]}", f"{'>=' if more else '<='} {aim}", shown)
+        return (f"{WHAT[what]}, {mine_[1]} / {peer[0]} {peer[1]}", f"{'>=' if more else '<='} {aim}", shown)
 
     batch = ours["batches"]
     asked = ours["threads"]
     right = max(speeds[0] for speeds in asked.values())
     rows = [
-        ("what", "aim", "measured"),
+        ("what", "target", "measured"),
         against(int8, q8, "decode", 1.5),
         ("decode int8, of the memory limit", ">= 88%", f"{mine['decode'] / mine['memory_limit']:.0%}"),
         against(int8, q8, "deep", 3),
@@ -126,27 +126,27 @@ def targets(found):
         against(int8, q8, "start", 0.25, more=False),
         against(int4, int8, "decode", 1.5),
         against(int4, q4, "decode", 1.5),
-        ("file, int4 by int8", "<= 0.6", f"{small['size'] / mine['size']:.2f}"),
+        ("file size, int4 / int8", "<= 0.6", f"{small['size'] / mine['size']:.2f}"),
         against(f16, f32, "decode", 1.7),
         (
             "peak memory above file and cache, int8",
             "<= 40 MB",
             f"{(mine['memory'] - mine['size'] - found['peers']['generated_kv_cache']) / 1e6:.0f} MB",
         ),
-        ("convert 124M by cp and sha256sum", "<= 2", f"{made['convert'] / made['cp and sha256sum']:.2f}"),
+        ("convert 124M / cp and sha256sum", "<= 2", f"{made['convert'] / made['cp and sha256sum']:.2f}"),
         ("peak memory of convert", "<= 200 MB", f"{made['peak'] / 1e6:.0f} MB"),
-        ("16 sequences together by one", ">= 4", f"{batch['16'] / batch['1']:.1f}"),
+        ("throughput of 16 sequences / of one", ">= 4", f"{batch['16'] / batch['1']:.1f}"),
         (
-            "any number of threads asked for, slower than the best",
+            "any requested number of threads, slower than the best",
             "<= 10%",
             f"{1 - min(speeds[0] for n, speeds in asked.items() if int(n) > 1) / right:.0%}",
         ),
-        ("prompt lookup, plain text", ">= 0.97", f"{ours['lookup']['plain, sampled']:.2f}"),
+        ("prompt lookup, plain text, with / without", ">= 0.97", f"{ours['lookup']['plain text, sampled']:.2f}"),
     ]
     if cold:
-        rows.append(("cold file, first token by cat", "<= 1.3", f"{cold['generate'] / cold['cat']:.1f}"))
+        rows.append(("cold file, first token / cat", "<= 1.3", f"{cold['generate'] / cold['cat']:.1f}"))
     rows += [
-        (f"quota of {cpus} CPUs: default by one thread", ">= 0.9", f"{speeds[1] / speeds[0]:.2f}")
+        (f"quota of {cpus} CPUs, default threads / one thread", ">= 0.9", f"{speeds[1] / speeds[0]:.2f}")
         for cpus, speeds in ours["quotas"].items()
     ]
     return rows
@@ -156,7 +156,7 @@ WHAT = {
     "decode": "decode",
     "deep": f"decode at {DEPTH}",
     "prompt": f"prompt of {PROMPT}",
-    "start": "start to first token",
+    "start": "first token",
 }
 
 
@@ -175,11 +175,11 @@ def growth(found):
     ours = found["ours"]
     rows = [("what", "tokens/s"), *((f"decode at {depth}", f"{speed:.0f}") for depth, speed in ours["depths"].items())]
     for n, (decode, prompt) in ours["threads"].items():
-        rows.append((f"{n} thread{'s' * (n != '1')} asked for", f"{decode:.0f}; prompt of {PROMPT}: {prompt:,.0f}"))
+        rows.append((f"{n} thread{'s' * (n != '1')} requested", f"{decode:.0f}; prompt of {PROMPT}: {prompt:,.0f}"))
     rows += [(f"batch of {n}", f"{speed:,.0f}") for n, speed in ours["batches"].items()]
-    rows += [(f"prompt lookup, text {text}", f"{by:.2f} x") for text, by in ours["lookup"].items()]
+    rows += [(f"prompt lookup, {text}", f"{by:.2f} x") for text, by in ours["lookup"].items()]
     for cpus, (one, default, eight) in ours["quotas"].items():
-        rows.append((f"quota of {cpus} CPUs: 1 thread, default, 8 asked for", f"{one:.0f}, {default:.0f}, {eight:.0f}"))
+        rows.append((f"quota of {cpus} CPUs: 1 thread, default, 8 requested", f"{one:.0f}, {default:.0f}, {eight:.0f}"))
     rows += [(f"cold or warm: {what}", f"{1e3 * seconds:.0f} ms") for what, seconds in ours["cold"].items()]
     made = ours["convert"]
     rows += [
