@@ -189,7 +189,7 @@ class TestPerformance:
 
         page = (tmp_path / "performance.md").read_text(encoding="utf-8")
         assert f"| batch of 32 | {found['ours']['batches']['32']:,.0f} |" in page
-        assert "\n| tiny | 0 MB | " in page
+        assert "\n| tiny | 0 | " in page
         assert ">gpt2rt int8<" in (tmp_path / "performance-light.svg").read_text()
 
     def test_its_plots_show_its_table(self, tmp_path):

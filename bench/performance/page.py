@@ -60,9 +60,9 @@ def peers(found):
             "decode",
             f"decode at {DEPTH}",
             f"prompt of {PROMPT}",
-            "first token",
-            "memory",
-            "model",
+            "first token, ms",
+            "memory, MB",
+            "model, MB",
             "logits off",
         )
     ]
@@ -73,9 +73,9 @@ def peers(found):
                 label(contender),
                 str(contender["threads"]),
                 *(f"{m[what]:,.0f}" for what in ("decode", "deep", "prompt")),
-                f"{1e3 * m['start']:,.0f} ms",
-                f"{m['memory'] / 1e6:,.0f} MB",
-                f"{contender['size'] / 1e6:,.0f} MB",
+                f"{1e3 * m['start']:,.0f}",
+                f"{m['memory'] / 1e6:,.0f}",
+                f"{contender['size'] / 1e6:,.0f}",
                 f"{m['off']:.1%}",
             )
         )
@@ -189,17 +189,17 @@ def growth(found):
 
 
 def sizes(found):
-    rows = [("int8", "file", "decode", "of memory limit", f"prompt of {PROMPT}", "first token", "memory")]
+    rows = [("int8", "file, MB", "decode", "of memory limit", f"prompt of {PROMPT}", "first token, ms", "memory, MB")]
     for size, m in found["ours"]["sizes"].items():
         rows.append(
             (
                 size,
-                f"{m['file'] / 1e6:,.0f} MB",
+                f"{m['file'] / 1e6:,.0f}",
                 f"{m['decode']:.1f}",
                 f"{m['decode'] / m['memory_limit']:.0%}",
                 f"{m['prompt']:,.0f}",
-                f"{1e3 * m['start']:.0f} ms",
-                f"{m['memory'] / 1e6:,.0f} MB",
+                f"{1e3 * m['start']:.0f}",
+                f"{m['memory'] / 1e6:,.0f}",
             )
         )
     return rows

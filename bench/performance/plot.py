@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 
 PANELS = (  # column of the table, title, which way is better
-    ("first token", "First token, whole process (ms)", "lower is better"),
+    ("first token, ms", "First token, whole process (ms)", "lower is better"),
     ("prompt of 512", "Prompt of 512 (tokens/s)", "higher is better"),
     ("decode", "Decode (tokens/s)", "higher is better"),
-    ("memory", "Peak memory (MB)", "lower is better"),
+    ("memory, MB", "Peak memory (MB)", "lower is better"),
 )
 COLORS = {  # text, remarks, our bars, the peers' bars
     "light": ("#1f2328", "#59636e", "#0b6bcb", "#b4bac2"),
@@ -45,7 +45,7 @@ def read_table(text):
     ]
     rows = [dict(zip(head, row, strict=True)) for row in rows]
     return [
-        (row[""], {column: float(row[column].split()[0].replace(",", "")) for column, *_ in PANELS})
+        (row[""], {column: float(row[column].replace(",", "")) for column, *_ in PANELS})
         for row in rows
         if row["threads"] == rows[0]["threads"] and "," not in row[""]
     ]
