@@ -36,6 +36,8 @@ def with_output(text: str) -> str:
         for name in FILES:
             (pathlib.Path(folder) / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, pathlib.Path(folder) / name)
+        folder = os.path.join(folder, "try")  # as in the tutorial
+        os.mkdir(folder)
 
         def run(block: re.Match[str]) -> str:
             kind, old = block.groups()
@@ -56,7 +58,7 @@ def run_console(block: str, folder: str) -> str:
     """Return a block of `$ command` lines with the commands' output."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env["PATH"]])
-    env |= {"COLUMNS": "88", "XDG_DATA_HOME": f"{folder}/data", "HOME": folder}
+    env |= {"COLUMNS": "88", "XDG_DATA_HOME": f"{folder}/data", "HOME": folder, "NO_COLOR": "1"}
     parts = []
     for command in re.findall(r"^\$ ((?:.*\\\n)*.*\n)", block, re.MULTILINE):
         found = subprocess.run(["bash", "-euc", command], cwd=folder, env=env, stdout=subprocess.PIPE, check=True)
