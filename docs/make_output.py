@@ -1,6 +1,6 @@
 """Rewrite the output in `console` and `pycon` blocks of the documents: python docs/make_output.py
 
-The blocks of a page run one after the other, in one new folder. Only standard output counts. Output that
+The blocks of a page run one after the other, in the folder try/ of a checkout. Only standard output counts. Output that
 differs only in times, or by less than 1% in numbers with a decimal point, stays as it is.
 """
 
@@ -32,11 +32,11 @@ def pages() -> list[pathlib.Path]:
 def with_output(text: str) -> str:
     """Return a page with the output that its blocks have now."""
     names: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as checkout:
         for name in FILES:
-            (pathlib.Path(folder) / name).parent.mkdir(exist_ok=True)
-            shutil.copy(ROOT / name, pathlib.Path(folder) / name)
-        folder = os.path.join(folder, "try")  # as in the tutorial
+            (pathlib.Path(checkout) / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, pathlib.Path(checkout) / name)
+        folder = os.path.join(checkout, "try")  # as in the tutorial
         os.mkdir(folder)
 
         def run(block: re.Match[str]) -> str:
