@@ -7,7 +7,7 @@ import click
 from gpt2rt.cli import group
 
 PAGE = pathlib.Path(__file__).with_name("cli.md")
-WIDTH = 100  # columns
+WIDTH = 88  # columns: what fits the page of a window of 1280 pixels
 
 
 def page() -> str:

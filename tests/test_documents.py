@@ -1,4 +1,4 @@
-"""Documents: the command lines that README.md, CONTRIBUTING.md and docs/ show work; cli.md is what the commands say.
+"""Documents: the command lines in README.md, CONTRIBUTING.md and docs/ work and print what is shown; so does cli.md.
 
 Command lines are those of the blocks marked `sh`, and of the examples in the commands' help. They run in a folder of
 stand-ins: a tiny model under every model's name that they use, its checkpoint under every checkpoint's, short texts.
@@ -52,6 +52,7 @@ PASSAGES = json.dumps({"text": "It was a cold day in the old town"}).encode()
 DIALOGUES = json.dumps({"turns": ["Hello!", "Hello! How are you?"]}).encode()
 TEXTS = {
     **dict.fromkeys(["some-text.txt", "letter.txt", "letters.txt", "wiki.txt", "questions.txt", "dialogues.txt"], TEXT),
+    "opening.txt": TEXT,
     **dict.fromkeys(["book.txt", "mixture.txt"], TEXT),
     **dict.fromkeys(["book.txt.xz", "EVAL/heldout_prose.txt.xz", "EVAL/wikitext2_test_raw.txt.xz"], TEXT),
     **dict.fromkeys(["lambada_test.jsonl", "EVAL/lambada_test.jsonl.xz"], PASSAGES),
@@ -142,8 +143,35 @@ def test_python_works(block, stand_ins):
     run([sys.executable, "-c", block], stand_ins)
 
 
+def script(name):
+    """A script of docs/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make_output = script("make_output")
+CONVERTING = ("tutorial.md", "compare.md")  # take seconds
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the command lines are a POSIX shell's")
+@pytest.mark.skipif(not (ROOT / "train/demo-f16.bin").exists(), reason="the sdist has no train/demo-f16.bin")
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.name in CONVERTING else [], id=path.name)
+        for path in make_output.pages()
+    ],
+)
+def test_the_output_on_a_page_is_what_its_commands_print(page):
+    for start, package in NEEDS.items():
+        if f"$ {start}" in page.read_text(encoding="utf-8"):
+            pytest.importorskip(package, reason=f"{package} is not installed")
+    text = page.read_text(encoding="utf-8")
+    assert make_output.with_output(text) == text, "run python docs/make_output.py"
+
+
 def test_cli_md_is_what_the_commands_say():
-    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
-    make_cli = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_cli)
+    make_cli = script("make_cli")
     assert make_cli.PAGE.read_text(encoding="utf-8") == make_cli.page(), "run python docs/make_cli.py"

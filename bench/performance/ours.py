@@ -98,7 +98,7 @@ def depths(path, threads, rounds):
 
 
 def asked_threads(path, rounds):
-    """Return {threads asked for: [decode, prompt]}, up to four times the processors."""
+    """Return {requested threads: [decode, prompt]}, up to four times the processors."""
     runs = {n: Run(gpt2rt.open_model(path, n_threads=n)) for n in (1, 2, 4, 8) if n <= 4 * os.cpu_count()}
     decode = medians({n: lambda run=run: run.decode_speed(0) for n, run in runs.items()}, rounds)
     prompt = medians({n: lambda run=run: run.prompt_speed(PROMPT) for n, run in runs.items()}, rounds)
@@ -119,7 +119,7 @@ print(len(seconds) / sum(seconds), run.model.n_threads)
 
 
 def quotas(path, seconds):
-    """Return {CPUs of a control group: [decode with 1 thread, by default, with 8 asked for]}, empty without groups."""
+    """Return {CPUs of a control group: [decode with 1 thread, by default, with 8 requested]}, empty without groups."""
     found = {}
     for cpus in QUOTAS:
         with control_group(cpus) as group:
@@ -175,7 +175,7 @@ def lookup(path, rounds, n):
             pass
         return generation.n_tokens / (perf_counter() - begin)
 
-    texts = {"repeats itself, greedy": (LISTS, {"temperature": 0}), "plain, sampled": (PLAIN, {})}
+    texts = {"repetitive text, greedy": (LISTS, {"temperature": 0}), "plain text, sampled": (PLAIN, {})}
     measures = {
         (name, is_on): lambda a=(text, is_on, s): speed(*a)
         for name, (text, s) in texts.items()
@@ -224,7 +224,7 @@ def converting(checkpoint, folder, rounds):
             {
                 "cp and sha256sum": copied,
                 "convert": lambda: timed(plain)[0],
-                "convert with receipt": lambda: timed(command)[0],
+                "convert with quality report": lambda: timed(command)[0],
             },
             min(rounds, 3),
         )

@@ -1,21 +1,14 @@
-"""The tables and the plot of docs/performance.md, made from the results; the text around them is written by hand."""
+"""The tables of docs/performance.md, made from the results, and its plots; the text around them is written by hand."""
 
 import re
 import statistics
 
+import plot
 from peers import DEPTH, PROMPT
-
-OURS, PEER = "#1f77b4", "#b0b0b0"
-PANELS = (  # of the plot: figure, title, what it is divided by
-    ("start", "start to first token, ms", 1e-3),
-    ("prompt", f"prompt of {PROMPT}, tokens/s", 1),
-    ("decode", "decode, tokens/s", 1),
-    ("memory", "peak memory, MB", 1e6),
-)
 
 
 def write(found, path):
-    """Put tables between their markers, `<!-- table: NAME -->` and `<!-- end -->`; save the plot beside the page."""
+    """Put tables between their markers, `<!-- table: NAME -->` and `<!-- end -->`; draw the plots beside the page."""
     text = path.read_text(encoding="utf-8")
     tables = {"targets": targets, "peers": peers, "parts": parts, "growth": growth, "sizes": sizes}
     for name, table in tables.items():
@@ -30,7 +23,7 @@ def write(found, path):
     line = f"{machine['cpu']}, {machine['cpus']} cores; medians of {found['peers']['rounds']} rounds"
     text = re.sub(r"(<!-- machine -->).*?(<!-- end -->)", lambda match: f"{match[1]}{line}{match[2]}", text)
     path.write_text(text, encoding="utf-8")
-    plot(found["peers"], path.with_suffix(".svg"))
+    plot.draw_page(path)
 
 
 def with_rule(rows):
@@ -67,9 +60,9 @@ def peers(found):
             "decode",
             f"decode at {DEPTH}",
             f"prompt of {PROMPT}",
-            "first token",
-            "memory",
-            "model",
+            "first token, ms",
+            "memory, MB",
+            "model, MB",
             "logits off",
         )
     ]
@@ -80,9 +73,9 @@ def peers(found):
                 label(contender),
                 str(contender["threads"]),
                 *(f"{m[what]:,.0f}" for what in ("decode", "deep", "prompt")),
-                f"{1e3 * m['start']:,.0f} ms",
-                f"{m['memory'] / 1e6:,.0f} MB",
-                f"{contender['size'] / 1e6:,.0f} MB",
+                f"{1e3 * m['start']:,.0f}",
+                f"{m['memory'] / 1e6:,.0f}",
+                f"{contender['size'] / 1e6:,.0f}",
                 f"{m['off']:.1%}",
             )
         )
@@ -115,13 +108,13 @@ def targets(found):
     def against(mine_, peer, what, aim, more=True):
         value = ratio(found, mine_, peer, what)
         shown = "not measured" if value is None else f"{value:.2f}"
-        return (f"{WHAT[what]}, {mine_[1]} by {peer[0]} {peer[1]}", f"{'>=' if more else '<='} {aim}", shown)
+        return (f"{WHAT[what]}, {mine_[1]} / {peer[0]} {peer[1]}", f"{'>=' if more else '<='} {aim}", shown)
 
     batch = ours["batches"]
     asked = ours["threads"]
     right = max(speeds[0] for speeds in asked.values())
     rows = [
-        ("what", "aim", "measured"),
+        ("what", "target", "measured"),
         against(int8, q8, "decode", 1.5),
         ("decode int8, of the memory limit", ">= 88%", f"{mine['decode'] / mine['memory_limit']:.0%}"),
         against(int8, q8, "deep", 3),
@@ -133,27 +126,27 @@ def targets(found):
         against(int8, q8, "start", 0.25, more=False),
         against(int4, int8, "decode", 1.5),
         against(int4, q4, "decode", 1.5),
-        ("file, int4 by int8", "<= 0.6", f"{small['size'] / mine['size']:.2f}"),
+        ("file size, int4 / int8", "<= 0.6", f"{small['size'] / mine['size']:.2f}"),
         against(f16, f32, "decode", 1.7),
         (
             "peak memory above file and cache, int8",
             "<= 40 MB",
             f"{(mine['memory'] - mine['size'] - found['peers']['generated_kv_cache']) / 1e6:.0f} MB",
         ),
-        ("convert 124M by cp and sha256sum", "<= 2", f"{made['convert'] / made['cp and sha256sum']:.2f}"),
+        ("convert 124M / cp and sha256sum", "<= 2", f"{made['convert'] / made['cp and sha256sum']:.2f}"),
         ("peak memory of convert", "<= 200 MB", f"{made['peak'] / 1e6:.0f} MB"),
-        ("16 sequences together by one", ">= 4", f"{batch['16'] / batch['1']:.1f}"),
+        ("throughput of 16 sequences / of one", ">= 4", f"{batch['16'] / batch['1']:.1f}"),
         (
-            "any number of threads asked for, slower than the best",
+            "any requested number of threads, slower than the best",
             "<= 10%",
             f"{1 - min(speeds[0] for n, speeds in asked.items() if int(n) > 1) / right:.0%}",
         ),
-        ("prompt lookup, plain text", ">= 0.97", f"{ours['lookup']['plain, sampled']:.2f}"),
+        ("prompt lookup, plain text, with / without", ">= 0.97", f"{ours['lookup']['plain text, sampled']:.2f}"),
     ]
     if cold:
-        rows.append(("cold file, first token by cat", "<= 1.3", f"{cold['generate'] / cold['cat']:.1f}"))
+        rows.append(("cold file, first token / cat", "<= 1.3", f"{cold['generate'] / cold['cat']:.1f}"))
     rows += [
-        (f"quota of {cpus} CPUs: default by one thread", ">= 0.9", f"{speeds[1] / speeds[0]:.2f}")
+        (f"quota of {cpus} CPUs, default threads / one thread", ">= 0.9", f"{speeds[1] / speeds[0]:.2f}")
         for cpus, speeds in ours["quotas"].items()
     ]
     return rows
@@ -163,7 +156,7 @@ WHAT = {
     "decode": "decode",
     "deep": f"decode at {DEPTH}",
     "prompt": f"prompt of {PROMPT}",
-    "start": "start to first token",
+    "start": "first token",
 }
 
 
@@ -182,11 +175,11 @@ def growth(found):
     ours = found["ours"]
     rows = [("what", "tokens/s"), *((f"decode at {depth}", f"{speed:.0f}") for depth, speed in ours["depths"].items())]
     for n, (decode, prompt) in ours["threads"].items():
-        rows.append((f"{n} thread{'s' * (n != '1')} asked for", f"{decode:.0f}; prompt of {PROMPT}: {prompt:,.0f}"))
+        rows.append((f"{n} thread{'s' * (n != '1')} requested", f"{decode:.0f}; prompt of {PROMPT}: {prompt:,.0f}"))
     rows += [(f"batch of {n}", f"{speed:,.0f}") for n, speed in ours["batches"].items()]
-    rows += [(f"prompt lookup, text {text}", f"{by:.2f} x") for text, by in ours["lookup"].items()]
+    rows += [(f"prompt lookup, {text}", f"{by:.2f} x") for text, by in ours["lookup"].items()]
     for cpus, (one, default, eight) in ours["quotas"].items():
-        rows.append((f"quota of {cpus} CPUs: 1 thread, default, 8 asked for", f"{one:.0f}, {default:.0f}, {eight:.0f}"))
+        rows.append((f"quota of {cpus} CPUs: 1 thread, default, 8 requested", f"{one:.0f}, {default:.0f}, {eight:.0f}"))
     rows += [(f"cold or warm: {what}", f"{1e3 * seconds:.0f} ms") for what, seconds in ours["cold"].items()]
     made = ours["convert"]
     rows += [
@@ -196,39 +189,17 @@ def growth(found):
 
 
 def sizes(found):
-    rows = [("int8", "file", "decode", "of memory limit", f"prompt of {PROMPT}", "first token", "memory")]
+    rows = [("int8", "file, MB", "decode", "of memory limit", f"prompt of {PROMPT}", "first token, ms", "memory, MB")]
     for size, m in found["ours"]["sizes"].items():
         rows.append(
             (
                 size,
-                f"{m['file'] / 1e6:,.0f} MB",
+                f"{m['file'] / 1e6:,.0f}",
                 f"{m['decode']:.1f}",
                 f"{m['decode'] / m['memory_limit']:.0%}",
                 f"{m['prompt']:,.0f}",
-                f"{1e3 * m['start']:.0f} ms",
-                f"{m['memory'] / 1e6:,.0f} MB",
+                f"{1e3 * m['start']:.0f}",
+                f"{m['memory'] / 1e6:,.0f}",
             )
         )
     return rows
-
-
-def plot(found, path):
-    """Plot bars of the contenders with the usual number of threads."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "gpt2rt"
-    from matplotlib import pyplot
-
-    shown = [c for c in found["contenders"] if c["threads"] == found["threads"] and not c["isa"]][::-1]
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(13, 3.6), sharey=True, layout="constrained")
-    for axis, (what, title, unit) in zip(axes, PANELS, strict=True):
-        values = [contender["medians"][what] / unit for contender in shown]
-        colors = [OURS if contender["runtime"] == "gpt2rt" else PEER for contender in shown]
-        bars = axis.barh([label(contender) for contender in shown], values, color=colors)
-        axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-        axis.set_title(title, fontsize=10)
-        axis.margins(x=0.25)
-        axis.set_xticks([])
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
