@@ -114,7 +114,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
 def test_int4_of_the_bundled_model_loses_half_as_much(tmp_path):
     """On another text than it was calibrated with; the figures stand in docs/quality.md."""
     text = lzma.decompress((shared("text") / "prose" / "aesop.txt.xz").read_bytes()).decode()
-    options = {"weight_type": "int4", "receipt_text": text[100_000:]}
+    options = {"weight_type": "int4", "quality_text": text[100_000:]}
     result = convert(shared("talk"), tmp_path / "m.bin", calibration_text=text[:90_000], **options)
     plain = convert(shared("talk"), tmp_path / "p.bin", **options)
     assert result.quality["mean_kl"] < 0.6 * plain.quality["mean_kl"]

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 @click.option("--opening", metavar="FILE", help="Text before a chat's first turn.")
 @click.option("--calibrate", metavar="FILE", help="Round int8 and int4 by this text: less is lost; takes minutes.")
 @click.option("--text", metavar="FILE", help="Measure the quality on this text.  [default: a page of prose]")
-@click.option("--no-receipt", is_flag=True, help="Don't measure the quality.")
+@click.option("--no-quality-report", is_flag=True, help="Don't measure the quality.")
+@click.option("--no-receipt", "no_quality_report", is_flag=True, hidden=True)
 @click.option("--force", is_flag=True, help="Overwrite the file where it exists.")
 def command(
     source: str,
@@ -49,7 +50,7 @@ def command(
     opening: str | None,
     calibrate: str | None,
     text: str | None,
-    no_receipt: bool,
+    no_quality_report: bool,
     force: bool,
 ) -> None:
     """Make a model file of a GPT-2 checkpoint.
@@ -84,21 +85,21 @@ def command(
         "licence": licence,
         "chat": chat or None,
         "calibration_text": None if calibrate is None else read_any_text(calibrate),
-        "receipt_text": receipt_text(weight_type, text, no_receipt),
+        "quality_text": quality_text(weight_type, text, no_quality_report),
         "force": force,
     }
     show_result(with_progress(convert, source, output, **options), options)
 
 
-def receipt_text(weight_type: str, text: str | None, no_receipt: bool) -> str | None:
-    """The text to measure on, None for none. Raises UsageError."""
-    from gpt2rt.converter.receipt import bundled_text
+def quality_text(weight_type: str, text: str | None, no_quality_report: bool) -> str | None:
+    """Return the text for the quality report, or None for no report. Raises UsageError."""
+    from gpt2rt.converter.quality import bundled_text
 
-    if no_receipt and text is not None:
-        raise UsageError("--text and --no-receipt: give one of them")
+    if no_quality_report and text is not None:
+        raise UsageError("--text and --no-quality-report: give one of them")
     if text is not None:
         return read_any_text(text)
-    return None if no_receipt or weight_type == "f32" else bundled_text()  # f32 is the source itself
+    return None if no_quality_report or weight_type == "f32" else bundled_text()  # f32 is the source itself
 
 
 def with_progress(convert: Callable[..., Conversion], *arguments: Any, **options: Any) -> Conversion:
@@ -120,14 +121,14 @@ def show_result(result: Conversion, options: dict[str, Any]) -> None:
         f"{result.path}: {result.size / 1e6:.1f} MB of {result.source_size / 1e6:.1f} MB ({result.ratio:.2f} times"
         f" smaller) in {result.seconds:.1f} s; largest error {result.max_error:.2g}, mean {result.mean_error:.2g}"
     )
-    if options["receipt_text"] is not None:
+    if options["quality_text"] is not None:
         show_quality(result.quality, options["weight_type"])
 
 
 def show_quality(quality: dict[str, Any] | None, weight_type: str) -> None:
-    """Prints the receipt, and warns where the loss grows by more than MOST_GROWTH."""
+    """Prints the quality report, and warns where the loss grows by more than MOST_GROWTH."""
     if quality is None:
-        complain("the model's loss on the text is no finite number, so the file has no quality receipt")
+        complain("the model's loss on the text is not finite, so the file has no quality report")
         return
     growth = quality["loss"] / quality["source_loss"] - 1 if quality["source_loss"] else 0.0
     click.echo(

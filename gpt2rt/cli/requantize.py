@@ -12,7 +12,8 @@ import click
 @click.option("--group-size", type=int, metavar="N", help="Weights that share a scale, for int8 and int4.")
 @click.option("--calibrate", metavar="FILE", help="Round int8 and int4 by this text: less is lost; takes minutes.")
 @click.option("--text", metavar="FILE", help="Measure the quality on this text.  [default: a page of prose]")
-@click.option("--no-receipt", is_flag=True, help="Don't measure the quality.")
+@click.option("--no-quality-report", is_flag=True, help="Don't measure the quality.")
+@click.option("--no-receipt", "no_quality_report", is_flag=True, hidden=True)
 @click.option("--force", is_flag=True, help="Overwrite the file where it exists.")
 def command(
     model: str,
@@ -21,7 +22,7 @@ def command(
     group_size: int | None,
     calibrate: str | None,
     text: str | None,
-    no_receipt: bool,
+    no_quality_report: bool,
     force: bool,
 ) -> None:
     """Make a model file of another type of MODEL, a model file of f32 or f16, without its checkpoint.
@@ -34,7 +35,7 @@ def command(
       gpt2rt requantize 124M-f32.bin --type int4
       gpt2rt requantize 124M-f16.bin --type int8 -o small.bin
     """
-    from gpt2rt.cli.convert import receipt_text, show_result, with_progress
+    from gpt2rt.cli.convert import quality_text, show_result, with_progress
     from gpt2rt.cli.files import read_any_text
     from gpt2rt.converter import convert
     from gpt2rt.converter.model_source import is_model_file
@@ -46,7 +47,7 @@ def command(
         "weight_type": weight_type,
         "group_size": group_size,
         "calibration_text": None if calibrate is None else read_any_text(calibrate),
-        "receipt_text": receipt_text(weight_type, text, no_receipt),
+        "quality_text": quality_text(weight_type, text, no_quality_report),
         "force": force,
     }
     show_result(with_progress(convert, model, output, **options), options)
