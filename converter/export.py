@@ -42,9 +42,7 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
     try:
         from safetensors.numpy import save_file  # optional dependency
     except ImportError:
-        raise CheckpointError(
-            'export: requires the package safetensors (pip install "gpt2rt[huggingface]")'
-        ) from None
+        raise CheckpointError('export: requires the package safetensors (pip install "gpt2rt[huggingface]")') from None
     folder = pathlib.Path(folder)
     if os.path.lexists(folder):
         raise UsageError(f"{folder}: already exists (give the name of a new folder)")
@@ -125,9 +123,7 @@ def _read_texts(source: ModelFileSource) -> Texts:
     except VocabularyError:
         is_same = False
     if not is_same:
-        raise CheckpointError(
-            f"{source.path}: its vocabulary can't be represented in vocab.json and merges.txt"
-        )
+        raise CheckpointError(f"{source.path}: its vocabulary can't be represented in vocab.json and merges.txt")
     return texts, merges, special
 
 

@@ -74,9 +74,7 @@ class GgufFile:
         try:
             import gguf  # optional dependency
         except ImportError:
-            raise CheckpointError(
-                f'{source}: requires the package gguf (pip install "gpt2rt[gguf]")'
-            ) from None
+            raise CheckpointError(f'{source}: requires the package gguf (pip install "gpt2rt[gguf]")') from None
         self._dequantize = gguf.quants.dequantize
         self.path = pathlib.Path(source)
         self.name, self.origin, self.files = self.path.stem, f"GGUF file {self.path.name}", [self.path]
@@ -272,9 +270,7 @@ class _Scan:
         shape = [self.number(8) for _ in range(rank)]
         kind, offset = self.number(4), self.number(8)
         if kind not in TYPES:
-            raise _MalformedError(
-                f"tensor {name!r} is of type {kind}, expected F32 (0), F16 (1) or Q8_0 (8)"
-            )
+            raise _MalformedError(f"tensor {name!r} is of type {kind}, expected F32 (0), F16 (1) or Q8_0 (8)")
         type_name, n_values, n_bytes = TYPES[kind]
         if shape and shape[0] % n_values:
             raise _MalformedError(f"tensor {name!r} of {type_name} has rows of {shape[0]}, expected a multiple of 32")

@@ -275,9 +275,7 @@ def _read_tokenizer(path: pathlib.Path) -> Texts:
         isinstance(splitter, dict) and splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True)
     )
     if content.get("normalizer") is not None or not is_byte_level:
-        raise VocabularyError(
-            f"{path}: unsupported pre_tokenizer or normalizer, expected GPT-2's"
-        )
+        raise VocabularyError(f"{path}: unsupported pre_tokenizer or normalizer, expected GPT-2's")
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise VocabularyError(f"{path}: no merges, expected a list")

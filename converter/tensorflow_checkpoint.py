@@ -382,9 +382,7 @@ class _TensorFlowReader:
         try:
             import tensorflow as tf  # optional dependency; takes seconds
         except ImportError:
-            raise CheckpointError(
-                f'{reason}, which requires TensorFlow (pip install "gpt2rt[tensorflow]")'
-            ) from None
+            raise CheckpointError(f'{reason}, which requires TensorFlow (pip install "gpt2rt[tensorflow]")') from None
         self._prefix, self._errors = prefix, (tf.errors.OpError, ValueError, RuntimeError)
         try:
             self._reader = tf.train.load_checkpoint(str(prefix))

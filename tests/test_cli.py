@@ -16,7 +16,7 @@ from gpt2rt.__main__ import read_ahead
 from gpt2rt.cli import COMMANDS, run
 from gpt2rt.modelfile import Hyperparameters
 
-# Makes the terminal the process' own first, so that its keys become signals.
+# Makes the terminal the controlling terminal of the process first, so that keys become signals.
 AT_TERMINAL = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -35,7 +35,7 @@ def demo():
 
 @pytest.fixture
 def cli(capsys, monkeypatch):
-    """Runs a command line in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
+    """Run a command line in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
 
     def call(*arguments, typed=""):
         import io  # the real standard input has no text to replace
@@ -82,7 +82,7 @@ def test_version(cli):
         (
             ["generate", "DEMO", "a " * 600],
             1,
-            "gpt2rt: prompt: 601 tokens, the model has 512 positions (shorten it)\n",
+            "gpt2rt: prompt: 601 tokens, but the model has 512 positions (shorten it)\n",
         ),
         (["chat", "DEMO", "--format", "x"], 2, "gpt2rt: chat format 'x': expected one of plain, dialogpt, raw\n"),
         (
@@ -92,7 +92,7 @@ def test_version(cli):
         ),
     ],
 )
-def test_mistakes_are_sentences(cli, demo, arguments, code, message):
+def test_mistakes_give_one_line_messages(cli, demo, arguments, code, message):
     found, out, err = cli(*(demo if argument == "DEMO" else argument for argument in arguments))
     assert (found, out) == (code, "")
     assert err == message
@@ -115,7 +115,7 @@ def test_generate_reads_the_prompt_from_a_pipe_and_echoes_it(cli, demo):
     assert (code, out) == (0, f"{prompt} Good morning! Did you sleep well?\n")
 
 
-def test_a_seed_that_was_drawn_gives_the_text_again(cli, demo):
+def test_a_random_seed_reproduces_the_text(cli, demo):
     _, out, err = cli("generate", demo, "Once", "-n", "20")
     seed = err.split()[1].rstrip(";")
     assert cli("generate", demo, "Once", "-n", "20", "--seed", seed)[1] == out
@@ -197,7 +197,7 @@ def test_convert(cli, tmp_path):
     assert "small talk" in out
     assert "Tom" in out
     code, _, err = cli("convert", source, "-o", path)
-    assert (code, err) == (2, f"gpt2rt: {path}: exists already (--force overwrites it)\n")
+    assert (code, err) == (2, f"gpt2rt: {path}: already exists (use --force to overwrite it)\n")
 
 
 # --- chat through a pipe
@@ -213,7 +213,7 @@ def test_a_piped_chat_prints_only_answers(cli, demo):
     )
 
 
-def test_a_piped_chat_shows_the_seed_that_was_drawn(cli, demo):
+def test_a_piped_chat_prints_its_random_seed(cli, demo):
     _, out, err = cli("chat", demo, typed="Hello!\n")
     assert cli("chat", demo, "--seed", err.split()[1], typed="Hello!\n")[1] == out
 
@@ -254,14 +254,14 @@ def test_chat_commands(cli, demo, tmp_path):
         ("word " * 600, "message: "),
     ],
 )
-def test_a_mistake_in_a_chat_is_a_sentence_and_the_chat_goes_on(cli, demo, line, message):
+def test_a_mistake_in_a_chat_is_reported_and_the_chat_continues(cli, demo, line, message):
     code, out, err = cli("chat", demo, "--seed", "1", typed=f"{line}\nHello!\n")
     assert code == 1
     assert err.startswith(f"gpt2rt: {message}")
     assert len(out.splitlines()) == 1
 
 
-def test_a_full_context_is_told(cli, demo):
+def test_a_full_context_is_reported(cli, demo):
     typed = "".join(f"This is message number {n}, what do you think of it?\n" for n in range(30))
     code, out, err = cli("chat", demo, "--seed", "1", typed=typed)
     assert (code, len(out.splitlines())) == (0, 30)
@@ -271,7 +271,7 @@ def test_a_full_context_is_told(cli, demo):
 # --- processes
 
 
-def test_the_way_to_the_first_token_imports_little(demo):
+def test_few_modules_are_imported_before_the_first_token(demo):
     program = (
         "import sys; from gpt2rt.cli import COMMANDS, run; status = run(sys.argv[1:]);"
         "print(*(name for name in FORBIDDEN if name in sys.modules), file=sys.stderr); sys.exit(status)"
@@ -286,7 +286,7 @@ def test_the_way_to_the_first_token_imports_little(demo):
     assert done.stderr.splitlines()[-1] == ""
 
 
-def test_a_reader_that_leaves_is_no_error(demo):
+def test_a_closed_output_pipe_is_not_an_error(demo):
     with subprocess.Popen(
         [*COMMAND, "generate", demo, "Once upon a time", "-n", "400", "--stop", "~~~"],
         stdout=subprocess.PIPE,
@@ -300,7 +300,7 @@ def test_a_reader_that_leaves_is_no_error(demo):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_a_full_disk_is_a_sentence(demo):
+def test_a_full_disk_is_reported_in_one_line(demo):
     with open("/dev/full", "w") as full:
         arguments = [*COMMAND, "generate", demo, "Once", "-n", "3"]
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -316,17 +316,17 @@ def test_shell_completion(demo):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 class TestTerminal:
-    """A real process at a pseudo-terminal; every step waits for a text, never for a time."""
+    """A real process at a pseudo-terminal; every step waits for text, never for a fixed time."""
 
     @pytest.fixture
     def slow_model(self, tmp_path):
-        """Random, and so slow that there is time to stop it."""
+        """A random model that is slow enough to be stopped."""
         h = Hyperparameters(n_vocab=256, n_ctx=1024, n_embd=512, n_head=8, n_layer=8)
         return write_model(tmp_path / "slow.bin", h, random_tensors(h, scale=0.1), "int8")
 
     @pytest.fixture
     def start(self, tmp_path):
-        """start(*arguments) -> a Terminal with `gpt2rt chat` in it."""
+        """start(*arguments) -> a Terminal that runs `gpt2rt chat`."""
         started = []
 
         def call(*arguments):
@@ -399,7 +399,7 @@ class TestTerminal:
 
 
 class Terminal:
-    """A pseudo-terminal with `gpt2rt chat` in it."""
+    """A pseudo-terminal that runs `gpt2rt chat`."""
 
     def __init__(self, folder, arguments):
         import pty  # not on Windows
@@ -418,7 +418,7 @@ class Terminal:
         self.text = ""
 
     def read_more(self):
-        """Waits for output and adds it to `text`; False at the end."""
+        """Wait for output and add it to `text`; return False at the end."""
         assert select.select([self.master], [], [], PATIENCE)[0], f"nothing more after {self.text!r}"
         try:
             content = os.read(self.master, 4096)
@@ -428,7 +428,7 @@ class Terminal:
         return bool(content)
 
     def read_to(self, marker):
-        """The output up to and with a marker."""
+        """Return the output up to and including a marker."""
         while marker not in self.text:
             assert self.read_more(), f"the chat ended before {marker!r}: {self.text}"
         at = self.text.index(marker) + len(marker)
@@ -453,6 +453,6 @@ class Terminal:
 # --- reading ahead
 
 
-def test_reading_ahead_of_what_is_no_file_does_nothing(tmp_path):
+def test_reading_ahead_ignores_what_is_not_a_file(tmp_path):
     for path in (tmp_path, tmp_path / "missing", os.devnull, DEMO):
         assert read_ahead(str(path)) is None

@@ -1,4 +1,4 @@
-"""What the sdist and the wheels hold, and how large they are.
+"""The contents and sizes of the sdist and the wheels.
 
 The packages come from the folder that GPT2RT_PACKAGES names: `python -m build --outdir DIST . && GPT2RT_PACKAGES=DIST
 pytest tests/test_packages.py`.
@@ -20,27 +20,27 @@ SDISTS = [path for path in PACKAGES if path.name.endswith(".tar.gz")]
 pytestmark = pytest.mark.skipif(not FOLDER, reason="GPT2RT_PACKAGES names no folder of packages")
 
 SIZE_LIMIT = 8 << 20  # bytes of a wheel
-CODE_SIZE_LIMIT = 400 << 10  # bytes of a wheel, the model not counted
+CODE_SIZE_LIMIT = 400 << 10  # bytes of a wheel without the model
 SDIST_SIZE_LIMIT = 12 << 20
 COMPILED = {"gpt2rt/_engine", "gpt2rt/_kernels", "gpt2rt/_sampler", "gpt2rt/_tokenizer", "gpt2rt/converter/_pack"}
 DATA = {"gpt2rt/py.typed", "gpt2rt/demo.bin", "gpt2rt/converter/prose.txt"}
 DIST_INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 
 
-def test_there_is_something_to_look_at():
+def test_there_are_packages_to_check():
     assert WHEELS
     assert SDISTS
 
 
 def members(path):
-    """{name: compressed size} of a wheel's files; auditwheel adds its folders, which are none."""
+    """Return {name: compressed size} of a wheel's files, without the folder entries that auditwheel adds."""
     with zipfile.ZipFile(path) as wheel:
         return {one.filename: one.compress_size for one in wheel.infolist() if not one.is_dir()}
 
 
 @pytest.mark.parametrize("path", WHEELS, ids=lambda path: path.name)
-def test_a_wheel_is_for_every_python_from_3_11_or_one_without_gil(path):
-    made_here = "cp312-abi3-linux_"  # by a newer Python than 3.11; what is published never is
+def test_a_wheel_is_for_every_python_from_3_11_or_for_a_free_threaded_one(path):
+    made_here = "cp312-abi3-linux_"  # built by a Python newer than 3.11, which published wheels never are
     assert re.fullmatch(rf"gpt2rt-[\d.]+-({made_here}|cp311-abi3-|cp314-cp314t-)[\w.]+\.whl", path.name)
 
 
@@ -67,7 +67,7 @@ def test_a_wheel_is_small(path):
 
 
 @pytest.mark.parametrize("path", SDISTS, ids=lambda path: path.name)
-def test_an_sdist_holds_the_sources_and_nothing_that_is_made_of_them(path):
+def test_an_sdist_holds_the_sources_and_nothing_generated(path):
     with tarfile.open(path) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {

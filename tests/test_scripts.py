@@ -1,4 +1,4 @@
-"""Scripts of bench/, train/ and docs/: each runs as a user starts it, on little data, and its output is checked.
+"""Scripts of bench/, train/ and docs/: each runs as a user starts it, on small data, and its output is checked.
 
 tests/test_documents.py runs the command lines of the documents, tests/test_train.py tests the parts of train/.
 """

@@ -28,7 +28,7 @@ SENTENCES = (
 
 
 def write_vocabulary(folder, merges, special=(END_OF_TEXT,), first=0):
-    """Writes a vocabulary of the 256 bytes, merges and special tokens.
+    """Write a vocabulary of the 256 bytes, merges and special tokens.
 
     Args:
         merges: pairs of bytes, in the order of their ranks. special: texts. first: id of byte 0; the tokens that it
@@ -50,7 +50,7 @@ def write_vocabulary(folder, merges, special=(END_OF_TEXT,), first=0):
 
 
 def train_vocabulary(folder):
-    """Trains byte-level BPE on `SENTENCES`, to 600 tokens; returns the two paths."""
+    """Train byte-level BPE on `SENTENCES`, to 600 tokens; return the two paths."""
     tokenizer = tokenizers.ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(SENTENCES, vocab_size=600, min_frequency=1, special_tokens=[END_OF_TEXT])
     encoder, bpe = (pathlib.Path(path) for path in tokenizer.save_model(str(folder)))
@@ -58,7 +58,7 @@ def train_vocabulary(folder):
 
 
 class Tokenizers:
-    """One vocabulary in three hands.
+    """One vocabulary in three tokenizers.
 
     Attributes:
         vocabulary: as read. ours, tiktoken: of this package and of OpenAI. huggingface: of `tokenizers`;
@@ -81,5 +81,5 @@ class Tokenizers:
 
 
 def tokenizer_of(vocabulary):
-    """Our tokenizer over the tables of a `Vocabulary`."""
+    """Return our tokenizer for a `Vocabulary`."""
     return Tokenizer(vocabulary.tables(), vocabulary.n_vocab)

@@ -147,9 +147,7 @@ class ModelFile:
             )
         last = vocabulary_tables(n_vocab, *self._vocabulary_counts)[-1]
         if last.offset + last.length != len(vocabulary):
-            self._refuse(
-                f"section 'vocabulary' has {len(vocabulary)} bytes, expected {last.offset + last.length}"
-            )
+            self._refuse(f"section 'vocabulary' has {len(vocabulary)} bytes, expected {last.offset + last.length}")
         self.tensors = tensor_table(self.hyperparameters, self.weight_type, self.group_size, self.is_tied)
         end = self.tensors[-1].offset + self.tensors[-1].length
         if end != len(self.sections["weights"]):
