@@ -29,7 +29,7 @@ typedef enum {
     SEQUENCE_FULL,          /* no position is left for the next token */
     SEQUENCE_EMPTY,         /* there are no tokens, so nothing to sample from */
     SEQUENCE_NOT_FINITE,    /* a logit is NaN or infinite */
-    SEQUENCE_ALL_FORBIDDEN, /* every token is forbidden */
+    SEQUENCE_ALL_FORBIDDEN, /* all tokens are forbidden */
 } SequenceStatus;
 
 /* How a sequence chooses its next token. */
