@@ -49,7 +49,7 @@ def save_transcript(conversation: Conversation, path: str) -> None:
         if os.path.exists(path):
             with open(path, "rb") as file:
                 if file.read(len(MARK)) != MARK:
-                    raise UsageError(f"{path}: already exists and is not a transcript (choose another name)")
+                    raise UsageError(f"{path}: exists and is not a transcript (choose another name)")
         folder, name = os.path.split(path)
         handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder or ".")
         try:
@@ -90,7 +90,7 @@ def _read(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _refusal(path, "can't be read", error) from None
     if len(content) > MAX_SIZE:
-        raise UsageError(f"{path}: larger than {MAX_SIZE} bytes, expected a transcript")
+        raise UsageError(f"{path}: more than {MAX_SIZE} bytes, expected a transcript")
     try:
         document: dict[str, Any] = json.loads(content)
     except (ValueError, RecursionError):

@@ -30,12 +30,12 @@ class Expected:
 
     Attributes:
         real: the `Sequence`.
-        ids: what is evaluated. pending: what is not.
-        params, seed, history, exempt, stop, n_logprobs: what was given to `set_sampling`.
-        samples: since the seed, all that decided on each sampled token, and what the event said of it.
+        ids: the evaluated ids. pending: the pending ids.
+        params, seed, history, exempt, stop, n_logprobs: the arguments of `set_sampling`.
+        samples: since the seed, everything that determines each sampled token, and what the event reported for it.
         newest: the tokens of the last step, which can be retracted.
-        guesses: what the next step may check.
-        is_cancelled: whether the next call ends at once.
+        guesses: the guesses that the next step may check.
+        is_cancelled: whether the next call stops at once.
     """
 
     def __init__(self, real):

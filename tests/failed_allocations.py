@@ -1,4 +1,4 @@
-"""Run with failing_malloc.c preloaded: each allocation of each operation fails once. Prints how many did.
+"""Run with failing_malloc.c preloaded: makes each allocation of each operation fail once, and prints the number.
 
 python failed_allocations.py MODEL OPERATION
 """

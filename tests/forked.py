@@ -1,4 +1,4 @@
-"""Fork again and again while another thread evaluates; each child computes. Prints how many found one torn.
+"""Fork repeatedly while another thread evaluates; each child computes. Print how many found a torn sequence or engine.
 
 python forked.py MODEL append|step
 """

@@ -335,7 +335,7 @@ def test_missing_vocabulary_is_refused(source, tmp_path, name):
 
 def test_file_that_exists_is_not_overwritten(source, tmp_path):
     (tmp_path / "x.bin").write_bytes(b"precious")
-    with pytest.raises(UsageError, match=r"x\.bin: already exists \(--force overwrites it\)"):
+    with pytest.raises(UsageError, match=r"x\.bin: already exists \(use --force to overwrite it\)"):
         convert(source, tmp_path / "x.bin")
     assert (tmp_path / "x.bin").read_bytes() == b"precious"
 

@@ -1,7 +1,7 @@
 """Documents: the command lines in README.md, CONTRIBUTING.md and docs/ work, and cli.md matches the help texts.
 
-Command lines are those of the blocks marked `sh`, and of the examples in the commands' help. They run in a folder of
-stand-ins: a tiny model under every model's name that they use, its checkpoint under every checkpoint's, short texts.
+The command lines are those in blocks marked `sh` and in the examples of the help texts. They run in a folder of
+substitutes: a tiny model under the name of each model, its checkpoint under the name of each checkpoint, short texts.
 """
 
 import importlib.util

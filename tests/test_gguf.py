@@ -185,7 +185,7 @@ def test_file_without_a_pre_tokenizer_is_accepted(folder, tmp_path, pre):
         ({"n_layer": 0}, "n_layer"),
         ({"n_ctx": 18}, r"tensor 'position_embd.weight' has shape \[17, 24\], expected \[18, 24\] from the metadata"),
         ({"n_ctx": None}, "no gpt2.context_length, expected a int"),
-        ({"merges": None}, "has no tokenizer.ggml.merges, expected a list"),
+        ({"merges": None}, "no tokenizer.ggml.merges, expected a list"),
         ({"tokens": ["a", "b"]}, "n_vocab|token_embd"),
         ({"merges": [1, 2]}, "tokenizer.ggml.merges must contain only strings"),
     ],

@@ -88,9 +88,9 @@ def test_logits_that_are_not_finite_are_refused(value):
 
 def test_logits_that_are_all_minus_infinity_are_refused():
     logits = np.full(100, -math.inf, np.float32)
-    with pytest.raises(Gpt2rtError, match="every token is forbidden"):
+    with pytest.raises(Gpt2rtError, match="all tokens are forbidden"):
         log_probabilities(logits, [0])
-    with pytest.raises(Gpt2rtError, match="every token is forbidden"):
+    with pytest.raises(Gpt2rtError, match="all tokens are forbidden"):
         most_likely(logits, 3)
 
 

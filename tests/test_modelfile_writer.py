@@ -69,7 +69,7 @@ def test_tensor_of_a_wrong_length_leaves_nothing(tmp_path, path):
 
 def test_existing_file_is_refused_unless_forced(path):
     path.write_bytes(b"old")
-    with pytest.raises(UsageError, match=r"small\.bin: already exists \(--force overwrites it\)"):
+    with pytest.raises(UsageError, match=r"small\.bin: already exists \(use --force to overwrite it\)"):
         make_writer(path)
     assert path.read_bytes() == b"old"
     ModelFile(write(path, force=True))

@@ -1,6 +1,6 @@
 """The contents and sizes of the sdist and the wheels.
 
-The packages come from the folder that GPT2RT_PACKAGES names: `python -m build --outdir DIST . && GPT2RT_PACKAGES=DIST
+The packages are in the folder named by GPT2RT_PACKAGES: `python -m build --outdir DIST . && GPT2RT_PACKAGES=DIST
 pytest tests/test_packages.py`.
 """
 

@@ -201,7 +201,7 @@ def test_command_prints_a_table(cli, tmp_path, models):
             ["--task", "lambada", "--special"],
             "--task lambada: it takes one file, and no --stride or --special",
         ),
-        (b"", ["--task", "lambada"], "TEXT: no passages, expected a JSON object with a text on each line\n"),
+        (b"", ["--task", "lambada"], 'TEXT: no passages, expected a JSON object with a "text" on each line\n'),
     ],
 )
 def test_mistakes_give_one_line_messages(cli, tmp_path, content, arguments, message):

@@ -267,7 +267,7 @@ def test_minus_infinity_forbids_a_token():
 
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_forbidding_every_token_is_reported(temperature):
-    with pytest.raises(Gpt2rtError, match="every token is forbidden"):
+    with pytest.raises(Gpt2rtError, match="all tokens are forbidden"):
         Sampler(SamplingParams(temperature=temperature), 1).sample(np.full(100, -math.inf, np.float32))
 
 

@@ -100,5 +100,7 @@ def test_saved_options_may_use_old_names():
 
 
 def test_a_saved_option_with_both_of_its_names_is_refused():
-    with pytest.raises(UsageError, match="sampling option 'no_repeat_ngram': got 'no_repeat_ngram_size' too"):
+    with pytest.raises(
+        UsageError, match="sampling option 'no_repeat_ngram': 'no_repeat_ngram_size', its new name, is given too"
+    ):
         SamplingParams.from_dict({"no_repeat_ngram": 2, "no_repeat_ngram_size": 3})

@@ -1,6 +1,6 @@
 """The thread pool, tested in C without Python: tests/threadpool.c, built with this system's compiler.
 
-The slow tests build it with the thread sanitizer, and for other systems with ziglang; two of these programs run under
+The slow tests build it with the thread sanitizer, and with ziglang for other systems; two of these programs run under
 wine and qemu's user mode (Debian: wine64 and qemu-user-static).
 """
 
