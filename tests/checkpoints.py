@@ -55,7 +55,7 @@ def write_bundle(prefix, tensors, edit=None, **options):
     """Write PREFIX.index and one data file.
 
     Args:
-        edit: called with the entries {name: dict of entry_message's arguments}, to change what the index says.
+        edit: called with the entries {name: dict of entry_message's arguments}, to change the index.
         options: of `index_bytes`.
     """
     content, entries = bytearray(), {}
@@ -147,8 +147,9 @@ def save_with_tensorflow(folder, tensors, *, name="model.ckpt", global_step=None
     """Write a checkpoint with TensorFlow's Saver.
 
     Args:
-        tensors: {name: array}. extras: called with the graph's variables {name: variable}, may add others and returns a
-        list of operations to run before saving. dtype: to save the tensors in. saver: arguments of `Saver`.
+        tensors: {name: array}. dtype: the type in which they are saved. saver: arguments of `Saver`.
+        extras: called with the graph's variables {name: variable}; may add others, and returns a list of operations to
+            run before saving.
     """
     tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")  # takes seconds
 

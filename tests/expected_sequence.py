@@ -135,7 +135,7 @@ class ExpectedEngine:
 
     Attributes:
         real: the `Engine`.
-        is_cancelled: whether the next step ends at once.
+        is_cancelled: whether the next step stops at once.
     """
 
     MOST, MOST_MIXED = 256, 128  # rows of a pass, and of a pass with decoding sequences

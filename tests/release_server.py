@@ -11,9 +11,11 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves {path: bytes} with ETags and ranges, except for its faults.
 
     Attributes:
-        files: {path: bytes}. faults: {(method, path): [fault]}, each for one request, in order; a fault is called with
-        the handler and returns whether it has answered. requests: [(method, path, headers)] as they came. etag: the
-        version of all files, None for a server that tells none. ranges: whether it knows them.
+        files: {path: bytes}.
+        faults: {(method, path): [fault]}, each for one request, in order; a fault is called with the handler and
+            returns whether it has answered.
+        requests: [(method, path, headers)], in order.
+        etag: the version of all files, None to send none. ranges: whether ranges are supported.
     """
 
     daemon_threads = True

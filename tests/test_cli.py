@@ -23,7 +23,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from gpt2rt.__main__ import main
 main()
 """
-PATIENCE = 60  # seconds without a sign of life
+PATIENCE = 60  # seconds without output
 COMMAND = [sys.executable, "-m", "gpt2rt"]
 
 
@@ -38,7 +38,7 @@ def cli(capsys, monkeypatch):
     """Run a command line in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
 
     def call(*arguments, typed=""):
-        import io  # the real standard input has no text to replace
+        import io  # for a substitute of standard input
 
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
         code = run(list(map(str, arguments)))
@@ -351,7 +351,7 @@ class TestTerminal:
     def test_ctrl_c_at_the_prompt_says_how_to_leave(self, demo, start):
         terminal = start("--seed", "1")
         terminal.read_to("User: ")
-        # Python's readline may sleep on over a signal that comes just before it waits; the empty line wakes it.
+        # Python's readline may miss a signal that comes just before it waits; the empty line wakes it.
         terminal.type("\x03")
         terminal.type("\n")
         assert "(Ctrl-D or /quit leaves)" in terminal.read_to("User: ")
@@ -422,7 +422,7 @@ class Terminal:
         assert select.select([self.master], [], [], PATIENCE)[0], f"nothing more after {self.text!r}"
         try:
             content = os.read(self.master, 4096)
-        except OSError:  # Linux says so that the other side is closed
+        except OSError:  # on Linux, the other side is closed
             content = b""
         self.text += content.decode("utf-8", "replace").replace("\r", "")
         return bool(content)

@@ -45,8 +45,8 @@ def write_gguf(path, folder, hyperparameters=SMALL, kind="F32", tensors=None, ki
     """Write a file with the vocabulary of the checkpoint in `folder`.
 
     Args:
-        kind: type of the matrices. kinds: {tensor: another type}. edit: called with the writer. metadata: what is other
-        than a GPT-2's; None leaves it out.
+        kind: type of the matrices. kinds: {tensor: another type}. edit: called with the writer.
+        metadata: values that differ from GPT-2's; None leaves a key out.
     """
     encoder = json.loads((folder / "encoder.json").read_text("utf-8"))
     values = {

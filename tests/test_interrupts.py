@@ -66,8 +66,8 @@ def interruptions(n, prepared, call, check):
     """Interrupt a call n times, at moments spread over its whole duration.
 
     Args:
-        prepared: returns what is to be called with. call: takes it. check: likewise, after the call; returns whether it
-            was found unfinished.
+        prepared: returns the argument of `call` and `check`.
+        check: called after the call; returns whether the call was interrupted before its end.
     """
     moments = random.Random(n)
     duration = min(seconds_of(call, prepared()) for _ in range(3))  # only used to choose the moments

@@ -166,7 +166,7 @@ def test_lines_that_are_not_passages_are_refused(models, line):
 
 
 def test_command_reads_plain_and_compressed_files_and_standard_input(cli, tmp_path, monkeypatch, models):
-    import io  # the real standard input can't be replaced in part
+    import io  # for a substitute of standard input
 
     plain, packed = tmp_path / "a.txt", tmp_path / "b.txt.xz"
     plain.write_text(TEXT, encoding="utf-8")

@@ -209,16 +209,16 @@ def test_genuine_tensors_are_verified_and_missing_ones_rejected(tmp_path):
             file.write(true[name].tobytes())
     checkpoint = TensorFlowCheckpoint(tmp_path)
     assert "MIT" in checkpoint.licence
-    proved = 0
+    n_verified = 0
     for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0):
         name = f"model/{tensor.name}"
         if name in true.files:
             assert checkpoint.tensor(tensor.name).tobytes() == true[name].tobytes()
-            proved += 1
+            n_verified += 1
         else:
             with pytest.raises(CheckpointError, match=f"tensor '{name}' is damaged: checksum"):
                 checkpoint.tensor(tensor.name)
-    assert proved == len(true.files) == 103
+    assert n_verified == len(true.files) == 103
 
 
 # Forms of a source

@@ -9,8 +9,8 @@ def unpack(content, n_out, n_in, weight_type, group_size):
     """Return the values and the scales of a packed matrix.
 
     Returns:
-        (values, scales): f32 (n_out, n_in), and f32 of the same shape, None for float types. What fills up the tiles is
-        asserted to be what the format says.
+        (values, scales): f32 (n_out, n_in), and f32 of the same shape, None for float types. The padding of the tiles
+        is checked against the format.
     """
     n_tiles = -(-n_out // TILE)
     tiles = np.frombuffer(content, np.uint8).reshape(n_tiles, -1)

@@ -31,8 +31,8 @@ def write_vocabulary(folder, merges, special=(END_OF_TEXT,), first=0):
     """Write a vocabulary of the 256 bytes, merges and special tokens.
 
     Args:
-        merges: pairs of bytes, in the order of their ranks. special: texts. first: id of byte 0; the tokens that it
-            leaves no place for come before it, from the end.
+        merges: pairs of bytes, in rank order. special: texts.
+        first: id of byte 0; the last `first` tokens come before it.
 
     Returns:
         The paths of encoder.json and vocab.bpe.
@@ -61,8 +61,8 @@ class Tokenizers:
     """One vocabulary in three tokenizers.
 
     Attributes:
-        vocabulary: as read. ours, tiktoken: of this package and of OpenAI. huggingface: of `tokenizers`;
-        huggingface_special: the same, with `<|endoftext|>` as a special token.
+        vocabulary: the vocabulary as read. ours, tiktoken: the tokenizers of this package and of OpenAI.
+        huggingface: that of `tokenizers`; huggingface_special: the same with `<|endoftext|>` as a special token.
     """
 
     def __init__(self, encoder, merges):

@@ -22,7 +22,7 @@ def llama_cpp(source, output, kind):
 def ctranslate2(source, output, kind):
     """Fill CTranslate2's specification of a GPT-2 from a Hugging Face folder and save it quantized.
 
-    The specification is the one that CTranslate2's converter fills; done here, it needs neither torch nor transformers.
+    It is the specification that CTranslate2's converter fills; filling it here needs neither torch nor transformers.
     """
     import ctranslate2
     from safetensors.numpy import load_file

@@ -66,7 +66,7 @@ def python_of(peer, cache):
     """Return the Python of the peer's environment, which is made first if it is missing or out of date.
 
     Args:
-        peer: a key of ENVIRONMENTS. cache: the folder that keeps environments.
+        peer: a key of ENVIRONMENTS. cache: the folder in which environments are kept.
 
     Raises:
         PeerError: pip failed.

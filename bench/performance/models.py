@@ -49,7 +49,7 @@ class PeerModels:
     def __init__(self, checkpoint, folder):
         """
         Args:
-            checkpoint: a folder as OpenAI releases it. folder: where the models go.
+            checkpoint: a folder as released by OpenAI. folder: the folder for the models.
         """
         self._checkpoint = TensorFlowCheckpoint(checkpoint)
         self._folder = pathlib.Path(folder)
@@ -188,8 +188,8 @@ def random_checkpoint(shape, folder, vocabulary, log):
     """Return a folder with a checkpoint of random weights, which is written first unless it exists.
 
     Args:
-        shape: arguments of make_checkpoint.py, such as ["124M"]. vocabulary: a folder to take it from, or None.
-        log: gets the script's output.
+        shape: arguments of make_checkpoint.py, such as ["124M"].
+        vocabulary: a folder with the vocabulary, or None. log: a file for the script's output.
 
     Raises:
         PeerError: TensorFlow is missing, or the disk is full.

@@ -46,14 +46,15 @@ class Entrant:
     """A contender with its model, its worker and its measurements.
 
     Attributes:
-        contender: which. version: of the runtime. values: {what: [one value a round]}. size: bytes of the model.
+        contender: its `Contender`. version: of the runtime.
+        values: {what: [one value per round]}. size: bytes of the model.
     """
 
     def __init__(self, contender, models, cache, installed_only=False):
         """Make the environment and the model. Raises PeerError or WorkerError if one of them can't be made.
 
         Args:
-            installed_only: use the peers of this process's own environment, and install none.
+            installed_only: use only peers in the environment of this process, and install none.
         """
         self.contender, self.values = contender, {}
         if contender.runtime == "gpt2rt":
@@ -165,15 +166,16 @@ def compare(models, cache, threads, rounds, say, installed_only=False):
     """Measure all contenders that are available.
 
     Args:
-        models: `PeerModels`. cache: the folder that keeps environments. threads: of each contender, except for those
-            that have their own number. rounds: the number of rounds. say: called with a line of progress.
+        models: `PeerModels`. cache: the folder in which environments are kept.
+        threads: of each contender, except those with their own number. rounds: the number of rounds.
+        say: called with a line of progress.
         installed_only: as for `Entrant`.
 
     Returns:
-        JSON-ready: the machine, the rounds, the contenders, and a sentence for each peer that is missing.
+        A JSON-serializable dict: the machine, the rounds, the contenders, and a message for each missing peer.
 
     Raises:
-        PeerError, WorkerError: gpt2rt itself fails, or a peer that is installed if no others are wanted.
+        PeerError, WorkerError: gpt2rt itself fails, or, with `installed_only`, an installed peer.
     """
     shape, entrants, missing = models.hyperparameters, [], {}
     for contender in contenders(threads):
