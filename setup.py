@@ -1,8 +1,8 @@
-"""Build the extension modules; everything else about the package is in pyproject.toml.
+"""Build the extension modules; the rest of the package is described in pyproject.toml.
 
-GPT2RT_DEBUG=1 in the environment builds bounds checks, assertions and symbols; GPT2RT_SANITIZE=address,undefined builds
-with these sanitizers of GCC or clang. What changes, a header, a directive, a flag or one of these variables, rebuilds
-what depends on it and nothing else.
+The environment variable GPT2RT_DEBUG=1 builds with bounds checks, assertions and symbols;
+GPT2RT_SANITIZE=address,undefined builds with these sanitizers of GCC or clang. A changed header, directive, flag or
+variable rebuilds what depends on it and nothing else.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ MODULES = {
 }
 INCLUDE_DIRS = ["gpt2rt/core", "converter"]
 
-# The limited API does not exist on free-threaded builds; there a wheel is made for that one version. The headers of
-# some 3.12 and 3.13 take None and True for immortal, which they are not in 3.11: what was built there is not for 3.11.
+# Free-threaded builds have no limited API; a wheel made there is for that one version. The headers of some 3.12 and
+# 3.13 releases treat None and True as immortal, which they are not in 3.11: a wheel built there does not support 3.11.
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
 OLDEST = min(sys.version_info.minor, 12)
 DEBUG = bool(os.environ.get("GPT2RT_DEBUG"))
@@ -40,8 +40,8 @@ DIRECTIVES = {
     "cdivision": True,
     "initializedcheck": DEBUG,
     "embedsignature": True,
-    "embedsignature.format": "clinic",  # which inspect.signature reads
-    # Plain built-in functions, and no code to refuse pickling, which Python does by itself: each module is some ten KB
+    "embedsignature.format": "clinic",  # the format that inspect.signature reads
+    # Plain built-in functions, and no code to refuse pickling, which Python does anyway: each module is about 10 KB
     # smaller in a wheel.
     "binding": False,
     "auto_pickle": False,
@@ -68,7 +68,7 @@ macros = [("Py_LIMITED_API", f"0x03{OLDEST:02X}0000")] if LIMITED else []
 if not DEBUG:
     macros.append(("CYTHON_WITHOUT_ASSERTIONS", "1"))
 
-# Everything that an extension module is built with, besides its sources.
+# Everything that affects an extension module besides its sources.
 BUILD = repr((
     *(Cython.__version__, sorted(DIRECTIVES.items()), macros, compile_args, small_args, link_args, INCLUDE_DIRS),
     *(sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_platform()),
@@ -82,13 +82,13 @@ CIMPORTED = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport|cimport\s+(\S+))", re.MUL
 
 
 def depends(source):
-    """Return the .pxd files and headers that a .pyx file includes, directly or through others.
+    """Return the .pxd files and headers that a .pyx file includes, directly or indirectly.
 
     Args:
-        source: the .pyx file's path from the project's folder, as in `MODULES`.
+        source: the path of the .pyx file relative to the project's folder, as in `MODULES`.
 
     Returns:
-        A sorted list of such paths, `source` left out. Headers that are not in the project are left out, too.
+        A sorted list of such paths, without `source` and without headers outside the project.
     """
     found, pending = set(), [os.path.splitext(source)[0] + ".pxd", source]
     while pending:
@@ -98,7 +98,7 @@ def depends(source):
         found.add(path.as_posix())
         text = path.read_text(encoding="utf-8")
         for name in QUOTED.findall(text):
-            # As a compiler searches: beside the file that includes it, then in the include folders.
+            # As compilers search: in the folder of the including file, then in the include folders.
             places = [pathlib.Path(folder, name) for folder in (path.parent, *INCLUDE_DIRS)]
             pending += [os.path.normpath(place) for place in places if place.is_file()][:1]
         if path.suffix in (".pyx", ".pxd"):
@@ -108,31 +108,31 @@ def depends(source):
 
 
 def record_build(path):
-    """Make `path` newer than any extension module that was built with something else; setuptools compares times."""
+    """Make `path` newer than extension modules built with other settings; setuptools compares modification times."""
     if not path.exists() or path.read_text(encoding="utf-8") != BUILD:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(BUILD, encoding="utf-8")
 
 
 class BuildExtensions(build_ext):
-    """Rebuild what has changed, in editable installs too, and say in one sentence what the machine lacks."""
+    """Rebuild what has changed, also in editable installs, and report a missing compiler or header in one message."""
 
     def build_extensions(self):
-        if self.compiler.compiler_type == "unix":  # setuptools finds Microsoft's by itself, and says so where it can't
+        if self.compiler.compiler_type == "unix":  # setuptools finds Microsoft's, and reports if it can't
             compiler = self.compiler.compiler_so[0]
             if shutil.which(compiler) is None:
                 raise SystemExit(
-                    f"gpt2rt: C compiler {compiler!r}: not found, expected GCC or clang to build gpt2rt from its source"
-                    " (install one, such as Debian's package gcc, or name it in CC; a wheel needs none:"
+                    f"gpt2rt: C compiler {compiler!r}: not found, expected GCC or clang to build gpt2rt from source"
+                    " (install one, such as Debian's package gcc, or set CC; a wheel does not need one:"
                     " pip install --only-binary :all: gpt2rt)"
                 )
             header = os.path.join(sysconfig.get_path("include"), "Python.h")
             if not os.path.exists(header):
                 raise SystemExit(
-                    f"gpt2rt: {header}: not found, expected Python's headers to build gpt2rt from its source"
+                    f"gpt2rt: {header}: not found, expected Python's headers to build gpt2rt from source"
                     " (install them, such as Debian's package python3-dev)"
                 )
-        # An editable install builds in temporary folders; what it keeps are the modules in the checkout.
+        # An editable install builds in temporary folders and keeps only the modules in the checkout.
         record = IN_PLACE if self.editable_mode else pathlib.Path(self.build_temp, "built-with")
         record_build(record)
         for extension in self.extensions:
@@ -140,7 +140,7 @@ class BuildExtensions(build_ext):
         super().build_extensions()
 
     def build_extension(self, ext):
-        if self.editable_mode:  # what lies in the checkout stays if it is newer than all that it depends on
+        if self.editable_mode:  # modules in the checkout stay if they are newer than their dependencies
             built = self.get_ext_fullpath(ext.name)
             package = self.get_finalized_command("build_py").get_package_dir(ext.name.rpartition(".")[0])
             in_place = os.path.join(package, os.path.basename(built))
@@ -168,7 +168,7 @@ if __name__ == "__main__":
         )
         for name, source in MODULES.items()
     ]
-    # Other directives make other C, so each set of them has a folder of its own.
+    # Different directives generate different C, so each set has its own folder.
     extensions = cythonize(extensions, language_level=3, compiler_directives=DIRECTIVES, build_dir=C_FOLDER)
     for extension in extensions:
         extension.depends = depends(MODULES[extension.name])

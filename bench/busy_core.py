@@ -1,20 +1,20 @@
-"""Measure how much a process that keeps one core busy slows down a prompt and decoding. Linux only.
+"""Measure how much a process that keeps one core busy slows down prompts and decoding. Linux only.
 
     python bench/busy_core.py 124M-int8.bin [BEFORE/bin/python AFTER/bin/python]
 
-Each figure is measured alone and beside a process that does nothing but count, pinned to one core, one right after the
-other in every round; the table has medians, and the median of the rounds' ratios. With two interpreters of virtual
-environments it compares the versions of gpt2rt that they have installed.
+In every round, each figure is measured alone and then next to a busy loop that is pinned to one core. The table has the
+medians, and the median of the rounds' ratios. Given the interpreters of two virtual environments, it compares the
+versions of gpt2rt installed there.
 
-A scheduler takes the core away for milliseconds at a time. A worker that it stops in the middle of a chunk holds up
-all others at the next barrier, so with two cores about half of the speed is left however the work is handed out. What
-chunks do for a core that is slower all the time shows without a scheduler: a build whose worker 1 computes each of its
-chunks twice. In a copy of the repository that was not built before,
+The scheduler takes the core away for milliseconds at a time. A worker stopped in the middle of a chunk holds up all
+others at the next barrier, so with two cores about half of the speed is left, however the work is divided. The effect
+of chunks on a core that is always slower can be measured without a scheduler, with a build whose worker 1 computes each
+of its chunks twice. In a copy of the repository that has not been built,
 
     python -m venv SLOW && CFLAGS=-DGPT2RT_SLOW_WORKER SLOW/bin/pip install .
     python bench/busy_core.py 124M-int8.bin NORMAL/bin/python SLOW/bin/python
 
-and the rows of `alone` show it: evenly divided work takes twice as long, chunks 4/3 as long with two threads.
+The column `alone` shows it: with two threads, evenly divided work takes twice as long, chunks 4/3 as long.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ DECODED = 64  # tokens: several of the scheduler's time slices
 
 @contextlib.contextmanager
 def busy_process(cpu):
-    """A process that keeps one CPU busy while it runs; it is stopped until it is told to continue."""
+    """Start a stopped process that keeps one CPU busy once it is continued."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         os.sched_setaffinity(process.pid, {cpu})
@@ -80,7 +80,7 @@ def ratio(values, others):
 
 
 def table(found, names):
-    """Return the rows of the table: each figure of each version, and with two the second divided by the first."""
+    """Return the rows of the table: each figure of each version, and, with two versions, their ratio."""
     rows = [("tokens/s", "version", "alone", "one core busy", "busy / alone")]
     for what in dict.fromkeys(what for what, _, _ in found):
         for number, name in enumerate(names):
@@ -100,9 +100,9 @@ def table(found, names):
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Measure each figure N times.")
 @click.option("--threads", type=click.IntRange(1), default=default_threads(), show_default=True)
 def main(model, before, after, rounds, threads):
-    """Measure MODEL alone and beside a busy process, with this interpreter or with BEFORE and AFTER."""
+    """Measure MODEL alone and next to a busy process, with this interpreter or with BEFORE and AFTER."""
     if not hasattr(os, "sched_setaffinity"):
-        raise click.ClickException(f"{sys.platform}: a process can't be pinned to a core here, only on Linux")
+        raise click.ClickException(f"{sys.platform}: a process can't be pinned to a core (run this on Linux)")
     versions = {"before": before, "after": after} if after else {"gpt2rt": before or sys.executable}
     try:
         workers = [Worker(python, "gpt2rt", model, threads) for python in versions.values()]

@@ -1,15 +1,15 @@
-"""How well a model chats, with several ways to sample its answers side by side: a Markdown table.
+"""Compare how well a model chats with different sampling options; prints a Markdown table.
 
     python bench/chat_quality.py [MODEL] [--dialogues heldout_dialogues.jsonl.xz] [--json] [--transcripts 20 FILE]
 
-The model answers the 50 chats of four turns in chats.txt, once for each seed. The figures of a run's 200 answers, as
-words in lower case without punctuation:
+The model answers the 50 chats of four turns in chats.txt, once for each seed. The figures are those of a run's 200
+answers, compared as lowercase words without punctuation:
 
-distinct-1, -2, -3: different n-grams among all n-grams of all answers (Li et al. 2016).
-repeated 4-grams: the share of an answer's 4-grams that the chat's answers already contained.
-same in the chat, same at all: the share of answers that are equal to an earlier one of their chat, or of the run.
-stops: the share of answers that the model itself ended. tokens: mean length.
-F1: of the answer's words and those of the true answer, at the end of each of the dialogues.
+distinct-1, -2, -3: distinct n-grams divided by all n-grams of all answers (Li et al. 2016).
+repeated 4-grams: fraction of an answer's 4-grams that earlier answers of the chat contain.
+same in the chat, same at all: fraction of answers that equal an earlier one of their chat, or of the run.
+stops: fraction of answers that the model itself ended. tokens: mean length.
+F1: of the words of the answer and of the true answer, at the end of each of the dialogues.
 
 +- is the standard error of the mean over the seeds.
 """
@@ -49,19 +49,19 @@ Reply.__doc__ = "An answer, its length, and whether the model itself ended it."
 
 
 def read_chats():
-    """The user's turns of each chat."""
+    """Return the user's turns of each chat."""
     return [line.split(" | ") for line in CHATS.read_text(encoding="utf-8").splitlines()]
 
 
 def read_dialogues(path):
-    """Of each dialogue the turns up to the last that answers the user: its last one is the true answer."""
+    """Return the turns of each dialogue up to the last answer to the user, which is the true answer."""
     with lzma.open(path, "rt", encoding="utf-8") as file:
         dialogues = [json.loads(line)["turns"] for line in file]
     return [turns[: len(turns) // 2 * 2] for turns in dialogues]
 
 
 def reply_to(conversation, message):
-    """Says something and reads the answer to its end."""
+    """Send a message and read the answer to its end."""
     answer = conversation.say(message)
     for _ in answer:
         pass
@@ -69,7 +69,7 @@ def reply_to(conversation, message):
 
 
 def replies_in(model, chats, seed, options):
-    """The replies of each chat."""
+    """Return the replies of each chat."""
     found = []
     for i, chat in enumerate(chats):
         conversation = Conversation(model, seed=seed * len(chats) + i, **options)
@@ -87,7 +87,7 @@ def reply_after(conversation, turns):
 
 
 def final_replies(model, dialogues, seed, options):
-    """The reply at the end of each dialogue."""
+    """Return the reply at the end of each dialogue."""
     seeds = range(seed * len(dialogues), (seed + 1) * len(dialogues))
     return [
         reply_after(Conversation(model, seed=seed, **options), turns)
@@ -96,24 +96,24 @@ def final_replies(model, dialogues, seed, options):
 
 
 def n_grams(words, n):
-    """All n-grams of a list of words, in order."""
+    """Return all n-grams of a list of words, in order."""
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 def distinct(texts, n):
-    """Different n-grams among all n-grams of the texts."""
+    """Return the number of distinct n-grams divided by that of all n-grams of the texts."""
     grams = [gram for text in texts for gram in n_grams(words_of(text).split(), n)]
     return len(set(grams)) / max(1, len(grams))
 
 
 def f1(answer, expected):
-    """Harmonic mean of precision and recall of the words of two texts."""
+    """Return the harmonic mean of precision and recall of the words of two texts."""
     a, b = (Counter(words_of(text).split()) for text in (answer, expected))
     return 2 * (a & b).total() / (a.total() + b.total() or 1)
 
 
 def figures(chats):
-    """The figures of one run, by name. chats: the replies of each chat."""
+    """Return the figures of one run, by name. chats: the replies of each chat."""
     replies = [reply for chat in chats for reply in chat]
     found = {f"distinct-{n}": distinct([reply.text for reply in replies], n) for n in (1, 2, 3)}
     n_fours = n_repeated = n_same_in_chat = n_same = 0
@@ -140,7 +140,7 @@ def figures(chats):
 
 
 def measure(model, chats, dialogues, seeds, options):
-    """{figure: (mean, standard error or None)} over the seeds; without temperature all runs are one."""
+    """Return {figure: (mean, standard error or None)} over the seeds; greedy decoding needs only one run."""
     runs = []
     for seed in range(seeds if options["temperature"] else 1):
         found = figures(replies_in(model, chats, seed, options))
@@ -160,14 +160,14 @@ def measure(model, chats, dialogues, seeds, options):
 
 
 def cell(name, mean, error):
-    """A figure with its error, as text."""
+    """Format a figure with its error."""
     if name == "tokens":
         return f"{mean:.1f}" + (f" +- {error:.1f}" if error is not None else "")
     return f"{100 * mean:.1f}%" + (f" +- {100 * error:.1f}" if error is not None else "")
 
 
 def table(results):
-    """Markdown. results: {variant: what `measure` returns}."""
+    """Return a Markdown table. results: {variant: result of `measure`}."""
     names = list(next(iter(results.values())))
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for variant, found in results.items():
@@ -176,7 +176,7 @@ def table(results):
 
 
 def write_transcripts(file, model, chats, n):
-    """Write n chats with the defaults, evenly spread over all of them, and each of them greedily."""
+    """Write n evenly spaced chats, each with the defaults and with greedy decoding."""
     for i in range(0, len(chats), max(1, len(chats) // n)):
         for variant in ("defaults", "greedy, nothing else"):
             [replies] = replies_in(model, [chats[i]], i, CHAT_DEFAULTS | VARIANTS[variant])
@@ -187,15 +187,19 @@ def write_transcripts(file, model, chats, n):
 
 @click.command()
 @click.argument("model", default=DEMO)
-@click.option("--seeds", type=click.IntRange(2), default=10, show_default=True, help="Runs of each way that samples.")
+@click.option(
+    "--seeds", type=click.IntRange(2), default=10, show_default=True, help="Runs of each variant that samples."
+)
 @click.option("--chats", "n_chats", type=click.IntRange(1), metavar="N", help="Only the first N chats.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; 1 is best for small models.")
-@click.option("--dialogues", metavar="FILE", help='Lines {"turns": [text, ...]}, compressed with xz: adds F1.')
+@click.option(
+    "--dialogues", metavar="FILE", help='Add F1 on dialogues: lines {"turns": [text, ...]}, compressed with xz.'
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--transcripts", type=(click.IntRange(1), click.File("w", encoding="utf-8")), metavar="N FILE",
               help="Write N chats to read instead.")  # fmt: skip
 def main(model, seeds, n_chats, threads, dialogues, as_json, transcripts):
-    """Compare ways to sample the answers of the model file MODEL, or of the bundled model."""
+    """Compare sampling options for the answers of the model file MODEL, or of the bundled model."""
     try:
         opened = gpt2rt.open_model(model, n_threads=threads)
         chats = read_chats()[:n_chats]

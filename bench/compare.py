@@ -2,9 +2,9 @@
 
     python bench/compare.py BEFORE/bin/python AFTER/bin/python 124M-int8.bin 124M-int4.bin --rounds 7
 
-BEFORE and AFTER are virtual environments. Each figure is measured in both, one right after the other, in every round,
-so that background load affects both alike; the order of the two changes from round to round. The table has medians, and
-the median of the rounds' speedups.
+BEFORE and AFTER are virtual environments. In every round, each figure is measured in both, one right after the other,
+so that background load affects both equally; the order alternates. The table has the medians, and the median of the
+rounds' speedups.
 """
 
 import os
@@ -24,10 +24,10 @@ BATCHES = (16, 64)  # sequences
 
 
 class Side:
-    """One of the two versions with one model: its worker, and what is measured of it.
+    """One of the two versions with one model: its worker and its measurements.
 
     Attributes:
-        figures: {what: (function that returns seconds, number of tokens in them)}; a process has 0 tokens.
+        figures: {what: (function that returns seconds, number of tokens)}; 0 tokens if a whole process is timed.
     """
 
     def __init__(self, python, model, threads):
@@ -70,18 +70,18 @@ def compare(sides, rounds):
 
 
 def speedup(before, after):
-    """Return the median of the rounds' speedups: above 1 is faster after the change."""
+    """Return the median of the rounds' speedups; above 1 means faster after the change."""
     return statistics.median(a / b for a, b in zip(before, after, strict=True))
 
 
 def shown(seconds, n_tokens):
-    """Return the median as text: tokens/s, or milliseconds of a process."""
+    """Return the median as text: tokens/s, or milliseconds for a process."""
     median = statistics.median(seconds)
     return f"{n_tokens / median:,.1f} tokens/s" if n_tokens else f"{1e3 * median:.1f} ms"
 
 
 def print_table(rows):
-    """Print rows of text in aligned columns; the first column is aligned to the left."""
+    """Print rows of text in columns; the first column is left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *rest in rows:
         cells = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(rest, widths[1:], strict=True))]
@@ -89,7 +89,7 @@ def print_table(rows):
 
 
 def interpreter(_context, _parameter, path):
-    """Return the path of an interpreter, which is not resolved: a virtual environment's is a link."""
+    """Return the absolute path of an interpreter without resolving links, as in virtual environments it is a link."""
     return os.path.abspath(path) if path else path
 
 

@@ -1,8 +1,8 @@
-"""Make a GPT-2 checkpoint in the layout of OpenAI's release, with random weights, for full-size trials and timing.
+"""Make a GPT-2 checkpoint in the format of OpenAI's release, with random weights, for tests and timing at full size.
 
     python bench/make_checkpoint.py 124M models/124M --vocabulary FOLDER_WITH_ENCODER_JSON
 
-TensorFlow's own Saver writes it, with the release's names. The same arguments give the same weights.
+TensorFlow's Saver writes it, with the release's names. The same arguments give the same weights.
 """
 
 import json
@@ -13,22 +13,22 @@ import shutil
 
 import click
 
-# n_embd, n_head, n_layer of the release's four
+# n_embd, n_head, n_layer of the four released sizes
 SIZES = {"124M": (768, 12, 12), "355M": (1024, 16, 24), "774M": (1280, 20, 36), "1558M": (1600, 25, 48)}
 N_VOCAB, N_CTX = 50257, 1024
 END_OF_TEXT = "<|endoftext|>"
-STDDEV = {"wpe": 0.01}  # of the initial weights; 0.02 else, as in the release's model.py
+STDDEV = {"wpe": 0.01}  # of the initial weights; 0.02 for the others, as in the release's model.py
 
 
 def byte_characters():
-    """The 256 characters that stand for bytes in a GPT-2 vocabulary, in the order of their tokens."""
+    """Return the 256 characters that stand for bytes in a GPT-2 vocabulary, in the order of their tokens."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
 
 
 def synthetic_vocabulary(n_vocab, seed):
-    """A byte-level BPE of n_vocab tokens with random merges, each of two tokens that are there before it.
+    """Make a byte-level BPE of n_vocab tokens with random merges, each of two earlier tokens.
 
     Returns:
         (encoder, merges): {token: id} and a list of (left, right).
@@ -48,7 +48,7 @@ def synthetic_vocabulary(n_vocab, seed):
 
 
 def write_vocabulary(folder, n_vocab, seed):
-    """Writes encoder.json and vocab.bpe."""
+    """Write encoder.json and vocab.bpe."""
     encoder, merges = synthetic_vocabulary(n_vocab, seed)
     (folder / "encoder.json").write_text(json.dumps(encoder), encoding="utf-8")
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
@@ -56,7 +56,7 @@ def write_vocabulary(folder, n_vocab, seed):
 
 
 def variable_shapes(n_vocab, n_ctx, n_embd, n_layer):
-    """{name: shape} of the variables under `model/`, as the release's model.py makes them."""
+    """Return {name: shape} of the variables under `model/`, as in the release's model.py."""
     shapes = {"wpe": (n_ctx, n_embd), "wte": (n_vocab, n_embd), "ln_f/g": (n_embd,), "ln_f/b": (n_embd,)}
     for layer in range(n_layer):
         for norm in ("ln_1", "ln_2"):
@@ -73,13 +73,13 @@ def variable_shapes(n_vocab, n_ctx, n_embd, n_layer):
 
 
 def write_weights(folder, shapes, seed):
-    """Writes model.ckpt.* and the file `checkpoint`; each variable is filled inside TensorFlow, one after the other."""
+    """Write model.ckpt.* and the file `checkpoint`; TensorFlow initializes one variable at a time."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf  # takes seconds: not for --help
+    import tensorflow as tf  # takes seconds, so not imported for --help
 
     v1 = tf.compat.v1
     config = v1.ConfigProto()
-    # Else TensorFlow folds the random values into constants and keeps each of them a second time.
+    # Otherwise TensorFlow folds the random values into constants and keeps a second copy of each.
     config.graph_options.optimizer_options.opt_level = v1.OptimizerOptions.L0
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     with tf.Graph().as_default(), v1.Session(config=config) as session:
@@ -107,14 +107,16 @@ def write_weights(folder, shapes, seed):
 @click.option(
     "--vocabulary",
     type=click.Path(path_type=pathlib.Path, exists=True, file_okay=False),
-    help="A folder to take encoder.json and vocab.bpe from.  [default: a made-up vocabulary]",
+    help="Copy encoder.json and vocab.bpe from this folder.  [default: a synthetic vocabulary]",
 )
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the weights and the vocabulary.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the weights and the vocabulary."
+)
 def main(size, folder, n_vocab, n_ctx, n_embd, n_head, n_layer, vocabulary, seed):
     """Write a checkpoint with random weights to FOLDER.
 
-    SIZE is one of the release's, or `custom`, which needs --n-embd, --n-head and --n-layer. Options change single
-    numbers of a release's size.
+    SIZE is a released size, or `custom`, which requires --n-embd, --n-head and --n-layer. The options override single
+    hyperparameters of a released size.
     """
     given = (n_embd, n_head, n_layer)
     n_embd, n_head, n_layer = (a or b for a, b in zip(given, SIZES.get(size, (None,) * 3), strict=True))

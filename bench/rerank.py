@@ -1,12 +1,12 @@
-"""Whether the best of several drafts is a better answer, by scores with which the model itself could choose it.
+"""Measure whether the best of several drafts is a better answer, for scores that the model itself can compute.
 
     python bench/rerank.py heldout_dialogues.jsonl.xz [MODEL] [--drafts 8]
 
-For every answer to the user in the dialogues, after up to six earlier turns, the model samples drafts as a chat in the
-plain format does, and each score chooses one. A Markdown table of the chosen ones: words; by how much their F1 (of
-words, against the true answer) exceeds the mean of the drafts; how much of that is not explained by their length, since
-a longer text hits more words; distinct-2; the share that is equal to an earlier one. +- is the standard error of the
-mean.
+For every answer to the user in the dialogues, after up to six earlier turns, the model samples drafts as in a chat in
+the plain format, and each score chooses one. A Markdown table describes the chosen drafts: number of words; by how much
+their F1 (of words, against the true answer) exceeds the mean of the drafts; how much of that is not explained by their
+length, since longer texts match more words; distinct-2; the fraction that equals an earlier one. +- is the standard
+error of the mean.
 """
 
 import math
@@ -19,8 +19,8 @@ import gpt2rt
 from gpt2rt.chat import Conversation, words_of
 from gpt2rt.errors import Gpt2rtError
 
-# Of drafts, arrays: f, a, b are log-probabilities of the answer after the chat, of the answer after nothing, and of
-# the message if it answered the answer (backward; Li et al. 2016, DialoGPT). n, m: tokens of answer and message.
+# Arrays over drafts. f, a, b: log probabilities of the answer after the chat, of the answer alone, and of the message
+# after the answer (backward; Li et al. 2016, DialoGPT). n, m: tokens of the answer and the message.
 SCORES = {
     "the first": lambda f, a, b, n, m: -np.arange(len(n)),
     "the longest": lambda f, a, b, n, m: n,
@@ -32,16 +32,16 @@ SCORES = {
     "b": lambda f, a, b, n, m: b,
     "f / n + b / m": lambda f, a, b, n, m: f / n + b / m,
 }
-MOST_TURNS = 6  # before the message: with it they fit the context
+MOST_TURNS = 6  # before the message; together they fit the context
 
 
 def log_probability(model, before, tokens):
-    """Return the log-probability of tokens after others, with temperature 1 and no filters."""
+    """Return the log probability of tokens after others, with temperature 1 and no filters."""
     return sum(model.score(before + tokens)[len(before) :])
 
 
 def drafts_of(conversation, turns, n_drafts):
-    """Return drafts of the last turn: their texts, and (n_drafts, 5) what `SCORES` take. None if one is blank."""
+    """Return the texts of drafts of the last turn, and the inputs of `SCORES` (n_drafts, 5); None if one is blank."""
     model, form = conversation.model, conversation.format
     message = form.clean(turns[-2])
     asked = form.answer(message) + form.closing_tokens
@@ -66,7 +66,7 @@ def drafts_of(conversation, turns, n_drafts):
 
 
 def owed_to_length(gains, words):
-    """Return the part of gains (n, n_drafts), each row around its mean, that the numbers of words explain."""
+    """Return the part of the gains (n, n_drafts), centered by row, that is explained by the numbers of words."""
     shapes = np.stack([words, np.sqrt(words), np.log1p(words)], -1)
     shapes -= shapes.mean(1, keepdims=True)
     weights, *_ = np.linalg.lstsq(shapes.reshape(-1, 3), gains.ravel(), rcond=None)
@@ -74,12 +74,12 @@ def owed_to_length(gains, words):
 
 
 def with_error(values):
-    """The mean of shares and its standard error, in percent."""
+    """Format the mean of fractions and its standard error, in percent."""
     return f"{100 * values.mean():+.2f} +- {100 * values.std(ddof=1) / math.sqrt(len(values)):.2f}"
 
 
 def table(found, answers):
-    """Markdown. found: what `drafts_of` returns, for each of the true answers."""
+    """Return a Markdown table. found: the result of `drafts_of` for each of the true answers."""
     words = np.array([[len(words_of(text).split()) for text in texts] for texts, _ in found], float)
     gains = np.array([[f1(text, true) for text in texts] for (texts, _), true in zip(found, answers, strict=True)])
     mean = gains.mean()

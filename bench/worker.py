@@ -1,15 +1,15 @@
-"""A worker: one runtime with one model, measured in its own environment. `Worker` starts one and asks it.
+"""A worker: one runtime with one model, measured in its own environment. `Worker` starts one and sends it orders.
 
     python bench/worker.py RUNTIME MODEL THREADS
 
-It answers each line of JSON on standard input with one on standard output. Orders:
+It answers each line of JSON on standard input with a line on standard output. Orders:
     {"do": "logits", "tokens": ids}           the logits after the last token, a list of n_vocab numbers
     {"do": "prompt", "tokens": ids}           seconds to process the tokens, up to the logits after the last one
-    {"do": "decode", "tokens": ids, "n": n}   seconds for n more tokens, one after the other, after these
-Of gpt2rt alone, any version of it:
+    {"do": "decode", "tokens": ids, "n": n}   seconds for n more tokens, one at a time, after these
+Only for gpt2rt, in any version:
     {"do": "shape"}                           [n_vocab, n_ctx]
     {"do": "batch", "size": m, "n": n}        seconds to generate n tokens for each of m prompts together
-    {"do": "memory_limit"}                    tokens/s that the speed of memory allows to decoding without a context
+    {"do": "memory_limit"}                    tokens/s of decoding without a context that memory bandwidth allows
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from time import perf_counter
 
 
 class WorkerError(Exception):
-    """A worker ended before it answered."""
+    """A worker exited before it answered."""
 
 
 class Worker:
-    """A worker's process, from the side of whoever asks.
+    """A worker's process, seen from the caller.
 
     Attributes:
         version: of the runtime, as text.
@@ -36,8 +36,9 @@ class Worker:
     def __init__(self, python, runtime, model, threads, *, log=None, environment=None):
         """
         Args:
-            python: the interpreter of the runtime's environment. log: a file that gets what the runtime prints, or
-                None for standard error. environment: environment variables, or None for this process's own.
+            python: the interpreter of the runtime's environment.
+            log: a file for the runtime's output, or None for standard error.
+            environment: environment variables, or None for those of this process.
         """
         self._name, self._log = f"{runtime} of {python}", log
         command = [str(python), __file__, runtime, str(model), str(threads)]
@@ -48,7 +49,7 @@ class Worker:
         self.version = self._answer()
 
     def ask(self, do, **arguments):
-        """Return the answer to an order. Raises WorkerError if the worker has ended."""
+        """Return the answer to an order. Raises WorkerError if the worker has exited."""
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps({"do": do} | arguments), file=self._process.stdin, flush=True)
         return self._answer()
@@ -57,7 +58,7 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             where = f" (see {self._log})" if self._log else ""
-            raise WorkerError(f"{self._name}: its worker ended with {self._process.wait()}{where}")
+            raise WorkerError(f"{self._name}: the worker exited with {self._process.wait()}{where}")
         return json.loads(line)
 
     def close(self):
@@ -69,7 +70,7 @@ class Worker:
 
 
 class Gpt2rt:
-    """Ours: the version that is installed, whose sequences may still be called sessions."""
+    """The installed version of gpt2rt, in which sequences may still be called sessions."""
 
     def __init__(self, path, threads):
         import gpt2rt
@@ -115,7 +116,7 @@ class Gpt2rt:
         seconds = perf_counter() - begin
         texts = [text for text in getattr(batch, "continuations", ()) if text]
         n_tokens = sum(len(text.tokens) for text in texts) if texts else size * n
-        return seconds * size * n / n_tokens  # some may have ended early
+        return seconds * size * n / n_tokens  # some texts may have ended early
 
     def memory_limit(self):
         from gpt2rt.benchmark import Run
@@ -125,7 +126,7 @@ class Gpt2rt:
 
 
 class LlamaCpp:
-    """llama.cpp through the C interface that llama-cpp-python wraps, without its Python code between the tokens."""
+    """llama.cpp through the C interface of llama-cpp-python, without its Python code between tokens."""
 
     def __init__(self, path, threads):
         import llama_cpp
@@ -173,7 +174,7 @@ class LlamaCpp:
 
 
 class CTranslate2:
-    """CTranslate2's Generator. It chooses its own next tokens, the likeliest, and reports when it has each."""
+    """CTranslate2's Generator. It chooses the most likely next tokens itself, and reports when it has each."""
 
     def __init__(self, path, threads):
         import ctranslate2
@@ -216,7 +217,7 @@ class CTranslate2:
 
 
 class OpenVino:
-    """OpenVINO GenAI's LLMPipeline. It chooses its own next tokens, the likeliest, and reports when it has each."""
+    """OpenVINO GenAI's LLMPipeline. It chooses the most likely next tokens itself, and reports when it has each."""
 
     def __init__(self, path, threads):
         import openvino_genai
@@ -325,13 +326,13 @@ RUNTIMES = {
 
 
 def following(tokens, n):
-    """Return n tokens to continue with, the same for all runtimes that do not choose their own."""
+    """Return n tokens to continue with, the same for all runtimes that do not choose tokens themselves."""
     return [tokens[position % len(tokens)] for position in range(n)]
 
 
 def main(runtime, path, threads):
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the runtime prints goes to the log
+    os.dup2(2, 1)  # the runtime's output goes to the log
     worker = RUNTIMES[runtime](path, int(threads))
     print(json.dumps(worker.version), file=answers, flush=True)
     for line in sys.stdin:

@@ -1,6 +1,6 @@
-"""Checkpoints into model files.
+"""Convert checkpoints to model files.
 
-What is read is a `Source`; `_open` alone decides of which kind.
+Every input is a `Source`; `_open` alone decides what kind it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from gpt2rt import __version__
-from gpt2rt.converter import receipt
+from gpt2rt.converter import quality
 from gpt2rt.converter.calibrate import MAX_TOKENS, Calibration
 from gpt2rt.converter.gguf import GgufFile, is_gguf
 from gpt2rt.converter.hub import HUB, hub_source
@@ -33,15 +33,21 @@ from gpt2rt.modelfile.writer import Writer
 
 CHAT_FORMATS = ("plain", "dialogpt", "raw")
 CHAT_KEYS = ("format", "user_name", "bot_name", "opening")
-SHOWN = 8  # names of files in a message
-MAX_NAME = 200  # characters of a name, or of a licence's
-BLOCK = 1 << 20  # bytes that are hashed at a time
-NO_FILE_NAME = str.maketrans(dict.fromkeys('/\\:*?"<>|', "-"))  # what a name can't have that is to be a file's
+SHOWN = 8  # file names in a message
+MAX_NAME = 200  # characters in the name of a model or of a license
+BLOCK = 1 << 20  # bytes hashed at a time
+NO_FILE_NAME = str.maketrans(dict.fromkeys('/\\:*?"<>|', "-"))  # characters that a file name can't contain
 
 Conversion = namedtuple("Conversion", "path size source_size ratio seconds max_error mean_error quality")
-Conversion.__doc__ = """What was written: path; size and source_size in bytes, of the file and of the source's weights;
-ratio, source_size by size; seconds that it took; the largest and the mean absolute error of the matrices' values;
-quality, the receipt (docs/format.md), None where there is none."""
+Conversion.__doc__ = """The result of a conversion.
+
+Attributes:
+    path: the file written.
+    size: bytes in the file. source_size: bytes of the source's weights. ratio: source_size / size.
+    seconds: how long the conversion took.
+    max_error, mean_error: the largest and the mean absolute quantization error of the matrix elements.
+    quality: the quality report, a dict (docs/format.md), or None.
+"""
 
 
 def convert(
@@ -54,35 +60,35 @@ def convert(
     licence: str | None = None,
     chat: dict[str, str] | None = None,
     calibration_text: str | None = None,
-    receipt_text: str | None = None,
+    quality_text: str | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
-    """Converts a checkpoint to a model file, which is written whole or not at all.
+    """Convert a checkpoint to a model file. The file is written completely or not at all.
 
     Args:
-        source: a folder as OpenAI releases it, or a checkpoint's prefix; a Hugging Face folder, or `hf:OWNER/NAME` with
-            or without `@REVISION`; a GGUF file; or a model file of f32 or f16.
-        output: the file to write; by default it is named for the source and the type, in the current folder.
+        source: a folder as released by OpenAI, or a checkpoint prefix; a Hugging Face folder, or `hf:OWNER/NAME`,
+            optionally with `@REVISION`; a GGUF file; or an f32 or f16 model file.
+        output: the file to write; by default a name made from the source and the weight type, in the current folder.
         weight_type: "f32", "f16", "int8" or "int4".
-        group_size: inputs that share a scale, for int8 and int4; None is the type's default.
-        name: the model's name; by default it is named for the source.
-        licence: of the weights, a line of text; by default what the source is known to be under.
-        chat: a dict of any of `format`, `user_name`, `bot_name` and `opening`, to be kept in the file; by default what
-            the source says of it.
-        calibration_text: a text like those that the model is for, by which int8 and int4 are rounded with less loss,
-            in minutes. None to round each weight to the nearest value.
-        receipt_text: a text on which the written weights are measured against the source; what is found is kept in
-            the file. None for no such receipt.
-        force: whether a file that is there already is replaced.
-        progress: called with (done, total), bytes of the source's weights; twice as many with a receipt.
+        group_size: number of inputs that share a scale (int8 and int4 only); None selects the type's default.
+        name: the model's name; defaults to the source's name.
+        licence: the license of the weights, one line of text; defaults to the source's license, where it is known.
+        chat: chat settings to store in the file, a dict with any of `format`, `user_name`, `bot_name` and `opening`;
+            defaults to the source's settings.
+        calibration_text: text like that on which the model will be used; int8 and int4 weights are calibrated on it,
+            which takes minutes and reduces the quality loss. None rounds each weight to the nearest value.
+        quality_text: text on which the written weights are compared with the source; the result, a quality report,
+            is stored in the file. None skips the report.
+        force: replace the output file if it exists.
+        progress: called with (done, total) in bytes of the source's weights; a quality report doubles the total.
 
     Returns:
         A `Conversion`.
 
     Raises:
-        UsageError: an argument can't be used.
-        CheckpointError, VocabularyError: the source can't be.
+        UsageError: an argument is invalid.
+        CheckpointError, VocabularyError: the source is missing, damaged or not supported.
         ModelFileError: the file can't be written.
     """
     begin = time.perf_counter()
@@ -92,12 +98,12 @@ def convert(
     n_vocab = checkpoint.hyperparameters.n_vocab
     if vocabulary.n_vocab != n_vocab:
         raise CheckpointError(
-            f"{checkpoint.path}: its vocabulary has {vocabulary.n_vocab} tokens, expected {n_vocab}, its n_vocab"
+            f"{checkpoint.path}: the vocabulary has {vocabulary.n_vocab} tokens, expected n_vocab, which is {n_vocab}"
         )
     default = f"{_printable(checkpoint.name).translate(NO_FILE_NAME)}-{weight_type}.bin"
     output = pathlib.Path(default if output is None else output)
     if os.path.exists(output) and any(os.path.samefile(output, file) for file in checkpoint.files):
-        raise UsageError(f"{output}: is the source itself, expected another file to write")
+        raise UsageError(f"{output}: the output is the source itself (choose another output file)")
     metadata: dict[str, Any] = {
         "name": _printable(checkpoint.name)[:MAX_NAME] if name is None else _checked_line("model name", name),
         "source": _printable(checkpoint.origin),
@@ -106,16 +112,16 @@ def convert(
         "quantization": {},
     }
     if licence is not None or checkpoint.licence:
-        metadata["licence"] = checkpoint.licence if licence is None else _checked_line("licence", licence)
+        metadata["licence"] = checkpoint.licence if licence is None else _checked_line("license", licence)
     if chat is not None or checkpoint.chat:
         metadata["chat"] = _checked_chat({**(checkpoint.chat or {}), **(chat or {})})
 
     quantization, done = Quantization(), 0
-    quality, calibration, total = None, None, checkpoint.size
+    report, calibration, total = None, None, checkpoint.size
     if calibration_text is not None:
         calibration = _calibration(checkpoint, vocabulary, calibration_text, weight_type, group_size)
-    if receipt_text is not None:
-        receipt_tokens, total = receipt.encode(vocabulary, receipt_text), 2 * checkpoint.size
+    if quality_text is not None:
+        quality_tokens, total = quality.encode(vocabulary, quality_text), 2 * checkpoint.size
 
     def advance(n_bytes: int) -> None:
         nonlocal done
@@ -129,11 +135,11 @@ def convert(
         for tensor in writer.tensors:
             chunks = _chunks(checkpoint, tensor, weight_type, group_size, quantization, advance, calibration)
             writer.write_tensor(chunks)
-        if receipt_text is not None:
-            quality = receipt.measure(checkpoint, writer, receipt_tokens, receipt_text, advance)
-            advance(total - done)  # what rounding has left
-        if quality is not None:
-            metadata["quality"] = quality
+        if quality_text is not None:
+            report = quality.measure(checkpoint, writer, quality_tokens, quality_text, advance)
+            advance(total - done)  # the remainder of an integer division
+        if report is not None:
+            metadata["quality"] = report
         metadata["source_sha256"] = digest.result()
         metadata["quantization"] = {"max_error": quantization.max_error, "mean_error": quantization.mean_error}
         if calibration:
@@ -141,11 +147,11 @@ def convert(
     size = output.stat().st_size
     seconds = time.perf_counter() - begin
     errors = quantization.max_error, quantization.mean_error
-    return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors, quality)
+    return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors, report)
 
 
 def _open(source: str | os.PathLike[str]) -> Source:
-    """The source that a path, or a name on the Hugging Face hub, means."""
+    """Open the source at a path or with a name on the Hugging Face Hub."""
     if str(source).startswith(HUB):
         return hub_source(source)
     try:
@@ -164,7 +170,7 @@ def _open(source: str | os.PathLike[str]) -> Source:
 
 
 def _open_folder(folder: pathlib.Path) -> Source:
-    """The source in a folder. Raises OSError."""
+    """Open the source in a folder. Raises OSError."""
     if is_huggingface(folder):
         return HuggingFaceFolder(folder)
     names = sorted(os.listdir(folder))
@@ -172,19 +178,19 @@ def _open_folder(folder: pathlib.Path) -> Source:
         return TensorFlowCheckpoint(folder)
     found = ", ".join(map(_printable, names[:SHOWN])) or "nothing"
     raise CheckpointError(
-        f"{folder}: no GPT-2 in it, expected OpenAI's files (checkpoint, model.ckpt.*, hparams.json, encoder.json,"
-        " vocab.bpe) or a Hugging Face folder (config.json, model.safetensors and a tokenizer's files; a GGUF file is"
-        f" named itself); found {found}{' ...' if len(names) > SHOWN else ''}"
+        f"{folder}: no GPT-2 model found, expected OpenAI's files (checkpoint, model.ckpt.*, hparams.json,"
+        " encoder.json, vocab.bpe) or a Hugging Face folder (config.json, model.safetensors and tokenizer files);"
+        f" found {found}{' ...' if len(names) > SHOWN else ''} (for a GGUF file, give the path of the file)"
     )
 
 
 def _calibration(
     source: Source, vocabulary: SourceVocabulary, text: str, weight_type: str, group_size: int
 ) -> Calibration:
-    """The `Calibration` by a text."""
+    """Return a `Calibration` on a text."""
     if weight_type not in QUANTIZED:
-        raise UsageError(f"calibration: expected int8 or int4, {weight_type} has nothing to calibrate")
-    tokens = receipt.tokenizer_of(vocabulary).encode(text[: 64 * MAX_TOKENS], special=True)
+        raise UsageError(f"calibration: expected int8 or int4, got {weight_type} (it is not quantized)")
+    tokens = quality.tokenizer_of(vocabulary).encode(text[: 64 * MAX_TOKENS], special=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Calibration(source, tokens, weight_type, group_size, digest)
 
@@ -198,7 +204,7 @@ def _chunks(
     advance: Callable[[int], None],
     calibration: Calibration | None,
 ) -> Iterator[bytes | memoryview]:
-    """Yields the bytes of a tensor for the file, and lets go of what has been read."""
+    """Yield the bytes of a tensor for the file, and release the source's memory along the way."""
     array, label = source.tensor(tensor.name), f"{source.path}: tensor {tensor.name!r}"
     if tensor.is_matrix:
         inputs_first = tensor.name not in ("wte", "lm_head")
@@ -222,7 +228,7 @@ def _chunks(
 
 
 class _Digest:
-    """The SHA-256 of files, one after the other, made in a thread of its own while the weights are packed."""
+    """The SHA-256 of concatenated files, computed in a thread while the weights are packed."""
 
     def __init__(self, files: Sequence[pathlib.Path]):
         self._files, self._is_wanted = files, True
@@ -245,7 +251,7 @@ class _Digest:
         return self
 
     def result(self) -> str:
-        """The digest in hexadecimal, once it is there."""
+        """Wait for the digest and return it in hexadecimal."""
         self._thread.join()
         if self._error:
             raise CheckpointError(f"{self._error.filename}: can't be read: {self._error.strerror or self._error}")
@@ -259,34 +265,34 @@ class _Digest:
 
 
 def _checked_group_size(weight_type: str, group_size: int | None) -> int:
-    """The group size to use, 0 for float types."""
+    """Return the group size to use, 0 for float types."""
     if weight_type not in WEIGHT_TYPES:
         raise UsageError(f"weight type {weight_type!r}: expected f32, f16, int8 or int4")
     if group_size is None:
         return DEFAULT_GROUP_SIZE[weight_type]
     if weight_type not in QUANTIZED:
-        raise UsageError(f"group size {group_size!r}: expected none for {weight_type}, only int8 and int4 have groups")
+        raise UsageError(f"group size {group_size!r}: not allowed for {weight_type} (only int8 and int4 have groups)")
     if group_size not in GROUP_SIZES:
         raise UsageError(f"group size {group_size!r}: expected one of {', '.join(map(str, GROUP_SIZES))}")
     return group_size
 
 
 def _checked_line(what: str, text: str) -> str:
-    """A text that is shown on terminals and kept in the file."""
+    """Return `text` if it is safe to print on a terminal and to store in the file."""
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_NAME or not text.isprintable():
         raise UsageError(f"{what} {text!r:.80}: expected 1 to {MAX_NAME} printable characters")
     return text
 
 
 def _checked_chat(chat: dict[str, str]) -> dict[str, str]:
-    """The chat's settings for the metadata."""
+    """Return the chat settings for the metadata."""
     for key, value in chat.items():
         if key not in CHAT_KEYS:
             raise UsageError(f"chat setting {key!r}: expected one of {', '.join(CHAT_KEYS)}")
         if key == "format" and value not in CHAT_FORMATS:
             raise UsageError(f"chat format {value!r}: expected one of {', '.join(CHAT_FORMATS)}")
         if key == "opening" and not isinstance(value, str):
-            raise UsageError(f"chat opening {value!r:.80}: expected a text")
+            raise UsageError(f"chat opening {value!r:.80}: expected a string")
         if key in ("user_name", "bot_name"):
             is_name = isinstance(value, str) and value == value.strip() and value.isprintable() and ":" not in value
             if not is_name or not 1 <= len(value) <= MAX_NAME:
@@ -295,5 +301,5 @@ def _checked_chat(chat: dict[str, str]) -> dict[str, str]:
 
 
 def _printable(text: str) -> str:
-    """The text with ? for what can't be shown: control characters, and bytes of a file's name that are no UTF-8."""
+    """Replace what can't be printed with `?`: control characters, and bytes of a file name that are not UTF-8."""
     return "".join(character if character.isprintable() else "?" for character in text)

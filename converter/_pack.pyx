@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Matrices of f32 into the model file's tiles."""
+"""Pack f32 matrices into the model file's tiles."""
 
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
@@ -24,18 +24,18 @@ cdef extern from "pack.h" nogil:
 
 
 def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, int64_t first_row, int64_t n_rows):
-    """Packs rows of a matrix into tiles of 16 rows (docs/format.md).
+    """Pack rows of a matrix into tiles of 16 rows (docs/format.md).
 
     Args:
-        w: IN, f32, C-contiguous, (n_in, n_out) where `inputs_first` (as TensorFlow stores it), else (n_out, n_in).
+        w: IN, f32, C-contiguous, (n_in, n_out) if `inputs_first` (as TensorFlow stores it), else (n_out, n_in).
         out: OUT, a writable buffer of bytes for these rows' tiles; must be zeroed.
         weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale (int8 and int4).
-        first_row: a multiple of 16. n_rows: how many; the last tile is padded with zeros.
+        first_row: a multiple of 16. n_rows: number of rows; the last tile is padded with zeros.
 
     Returns:
-        (largest, sum, is_finite): the largest absolute error of the packed values and the sum of all, 0 for f32;
-        is_finite is False if w has an infinity or NaN, and then the content of `out` is undefined. A value that is too
-        large for the weight type makes the sum an infinity or NaN.
+        (largest, sum, is_finite): the largest absolute error of a packed value and the sum of all absolute errors, 0
+        for f32; is_finite is False if w contains infinity or NaN, and then the content of `out` is undefined. A value
+        too large for the weight type makes the sum infinite or NaN.
     """
     cdef Py_buffer view, target
     cdef PackSource source
@@ -63,7 +63,7 @@ def pack_rows(w, out, bint inputs_first, str weight_type, int64_t group_size, in
             source.n_out, source.n_in = view.shape[0], view.shape[1]
             source.row_stride, source.in_stride = view.shape[1], 1
         if first_row < 0 or first_row % 16 or n_rows < 0 or first_row + n_rows > source.n_out:
-            raise ValueError(f"rows {first_row} to {first_row + n_rows} of {source.n_out}")
+            raise ValueError(f"rows {first_row} to {first_row + n_rows}: expected 16 * n to at most {source.n_out}")
         layout = tile_layout(kind, source.n_in, group_size)
         tiles = (n_rows + 15) // 16
         PyObject_GetBuffer(out, &target, PyBUF_WRITABLE)

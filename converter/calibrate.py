@@ -1,7 +1,7 @@
-"""Error-compensated rounding: a rounding error is taken up by the weights of the same row that are not rounded yet.
+"""Error-compensated rounding (GPTQ): weights that are not yet rounded absorb the rounding errors of their row.
 
-By how much each of them is told by the inputs' second moments on a text, measured layer by layer behind those layers
-that are rounded already.
+How much each absorbs follows from the second moments of the inputs on a text, measured layer by layer with all earlier
+layers already quantized.
 
 Source: Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers".
 """
@@ -17,28 +17,29 @@ from gpt2rt.errors import CheckpointError, UsageError
 
 MAX_TOKENS = 16_384  # of the text
 MIN_TOKENS = 64
-DAMPING = 0.01  # of the moments' mean diagonal, added to it
-EMBEDDING = 1.0  # the same of the token embedding, which is looked up as well as multiplied with
-COLUMNS = 128  # that are rounded before what lies behind them is corrected; a multiple of most groups
+DAMPING = 0.01  # added to the diagonal of the moments, as a fraction of its mean
+EMBEDDING = 1.0  # the damping of the token embedding, which is looked up as well as multiplied by
+COLUMNS = 128  # columns rounded before all later ones are corrected; a multiple of most group sizes
 LARGEST = {"int8": 127, "int4": 7}
-STEPS = np.arange(6.0, 10.01, 0.25)  # of int4, from the largest value of a group to zero
+STEPS = np.arange(6.0, 10.01, 0.25)  # candidate int4 scales: steps from zero to a group's largest value
 
 
 class Calibration:
-    """Rounds the matrices of a source, in the order of the file.
+    """Quantizes the matrices of a source, in file order.
 
     Attributes:
-        origin: for the file's metadata, how many tokens of which text were used.
+        origin: for the file's metadata: the number of tokens used, and the SHA-256 of the text.
     """
 
     def __init__(self, source: Source, tokens: list[int], weight_type: str, group_size: int, text_sha256: str):
         """
         Args:
-            source: as `convert` reads it. tokens: ids, the first MAX_TOKENS are used. text_sha256: of their text.
-            weight_type: "int8" or "int4". group_size: inputs that share a scale.
+            source: the source of the matrices.
+            tokens: ids, of which the first MAX_TOKENS are used. text_sha256: the SHA-256 of their text.
+            weight_type: "int8" or "int4". group_size: number of inputs that share a scale.
 
         Raises:
-            UsageError: the tokens are too few to tell anything.
+            UsageError: there are fewer than MIN_TOKENS tokens.
         """
         if len(tokens) < MIN_TOKENS:
             raise UsageError(f"calibration: the text has {len(tokens)} tokens, expected at least {MIN_TOKENS}")
@@ -50,7 +51,10 @@ class Calibration:
         self._rounded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def rounded(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """A matrix by its name in `modelfile.tensor_table`, in whose order they have to be asked for.
+        """Quantize a matrix. Matrices must be requested in the order of `modelfile.tensor_table`.
+
+        Args:
+            name: the matrix' name in that table.
 
         Returns:
             (codes, scales): int8 (n_out, n_in) and f16 (n_out, groups).
@@ -82,12 +86,12 @@ class Calibration:
             return compensated(w, moments, damping, self._type, self._group)
         except np.linalg.LinAlgError:
             raise CheckpointError(
-                f"{self._source.path}: tensor {name!r} has inputs that can't be calibrated with (broken weights?)"
+                f"{self._source.path}: tensor {name!r} can't be calibrated: its inputs are degenerate (broken weights?)"
             ) from None
 
 
 def values(codes: np.ndarray, scales: np.ndarray, group: int) -> np.ndarray:
-    """What codes (n_out, n_in) and scales (n_out, groups) stand for: f32 (n_out, n_in)."""
+    """Dequantize codes (n_out, n_in) with scales (n_out, groups) to f32 (n_out, n_in)."""
     found: np.ndarray = codes * np.repeat(scales.astype(np.float32), group, axis=1)[:, : codes.shape[1]]
     return found
 
@@ -95,14 +99,14 @@ def values(codes: np.ndarray, scales: np.ndarray, group: int) -> np.ndarray:
 def compensated(
     w: np.ndarray, moments: np.ndarray, damping: float, weight_type: str, group: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds w (n_out, n_in), column after column, by the inputs' moments (n_in, n_in); returns (codes, scales)."""
+    """Quantize w (n_out, n_in) column by column, with the inputs' moments (n_in, n_in); return (codes, scales)."""
     n_out, n_in = w.shape
     diagonal = moments.diagonal().copy()
-    diagonal[diagonal <= 0] = diagonal.mean() or 1.0  # an input that never is anything but zero
+    diagonal[diagonal <= 0] = diagonal.mean() or 1.0  # an input that is always zero
     moments = moments + np.diag(diagonal - moments.diagonal() + damping * diagonal.mean())
-    # The rows of this triangle say what a column's error means for those behind it.
+    # The rows of this triangle spread a column's error over the columns after it.
     inverse = np.linalg.cholesky(np.linalg.inv(moments)).T.astype(np.float32)
-    w = w.astype(np.float32)  # a copy, which takes up the errors
+    w = w.astype(np.float32)  # a copy, which accumulates the errors
     weights = diagonal.astype(np.float32)
     codes = np.empty((n_out, n_in), np.int8)
     scales = np.zeros((n_out, -(-n_in // group)), np.float16)
@@ -122,7 +126,7 @@ def compensated(
 
 
 def nearest(w: np.ndarray, scale: np.ndarray, weight_type: str) -> np.ndarray:
-    """The codes of values, as floats, by a scale for each row; 0 where that is 0."""
+    """Return the nearest codes, as floats, for one scale per row; 0 where the scale is 0."""
     largest = LARGEST[weight_type]
     scaled = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
     codes: np.ndarray = np.clip(np.rint(scaled), -largest - (weight_type == "int4"), largest)
@@ -130,10 +134,10 @@ def nearest(w: np.ndarray, scale: np.ndarray, weight_type: str) -> np.ndarray:
 
 
 def best_scales(w: np.ndarray, weights: np.ndarray, weight_type: str) -> np.ndarray:
-    """A scale of f16 for each row of w (n_out, group): of the least squared error, by the inputs' weights (group,).
+    """Return an f16 scale for each row of w (n_out, group) that minimizes the weighted squared error.
 
-    For int4 a scale may be negative: the largest value goes where there is one step more, or is cut off for the
-    others' sake.
+    The weights (group,) are those of the inputs. An int4 scale may be negative: the largest value then maps to -8, the
+    side with one more step, or is clamped in favor of the others.
     """
     sizes = np.abs(w)
     if weight_type == "int8":

@@ -1,7 +1,7 @@
-"""The index of a TensorFlow checkpoint (V2): which tensors there are, and where their bytes lie.
+"""The index of a TensorFlow checkpoint (V2): the list of tensors and the location of each.
 
-A sorted table in LevelDB's format (its `doc/table_format.md`), whose values are protobuf messages (TensorFlow's
-`tensor_bundle.proto`). Whatever the bytes are, reading them raises nothing but CheckpointError.
+It is a sorted table in LevelDB's format (its `doc/table_format.md`), whose values are protobuf messages (TensorFlow's
+`tensor_bundle.proto`). Malformed input of any kind raises CheckpointError and nothing else.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from gpt2rt.errors import CheckpointError
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER_SIZE = 48  # two block handles, zeros, magic
-TRAILER_SIZE = 5  # of a block: its compression and its checksum
+TRAILER_SIZE = 5  # of a block: compression type and checksum
 UNCOMPRESSED = 0
-BUNDLE_VERSION = 1  # the newest that is understood
+BUNDLE_VERSION = 1  # the newest supported version
 
 MAX_INDEX = 1 << 24  # bytes; 1558M with its optimizer's slots needs 80,000
 MAX_ENTRIES = 100_000
@@ -31,35 +31,35 @@ DTYPES = {
 }
 
 Entry = namedtuple("Entry", "dtype shape shard offset size checksum is_sliced")
-Entry.__doc__ = """A tensor: dtype is its name in TensorFlow; offset and size are bytes in the data file number `shard`;
-checksum is the CRC32C of these bytes; is_sliced where it was saved in pieces."""
+Entry.__doc__ = """A tensor: dtype is TensorFlow's name; offset and size are in bytes, in data file number `shard`;
+checksum is the CRC32C of these bytes; is_sliced says whether it was saved in pieces."""
 
 Index = namedtuple("Index", "n_shards entries")
-Index.__doc__ = "A whole index: how many data files there are, and {tensor's name: Entry}."
+Index.__doc__ = "A whole index: the number of data files, and {tensor name: Entry}."
 
 
 class UnsupportedCheckpointError(CheckpointError):
-    """A checkpoint that is sound, as far as can be told, and that only TensorFlow can read."""
+    """A checkpoint that appears valid but that only TensorFlow can read."""
 
 
 class _MalformedError(Exception):
-    """What is wrong with the bytes, as the end of a sentence."""
+    """Malformed bytes; the message is the rest of a sentence that begins with the path."""
 
 
 def unmasked(checksum: int) -> int:
-    """The CRC32C that is stored as `checksum`: LevelDB rotates it and adds a constant."""
+    """Return the CRC32C that is stored as `checksum`: LevelDB rotates it and adds a constant."""
     rotated = (checksum - 0xA282EAD8) & 0xFFFFFFFF
     return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
 
 
 def read_index(path: str | os.PathLike[str]) -> Index:
-    """Reads and checks an index.
+    """Read and check an index.
 
     Returns:
-        An `Index`, with no field of an entry below 0.
+        An `Index`; no field of an entry is negative.
 
     Raises:
-        CheckpointError: it can't be read, is damaged, or was written by a big-endian machine.
+        CheckpointError: the file can't be read, is damaged, or was written by a big-endian machine.
         UnsupportedCheckpointError: its blocks are compressed.
     """
     try:
@@ -74,7 +74,7 @@ def read_index(path: str | os.PathLike[str]) -> Index:
         return _parse(path, content)
     except _MalformedError as error:
         raise CheckpointError(
-            f"{path}: {error} (damaged or no checkpoint's index; copy or download it again)"
+            f"{path}: {error} (damaged, or not a checkpoint index; copy or download it again)"
         ) from None
 
 
@@ -87,7 +87,7 @@ def _parse(path: str | os.PathLike[str], content: bytes) -> Index:
         raise _MalformedError(f"it ends with the magic number {magic:016x}, expected {MAGIC:016x}")
     metaindex, position = _handle(footer[:-8], 0)
     index, _ = _handle(footer[:-8], position)
-    _block(path, content, metaindex)  # only checked: a checkpoint leaves it empty
+    _block(path, content, metaindex)  # empty in a checkpoint, so only checked
 
     n_shards: int | None = None
     entries: dict[str, Entry] = {}
@@ -99,9 +99,9 @@ def _parse(path: str | os.PathLike[str], content: bytes) -> Index:
             last = key
             if n_shards is None:
                 if key:
-                    raise _MalformedError(f"its first key is {key!r}, expected the empty one of the header")
+                    raise _MalformedError(f"its first key is {key!r}, expected the header's, which is empty")
                 n_shards = _n_shards(path, message)
-            elif key[:1] != b"\0":  # else a piece of a sliced tensor
+            elif key[:1] != b"\0":  # such keys are pieces of a sliced tensor
                 entries[_text(key)] = _entry(message)
                 if len(entries) > MAX_ENTRIES:
                     raise _MalformedError(f"more than {MAX_ENTRIES} entries")
@@ -109,7 +109,7 @@ def _parse(path: str | os.PathLike[str], content: bytes) -> Index:
         raise _MalformedError("it has no header")
     for name, entry in entries.items():
         if entry.shard >= n_shards:
-            raise _MalformedError(f"tensor {name!r} lies in data file {entry.shard} of {n_shards}")
+            raise _MalformedError(f"tensor {name!r} is in data file {entry.shard}, expected 0 to {n_shards - 1}")
     return Index(n_shards, entries)
 
 
@@ -117,15 +117,15 @@ def _text(key: bytes) -> str:
     try:
         return key.decode()
     except UnicodeDecodeError:
-        raise _MalformedError(f"a tensor's name is no UTF-8: {key!r}") from None
+        raise _MalformedError(f"a tensor name is not UTF-8: {key!r}") from None
 
 
 def _varint(buffer: bytes, position: int) -> tuple[int, int]:
-    """An unsigned number of up to 64 bits, and the position behind it."""
+    """Return an unsigned number of up to 64 bits, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(buffer):
-            raise _MalformedError("a number is cut short")
+            raise _MalformedError("a number is truncated")
         byte = buffer[position]
         position += 1
         value |= (byte & 127) << shift
@@ -137,18 +137,19 @@ def _varint(buffer: bytes, position: int) -> tuple[int, int]:
 
 
 def _handle(buffer: bytes, position: int) -> tuple[tuple[int, int], int]:
-    """The (offset, size) of a block, and the position behind them."""
+    """Return the (offset, size) of a block, and the position after them."""
     offset, position = _varint(buffer, position)
     size, position = _varint(buffer, position)
     return (offset, size), position
 
 
 def _block(path: str | os.PathLike[str], content: bytes, handle: tuple[int, int]) -> bytes:
-    """The bytes of a block, checked."""
+    """Return the bytes of a block, after checking its bounds and checksum."""
     offset, size = handle
     end = offset + size
     if end + TRAILER_SIZE > len(content) - FOOTER_SIZE:
-        raise _MalformedError(f"a block ends at byte {end + TRAILER_SIZE}, the blocks at {len(content) - FOOTER_SIZE}")
+        limit = len(content) - FOOTER_SIZE
+        raise _MalformedError(f"a block ends at byte {end + TRAILER_SIZE}, expected at most {limit}")
     stored = unmasked(int.from_bytes(content[end + 1 : end + TRAILER_SIZE], "little"))
     actual = crc32c(content[offset : end + 1])
     if stored != actual:
@@ -159,30 +160,30 @@ def _block(path: str | os.PathLike[str], content: bytes, handle: tuple[int, int]
 
 
 def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the (key, value) pairs of a block; each key shares a prefix with the one before it."""
+    """Yield the (key, value) pairs of a block; each key shares a prefix with the one before it."""
     if len(block) < 4:
         raise _MalformedError(f"a block of {len(block)} bytes, expected at least 4")
-    limit = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")  # the restart points are for searching
+    limit = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")  # restart points serve only for searching
     if limit < 0:
-        raise _MalformedError("a block's restart points don't fit into it")
+        raise _MalformedError("a block is too short for its restart points")
     position, key = 0, b""
     while position < limit:
         shared, position = _varint(block, position)
         unshared, position = _varint(block, position)
         length, position = _varint(block, position)
         if shared > len(key) or shared + unshared > MAX_KEY or position + unshared + length > limit:
-            raise _MalformedError("an entry does not fit into its block")
+            raise _MalformedError("an entry extends past the end of its block")
         key = key[:shared] + block[position : position + unshared]
         position += unshared + length
         yield key, block[position - length : position]
 
 
-_FIXED_SIZES = {1: 8, 5: 4}  # of wire types
+_FIXED_SIZES = {1: 8, 5: 4}  # bytes, by wire type
 _VARINT, _BYTES, _FIXED32 = 0, 2, 5
 
 
 def _fields(message: bytes, wire_types: dict[int, int]) -> Iterator[tuple[int, Any]]:
-    """Yields (number, value) of a protobuf message's fields that `wire_types` names: {number: wire type}."""
+    """Yield (number, value) for the fields of a protobuf message listed in `wire_types`, {number: wire type}."""
     position = 0
     value: int | bytes
     while position < len(message):
@@ -195,7 +196,7 @@ def _fields(message: bytes, wire_types: dict[int, int]) -> Iterator[tuple[int, A
             if length is None:
                 length, position = _varint(message, position)
             if length > len(message) - position:
-                raise _MalformedError("a message is cut short")
+                raise _MalformedError("a message is truncated")
             value = message[position : position + length]
             position += length
         else:
@@ -207,7 +208,10 @@ def _fields(message: bytes, wire_types: dict[int, int]) -> Iterator[tuple[int, A
 
 
 def _n_shards(path: str | os.PathLike[str], message: bytes) -> int:
-    """The number of data files, of a BundleHeaderProto: 1 num_shards, 2 endianness, 3 version (2 min_consumer)."""
+    """Parse the number of data files from a BundleHeaderProto.
+
+    Its fields: 1 num_shards, 2 endianness, 3 version (2 min_consumer).
+    """
     n_shards = 0
     for number, value in _fields(message, {1: _VARINT, 2: _VARINT, 3: _BYTES}):
         if number == 1:
@@ -219,14 +223,14 @@ def _n_shards(path: str | os.PathLike[str], message: bytes) -> int:
         elif number == 3:
             for _, needed in _fields(value, {2: _VARINT}):
                 if needed > BUNDLE_VERSION:
-                    raise UnsupportedCheckpointError(f"{path}: it needs a reader of version {needed}")
+                    raise UnsupportedCheckpointError(f"{path}: requires a reader of version {needed}")
     if not 1 <= n_shards <= 99_999:  # five digits in the files' names
         raise _MalformedError(f"{n_shards} data files, expected 1 to 99999")
     return n_shards
 
 
 def _entry(message: bytes) -> Entry:
-    """A BundleEntryProto: 1 dtype, 2 shape, 3 shard_id, 4 offset, 5 size, 6 crc32c, 7 slices."""
+    """Parse a BundleEntryProto: 1 dtype, 2 shape, 3 shard_id, 4 offset, 5 size, 6 crc32c, 7 slices."""
     numbers, checksum, is_sliced = {1: 0, 3: 0, 4: 0, 5: 0}, 0, False
     shape: tuple[int, ...] = ()
     wire_types = {1: _VARINT, 2: _BYTES, 3: _VARINT, 4: _VARINT, 5: _VARINT, 6: _FIXED32, 7: _BYTES}
@@ -238,7 +242,7 @@ def _entry(message: bytes) -> Entry:
         elif number == 7:
             is_sliced = True
         elif value >> 63:
-            raise _MalformedError("an entry has a negative number")
+            raise _MalformedError("an entry contains a negative number")
         else:
             numbers[number] = value
     dtype = DTYPES.get(numbers[1], f"type {numbers[1]}")
@@ -246,7 +250,7 @@ def _entry(message: bytes) -> Entry:
 
 
 def _shape(message: bytes) -> tuple[int, ...]:
-    """A TensorShapeProto (2 dim, 3 unknown_rank) of dims (1 size)."""
+    """Parse a TensorShapeProto (2 dim, 3 unknown_rank), whose dims have one field (1 size)."""
     shape: list[int] = []
     for number, value in _fields(message, {2: _BYTES, 3: _VARINT}):
         if number == 3:
@@ -257,6 +261,6 @@ def _shape(message: bytes) -> tuple[int, ...]:
         for _, size in _fields(value, {1: _VARINT}):  # noqa: B007 (the last one counts)
             pass
         if size >> 63 or len(shape) == MAX_RANK:
-            raise _MalformedError("a tensor has a dimension below 0, or too many")
+            raise _MalformedError(f"a tensor has a negative dimension, or more than {MAX_RANK} dimensions")
         shape.append(size)
     return tuple(shape)

@@ -1,4 +1,4 @@
-"""Model files of ours as Hugging Face folders, which transformers and much else can read."""
+"""Export model files as Hugging Face folders, which transformers and other tools can read."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from gpt2rt.errors import CheckpointError, UsageError, VocabularyError
 from gpt2rt.modelfile import MERGE_SLOT, tensor_table
 from gpt2rt.modelfile.vocabulary import NO_TOKEN
 
-SHARD = 512 << 20  # bytes of tensors in a file, at most, where several fit: they are in memory together
+SHARD = 512 << 20  # maximum bytes of tensors in a file, unless one tensor is larger; a shard is built in memory
 
 Texts = tuple[list[str], list[str], list[int]]
 
 
 def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
-    """Writes a model file of f32 or f16 as a Hugging Face folder, whole or not at all.
+    """Write an f32 or f16 model file as a Hugging Face folder, completely or not at all.
 
     Args:
-        path: the model file. folder: the folder to make; its parent is there.
+        path: the model file. folder: the folder to create; its parent must exist.
 
     Returns:
-        Bytes that were written.
+        The number of bytes written.
 
     Raises:
-        UsageError: the folder is there already, or can't be made. CheckpointError: the file is quantized, or the
-        package safetensors is missing. ModelFileError: the file is damaged. OSError: the disk is full.
+        UsageError: the folder exists, or can't be created.
+        CheckpointError: the file is quantized, or the package safetensors is missing.
+        ModelFileError: the file is damaged.
+        OSError: writing failed, for example because the disk is full.
     """
     try:
-        from safetensors.numpy import save_file  # need not be installed
+        from safetensors.numpy import save_file  # optional dependency
     except ImportError:
-        raise CheckpointError(
-            'export: the package safetensors is missing, which writes it (pip install "gpt2rt[huggingface]")'
-        ) from None
+        raise CheckpointError('export: requires the package safetensors (pip install "gpt2rt[huggingface]")') from None
     folder = pathlib.Path(folder)
     if os.path.lexists(folder):
-        raise UsageError(f"{folder}: exists already, expected the name of a folder to make")
+        raise UsageError(f"{folder}: already exists (give the name of a new folder)")
     source = ModelFileSource(path)
     vocabulary = _read_texts(source)
     part = folder.with_name(f".{folder.name[:200]}.{os.urandom(4).hex()}.part")
@@ -66,7 +66,7 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
 
 
 def _write_weights(source: ModelFileSource, folder: pathlib.Path, save_file: Callable[..., None]) -> None:
-    """The tensors, in one file or in shards with an index."""
+    """Write the tensors, to one file or to shards with an index."""
     table = tensor_table(source.hyperparameters, "f32", 0, source.is_tied)
     shards: list[list[str]] = [[]]
     room = SHARD
@@ -85,21 +85,21 @@ def _write_weights(source: ModelFileSource, folder: pathlib.Path, save_file: Cal
             tensors[key] = np.ascontiguousarray(source.tensor(name))
             index[key] = file
         save_file(tensors, folder / file, metadata={"format": "pt"})
-        shutil.copymode(folder / CONFIG, folder / file)  # safetensors' own is for its owner alone
+        shutil.copymode(folder / CONFIG, folder / file)  # safetensors makes it readable by its owner only
     if len(shards) > 1:
         total = {"total_size": source.size}
         (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": index}, indent=1), encoding="utf-8")
 
 
 def _read_texts(source: ModelFileSource) -> Texts:
-    """The vocabulary of a `ModelFileSource` as vocab.json and merges.txt write it.
+    """Return the vocabulary in the notation of vocab.json and merges.txt.
 
     Returns:
-        (texts, merges, special): the text of each token (n_vocab,), "left right" in the order of the ranks, and the
-        ids of the special tokens.
+        (texts, merges, special): the text of each token (n_vocab,), "left right" in rank order, and the ids of the
+        special tokens.
 
     Raises:
-        ModelFileError: it is unsound. CheckpointError: these files can't say what it is.
+        ModelFileError: the vocabulary is invalid. CheckpointError: these files can't represent it.
     """
     section = source.vocabulary().section()
     tables, characters = source.file.vocabulary(), byte_characters()
@@ -107,7 +107,7 @@ def _read_texts(source: ModelFileSource) -> Texts:
     used = slots[slots[:, 0] != NO_TOKEN]
     pairs = used[used[:, 2].argsort(), :2].tolist()
     special = np.frombuffer(tables["special_tokens"], "<u4").tolist()
-    as_they_are = set(special).difference(used[:, :2].ravel().tolist())  # the text of others is part of a merge's
+    as_they_are = set(special).difference(used[:, :2].ravel().tolist())  # other special tokens are part of a merge
     offsets = np.frombuffer(tables["token_offsets"], "<u4").tolist()
     content = bytes(tables["token_bytes"])
     texts: list[str] = []
@@ -123,14 +123,12 @@ def _read_texts(source: ModelFileSource) -> Texts:
     except VocabularyError:
         is_same = False
     if not is_same:
-        raise CheckpointError(
-            f"{source.path}: its vocabulary can't be written as vocab.json and merges.txt: read again, it is another"
-        )
+        raise CheckpointError(f"{source.path}: its vocabulary can't be represented in vocab.json and merges.txt")
     return texts, merges, special
 
 
 def _write_texts(source: ModelFileSource, vocabulary: Texts, folder: pathlib.Path) -> None:
-    """Configuration and tokenizer."""
+    """Write the configuration and the tokenizer files."""
     texts, merges, special = vocabulary
     n_vocab, n_ctx, n_embd, n_head, n_layer = source.hyperparameters
     end = texts.index(END_OF_TEXT) if END_OF_TEXT in texts else None

@@ -1,6 +1,6 @@
-"""GGUF files of architecture gpt2, as llama.cpp's tools write them: weights and vocabulary in one file.
+"""GGUF files of architecture gpt2, as written by llama.cpp's tools: weights and vocabulary in one file.
 
-The gguf package reads them. It trusts what it reads, so the counts and sizes of a file are checked here before.
+The gguf package reads them. It does not validate counts and sizes, so they are checked here first.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ VERSIONS = (2, 3)
 MAX_TENSORS = 16 * MAX_N_LAYER
 MAX_KEYS = 10_000
 MAX_KEY = 65_535  # bytes
-MAX_TEXT = 1 << 24  # bytes of a text in the metadata
-MAX_ITEMS = 1 << 20  # of all lists in the metadata together; the package takes 700 bytes for each
+MAX_TEXT = 1 << 24  # bytes of a string in the metadata
+MAX_ITEMS = 1 << 20  # in all arrays of the metadata together; the package uses 700 bytes for each
 MAX_ALIGNMENT = 1 << 20
 MAX_RANK = 4
-ALIGNMENT = 32  # of the tensors where the file tells none
+ALIGNMENT = 32  # of the tensors, unless the file specifies another
 
-SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # {type of a value: bytes}
+SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # {value type: bytes}
 U32, TEXT, LIST = 4, 8, 9
 TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34)}  # {type: (name, values of a block, its bytes)}
 OTHER_TYPES = {
@@ -39,9 +39,9 @@ OTHER_TYPES = {
     **{20: "IQ4_NL", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16"},
 }
 
-EPSILON = 1e-5  # of the layer norms: the kernels have no other
-SPLITTERS = (None, "default", "gpt-2")  # names of GPT-2's way of cutting a text before the merges
-HEAD = "output.weight"  # optional: GPT-2's is the token embedding
+EPSILON = 1e-5  # of the layer norms; the kernels support no other value
+SPLITTERS = (None, "default", "gpt-2")  # names of GPT-2's pre-tokenizer
+HEAD = "output.weight"  # optional: without it, the head is the token embedding
 GLOBAL_NAMES = {
     **{"wpe": "position_embd.weight", "wte": "token_embd.weight"},
     **{"ln_f/g": "output_norm.weight", "ln_f/b": "output_norm.bias", "lm_head": HEAD},
@@ -53,17 +53,17 @@ LAYER_NAMES = {
 
 
 class _MalformedError(Exception):
-    """What is wrong with the bytes, as the end of a sentence."""
+    """Malformed bytes; the message is the rest of a sentence that begins with the path."""
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file begins as GGUF does. Raises OSError."""
+    """Return whether a file begins with GGUF's magic number. Raises OSError."""
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 class GgufFile:
-    """A source for `convert`: has what `TensorFlowCheckpoint` has."""
+    """A source for `convert`, with the interface of `TensorFlowCheckpoint`."""
 
     chat: dict[str, str] | None = None
 
@@ -73,14 +73,12 @@ class GgufFile:
             source: path of the file.
 
         Raises:
-            CheckpointError: it is damaged, no GPT-2, or its tensors are of other types than F32, F16 and Q8_0.
+            CheckpointError: it is damaged, not a GPT-2, or has tensors of a type other than F32, F16 and Q8_0.
         """
         try:
-            import gguf  # need not be installed
+            import gguf  # optional dependency
         except ImportError:
-            raise CheckpointError(
-                f'{source}: the package gguf is missing, which reads it (pip install "gpt2rt[gguf]")'
-            ) from None
+            raise CheckpointError(f'{source}: requires the package gguf (pip install "gpt2rt[gguf]")') from None
         self._dequantize = gguf.quants.dequantize
         self.path = pathlib.Path(source)
         self.name, self.origin, self.files = self.path.stem, f"GGUF file {self.path.name}", [self.path]
@@ -92,8 +90,8 @@ class GgufFile:
             raise CheckpointError(f"{self.path}: can't be read: {error.strerror or error}") from None
         except _MalformedError as error:
             raise CheckpointError(f"{self.path}: {error} (truncated or damaged?)") from None
-        except Exception as error:  # whatever the package's reader trips over
-            raise CheckpointError(f"{self.path}: is no sound GGUF file: {error!r:.200}") from None
+        except Exception as error:  # the package's reader may raise anything
+            raise CheckpointError(f"{self.path}: not a valid GGUF file: {error!r:.200}") from None
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         licence = self._metadata.get("general.license")
         self.licence = licence if isinstance(licence, str) and licence.isprintable() and len(licence) <= 200 else None
@@ -103,23 +101,23 @@ class GgufFile:
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
     def vocabulary(self) -> Vocabulary:
-        """The `Vocabulary` of the file. Raises VocabularyError."""
+        """Read the `Vocabulary`. Raises VocabularyError."""
         return Vocabulary.of(self.path, *(self._metadata[f"tokenizer.ggml.{what}"] for what in ("tokens", "merges")))
 
     def tensor(self, name: str) -> np.ndarray:
-        """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
+        """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""
         tensor = self._tensors[self._names[name]]
         array = self._dequantize(tensor.data, tensor.tensor_type)
         is_transposed = array.ndim == 2 and name not in ("wte", "wpe", "lm_head")
         return np.ascontiguousarray(array.T if is_transposed else array, np.float32)
 
     def release(self, array: np.ndarray) -> None:
-        """Its memory goes with the array."""
+        """Do nothing: the memory is freed with the array."""
 
     def _value(self, key: str, kind: type) -> Any:
         value = self._metadata.get(key)
         if type(value) is not kind:
-            got = f"{key} is {value!r:.80}" if key in self._metadata else f"has no {key}"
+            got = f"{key} is {value!r:.80}" if key in self._metadata else f"no {key}"
             raise CheckpointError(f"{self.path}: {got}, expected a {kind.__name__}")
         return value
 
@@ -137,7 +135,7 @@ class GgufFile:
             )
         for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges"):
             if not all(isinstance(text, str) for text in self._value(key, list)):
-                raise CheckpointError(f"{self.path}: {key} holds something else than texts")
+                raise CheckpointError(f"{self.path}: {key} must contain only strings")
         hyperparameters = Hyperparameters(
             n_vocab=len(self._metadata["tokenizer.ggml.tokens"]),
             n_ctx=self._value("gpt2.context_length", int),
@@ -150,25 +148,25 @@ class GgufFile:
         return hyperparameters
 
     def _match(self) -> dict[str, str]:
-        """Maps our names of the tensors to the file's. Raises CheckpointError unless these are all a GPT-2's."""
+        """Map our tensor names to the file's. Raises CheckpointError if one is missing, extra or misshapen."""
         names: dict[str, str] = {}
         for tensor in tensor_table(self.hyperparameters, "f32", 0, self.is_tied):
             names[tensor.name] = name = _gguf_name(tensor.name)
             if name not in self._tensors:
-                raise CheckpointError(f"{self.path}: tensor {name!r} is missing, expected one in a GPT-2")
+                raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
             shape = tuple(reversed(self._tensors[name].shape.tolist()))
             if shape != tensor.shape:
                 raise CheckpointError(
                     f"{self.path}: tensor {name!r} has shape {list(shape)}, expected {list(tensor.shape)}"
-                    " by the metadata"
+                    " from the metadata"
                 )
         for name in self._tensors:
             if name not in {HEAD, *names.values()}:
-                raise CheckpointError(f"{self.path}: tensor {name!r} has no place in a GPT-2")
+                raise CheckpointError(f"{self.path}: unexpected tensor {name!r} for a GPT-2")
         return names
 
     def _has_head(self) -> bool:
-        """Whether the output head is another matrix than the token embedding."""
+        """Return whether the output head differs from the token embedding."""
         if not {HEAD, GLOBAL_NAMES["wte"]} <= self._tensors.keys():
             return False
         head, embedding = self._tensors[HEAD], self._tensors[GLOBAL_NAMES["wte"]]
@@ -176,7 +174,7 @@ class GgufFile:
 
 
 def _gguf_name(name: str) -> str:
-    """A tensor's name in GGUF: `h0/attn/c_attn/w` is `blk.0.attn_qkv.weight`."""
+    """Return a tensor's name in GGUF: `h0/attn/c_attn/w` is `blk.0.attn_qkv.weight`."""
     if name in GLOBAL_NAMES:
         return GLOBAL_NAMES[name]
     layer, _, rest = name.partition("/")
@@ -185,18 +183,18 @@ def _gguf_name(name: str) -> str:
 
 
 def _check(path: Path) -> None:
-    """Raises _MalformedError unless all counts, sizes and offsets of a file lie within it and within the limits."""
+    """Check all counts, sizes and offsets against the file's size and the limits. Raises _MalformedError."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if not size:
-            raise _MalformedError("it is empty")
+            raise _MalformedError("the file is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             scan = _Scan(content, size)
             if content[:4] != MAGIC:
                 raise _MalformedError(f"it begins with {content[:4]!r}, expected {MAGIC!r}")
             scan.position = 4
             if (version := scan.number(4)) not in VERSIONS:
-                raise _MalformedError(f"it is of version {version}, expected 2 or 3 in little-endian order")
+                raise _MalformedError(f"version {version}, expected 2 or 3 in little-endian order")
             n_tensors = scan.count("tensors", MAX_TENSORS)
             n_keys = scan.count("keys", MAX_KEYS)
             alignment = ALIGNMENT
@@ -207,20 +205,20 @@ def _check(path: Path) -> None:
                 if key == b"general.alignment":
                     alignment = int.from_bytes(content[begin : begin + 4], "little") if kind == U32 else 0
             if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-                raise _MalformedError(f"general.alignment is {alignment}, expected a power of two as a u32")
+                raise _MalformedError(f"general.alignment is {alignment}, expected a power of two of type u32")
             ends = [scan.tensor() for _ in range(n_tensors)]
             begin = align(scan.position, alignment)
             for name, offset, length in ends:
                 if offset % alignment:
-                    raise _MalformedError(f"tensor {name!r} lies at byte {offset}, expected a multiple of {alignment}")
+                    raise _MalformedError(f"tensor {name!r} is at byte {offset}, expected a multiple of {alignment}")
                 if begin + offset + length > size:
                     raise _MalformedError(
-                        f"tensor {name!r} ends at byte {begin + offset + length}, the file has {size}"
+                        f"tensor {name!r} ends at byte {begin + offset + length}, but the file has {size} bytes"
                     )
 
 
 class _Scan:
-    """A walk over the head of a file."""
+    """A cursor over the header of a file."""
 
     def __init__(self, content: mmap.mmap, size: int):
         self._content, self._size, self.position = content, size, 0
@@ -229,7 +227,7 @@ class _Scan:
     def skip(self, n_bytes: int) -> None:
         self.position += n_bytes
         if self.position > self._size:
-            raise _MalformedError(f"its head ends at byte {self.position} or later, the file has {self._size}")
+            raise _MalformedError(f"its header ends at byte {self.position} or later, but the file has {self._size}")
 
     def number(self, n_bytes: int) -> int:
         begin = self.position
@@ -249,27 +247,27 @@ class _Scan:
         return self._content[self.position - length : self.position]
 
     def skip_value(self, kind: int) -> None:
-        """Steps over a value of the metadata."""
+        """Skip a value of the metadata."""
         if kind == LIST:
-            item, n_items = self.number(4), self.count("more items of lists", self._items_left)
+            item, n_items = self.number(4), self.count("more array items", self._items_left)
             self._items_left -= n_items
             if item == TEXT:
                 for _ in range(n_items):
-                    self.skip(self.count("bytes of a text", MAX_TEXT))
+                    self.skip(self.count("bytes of a string", MAX_TEXT))
             elif item in SCALARS:
                 self.skip(n_items * SCALARS[item])
             else:
-                raise _MalformedError(f"a list holds items of type {item}")
+                raise _MalformedError(f"an array has items of unknown type {item}")
         elif kind == TEXT:
-            self.skip(self.count("bytes of a text", MAX_TEXT))
+            self.skip(self.count("bytes of a string", MAX_TEXT))
         elif kind in SCALARS:
             self.skip(SCALARS[kind])
         else:
-            raise _MalformedError(f"a value is of type {kind}")
+            raise _MalformedError(f"a value is of unknown type {kind}")
 
     def tensor(self) -> tuple[str, int, int]:
-        """The (name, offset, length) of the next tensor."""
-        name = self.text("a tensor's name", MAX_KEY).decode(errors="replace")
+        """Read the next tensor's entry and return (name, offset, length)."""
+        name = self.text("a tensor name", MAX_KEY).decode(errors="replace")
         rank = self.number(4)
         if rank > MAX_RANK:
             raise _MalformedError(f"tensor {name!r} has {rank} dimensions, expected at most {MAX_RANK}")

@@ -1,6 +1,6 @@
-"""Hugging Face folders with a GPT-2: config.json, safetensors and a tokenizer's files, as transformers saves them.
+"""Hugging Face folders with a GPT-2 model: config.json, safetensors and tokenizer files, as saved by transformers.
 
-The safetensors package checks the files; their tensors are then read where they lie, without copying.
+The safetensors package checks the files; their tensors are then read in place, without copying.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 MAX_JSON = 64 << 20  # bytes of a JSON file
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-EPSILON = 1e-5  # of the layer norms: the kernels have no other
-TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # names of one function
+EPSILON = 1e-5  # of the layer norms; the kernels support no other value
+TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # names of the same function
 
-# What a config may say, where it says it: the kernels do nothing else.
+# The values of a config that the kernels support; any of these keys may be absent.
 EXPECTED = {
     "model_type": ("gpt2",),
     "activation_function": TANH_GELUS,
@@ -46,20 +46,21 @@ Texts = tuple[dict[str, int], list[str], list[tuple[str, Any]]]
 
 
 def is_huggingface(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a model as transformers saves it."""
+    """Return whether a folder holds a model saved by transformers."""
     return (pathlib.Path(folder) / CONFIG).is_file()
 
 
 class HuggingFaceFolder:
-    """A source for `convert`: has what `TensorFlowCheckpoint` has, and `chat` where the model was made to chat."""
+    """A source for `convert`, with the interface of `TensorFlowCheckpoint`; `chat` is set for chat models."""
 
     def __init__(self, source: str | os.PathLike[str], name: str | None = None, origin: str | None = None):
         """
         Args:
-            source: path of the folder. name, origin: of the model, where the folder's own name does not tell.
+            source: path of the folder.
+            name, origin: as for `TensorFlowCheckpoint`; None derives them from the folder's name.
 
         Raises:
-            CheckpointError: it is damaged or incomplete, or a model that is not computed as GPT-2 is.
+            CheckpointError: it is damaged or incomplete, or the model is not a GPT-2.
         """
         self.path = pathlib.Path(source)
         self.name = name or folder_name(self.path) or "model"
@@ -68,7 +69,7 @@ class HuggingFaceFolder:
         self.hyperparameters = self._hyperparameters(config)
         self.chat = {"format": "dialogpt"} if _is_conversational(config) else None
         self.licence = _licence(self.path / "README.md")
-        self._tensors: dict[str, Entry] = {}  # {name without "transformer.": (map of the file, dtype, shape, offset)}
+        self._tensors: dict[str, Entry] = {}  # {name without "transformer.": (file mapping, dtype, shape, offset)}
         self.files = self._weight_files()
         for file in self.files:
             self._open(file)
@@ -76,7 +77,7 @@ class HuggingFaceFolder:
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
     def vocabulary(self) -> Vocabulary:
-        """The `Vocabulary` of tokenizer.json, or of vocab.json and merges.txt. Raises VocabularyError."""
+        """Read the `Vocabulary` of tokenizer.json, or of vocab.json and merges.txt. Raises VocabularyError."""
         path = self.path / "tokenizer.json"
         if path.is_file():
             ids, merges, added = _read_tokenizer(path)
@@ -94,14 +95,14 @@ class HuggingFaceFolder:
             if type(token) is not int or not 0 <= token < n_vocab:
                 raise VocabularyError(f"{path}: token {text!r:.80} has id {token!r:.80}, expected 0 to {n_vocab - 1}")
             if texts[token] not in (None, text):
-                raise VocabularyError(f"{path}: id {token} is of both {texts[token]!r:.80} and {text!r:.80}")
+                raise VocabularyError(f"{path}: tokens {texts[token]!r:.80} and {text!r:.80} both have id {token}")
             texts[token] = text
-        # A vocabulary that was made larger than its tokens, as for training on whole blocks.
+        # Some training tools pad n_vocab to a round number.
         names = [f"<|unused {token}|>" if text is None else text for token, text in enumerate(texts)]
         return Vocabulary.of(path, names, merges)
 
     def tensor(self, name: str) -> np.ndarray:
-        """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
+        """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""
         content, dtype, shape, offset = self._tensors[self._names[name]]
         array = np.frombuffer(content, TYPES[dtype], math.prod(shape), offset).reshape(shape)
         if dtype == "BF16":  # the upper half of an f32
@@ -109,7 +110,7 @@ class HuggingFaceFolder:
         return array if dtype == "F32" and array.flags.aligned else array.astype("<f4")
 
     def release(self, array: np.ndarray) -> None:
-        """Lets go of the pages behind a part of a tensor that lies in a file."""
+        """Release the pages of a part of a tensor that is mapped from a file."""
         for content, *_ in self._tensors.values():
             begin = array.ctypes.data - np.frombuffer(content, np.uint8).ctypes.data
             if 0 <= begin < len(content) and hasattr(mmap, "MADV_DONTNEED"):
@@ -127,12 +128,12 @@ class HuggingFaceFolder:
                     f"{path}: {key} is {config[key]!r:.80}, expected {' or '.join(map(str, expected))}"
                 )
         if "model_type" not in config:
-            raise CheckpointError(f"{path}: has no model_type, expected gpt2")
+            raise CheckpointError(f"{path}: no model_type, expected gpt2")
         numbers = {}
         for key, name in SIZES.items():
             value = config.get(key, config.get("n_ctx") if key == "n_positions" else None)
             if type(value) is not int:
-                raise CheckpointError(f"{path}: {key} is {value!r:.80}, expected a whole number")
+                raise CheckpointError(f"{path}: {key} is {value!r:.80}, expected an integer")
             numbers[name] = value
         hyperparameters = Hyperparameters(**numbers)
         if problem := hyperparameters.problem():
@@ -142,34 +143,34 @@ class HuggingFaceFolder:
         return hyperparameters
 
     def _weight_files(self) -> list[pathlib.Path]:
-        """The files of the weights, in the order of their names."""
+        """Return the files of the weights, sorted by name."""
         if (self.path / WEIGHTS).is_file():
             return [self.path / WEIGHTS]
         if (self.path / INDEX).is_file():
             shards = _read_json(self.path / INDEX).get("weight_map")
             if not isinstance(shards, dict) or not shards:
-                raise CheckpointError(f"{self.path / INDEX}: has no weight_map, expected {{tensor: file}}")
+                raise CheckpointError(f"{self.path / INDEX}: no weight_map, expected {{tensor: file}}")
             names = sorted(set(map(str, shards.values())))
             for name in names:
                 if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-                    raise CheckpointError(f"{self.path / INDEX}: names the file {name!r:.80}, expected one beside it")
+                    raise CheckpointError(f"{self.path / INDEX}: file name {name!r:.80} is not one in this folder")
                 if not (self.path / name).is_file():
                     raise CheckpointError(f"{self.path}: {name} is missing (incomplete download?)")
             return [self.path / name for name in names]
         if any((self.path / name).is_file() for name in PICKLES):
             raise CheckpointError(
-                f"{self.path}: {PICKLES[0]} is a pickle, and to load a pickle is to run its code; save it as"
-                " safetensors with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)"
+                f"{self.path}: {PICKLES[0]} is a pickle, which can run code when it is loaded (save the model as"
+                " safetensors with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW))"
             )
         raise CheckpointError(f"{self.path}: has {CONFIG} but no {WEIGHTS} (incomplete download?)")
 
     def _open(self, path: pathlib.Path) -> None:
-        """Notes the tensors of a file, which safetensors has found sound."""
+        """Map a file and list its tensors, after safetensors has validated it."""
         try:
-            from safetensors import SafetensorError, safe_open  # need not be installed
+            from safetensors import SafetensorError, safe_open  # optional dependency
         except ImportError:
             raise CheckpointError(
-                f'{self.path}: the package safetensors is missing, which reads it (pip install "gpt2rt[huggingface]")'
+                f'{self.path}: requires the package safetensors (pip install "gpt2rt[huggingface]")'
             ) from None
         try:
             with safe_open(path, framework="numpy"):
@@ -179,7 +180,7 @@ class HuggingFaceFolder:
                 entries = json.loads(file.read(length))
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except SafetensorError as error:
-            raise CheckpointError(f"{path}: is no sound safetensors file: {error!s:.200} (truncated?)") from None
+            raise CheckpointError(f"{path}: not a valid safetensors file: {error!s:.200} (truncated?)") from None
         except OSError as error:
             raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
         for name, entry in entries.items():
@@ -187,7 +188,7 @@ class HuggingFaceFolder:
             if name == "__metadata__" or BUFFERS.fullmatch(short):
                 continue
             if short in self._tensors:
-                raise CheckpointError(f"{path}: tensor {name!r:.80} is there twice")
+                raise CheckpointError(f"{path}: tensor {name!r:.80} appears twice")
             if entry["dtype"] not in TYPES:
                 raise CheckpointError(
                     f"{path}: tensor {name!r:.80} is of type {entry['dtype']}, expected {', '.join(TYPES)}"
@@ -196,27 +197,31 @@ class HuggingFaceFolder:
             self._tensors[short] = content, entry["dtype"], tuple(entry["shape"]), offset
 
     def _match(self) -> tuple[dict[str, str], bool]:
-        """({our name: the file's}, whether the head is the embedding). Raises CheckpointError where they differ."""
+        """Return ({our tensor name: the file's}, is_tied).
+
+        Raises:
+            CheckpointError: a tensor is missing, extra or misshapen.
+        """
         is_tied = HEAD not in self._tensors or self._is_same(HEAD, "wte.weight")
         names: dict[str, str] = {}
         for tensor in tensor_table(self.hyperparameters, "f32", 0, is_tied):
             names[tensor.name] = name = hf_name(tensor.name)
             if name not in self._tensors:
-                raise CheckpointError(f"{self.path}: tensor {name!r} is missing, expected one in a GPT-2")
+                raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
             shape = self._tensors[name][2]
             is_inputs_first = tensor.is_matrix and tensor.name not in ("wte", "lm_head")
             expected = tensor.shape[::-1] if is_inputs_first else tensor.shape
             if shape != expected:
                 raise CheckpointError(
-                    f"{self.path}: tensor {name!r} has shape {list(shape)}, expected {list(expected)} by {CONFIG}"
+                    f"{self.path}: tensor {name!r} has shape {list(shape)}, expected {list(expected)} from {CONFIG}"
                 )
         for name in self._tensors:
             if name not in {HEAD, *names.values()}:
-                raise CheckpointError(f"{self.path}: tensor {name!r:.80} has no place in a GPT-2")
+                raise CheckpointError(f"{self.path}: unexpected tensor {name!r:.80} for a GPT-2")
         return names, is_tied
 
     def _is_same(self, one: str, other: str) -> bool:
-        """Whether two tensors are alike to the bit."""
+        """Return whether two tensors are identical, bit for bit."""
         if other not in self._tensors or self._tensors[one][1:3] != self._tensors[other][1:3]:
             return False
         bits = []
@@ -227,7 +232,7 @@ class HuggingFaceFolder:
 
 
 def hf_name(name: str) -> str:
-    """A tensor's name in transformers, without "transformer.": `h0/attn/c_attn/w` is `h.0.attn.c_attn.weight`."""
+    """Return a tensor's name in transformers, without "transformer.": `h.0.attn.c_attn.weight`."""
     if name in ("wte", "wpe", "lm_head"):
         return f"{name}.weight"
     *module, kind = re.sub(r"^h(\d+)", r"h/\1", name).split("/")
@@ -235,28 +240,28 @@ def hf_name(name: str) -> str:
 
 
 def _read_json(path: pathlib.Path, error_class: type[Gpt2rtError] = CheckpointError) -> dict[str, Any]:
-    """The object in a JSON file."""
+    """Read an object from a JSON file."""
     try:
         if path.stat().st_size > MAX_JSON:
-            raise error_class(f"{path}: more than {MAX_JSON} bytes, expected a smaller file")
+            raise error_class(f"{path}: larger than {MAX_JSON} bytes, expected a smaller file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise error_class(f"{path}: can't be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise error_class(f"{path}: is no JSON: {error!s:.200} (damaged download?)") from None
+        raise error_class(f"{path}: not valid JSON: {error!s:.200} (damaged download?)") from None
     if not isinstance(content, dict):
-        raise error_class(f"{path}: holds a {type(content).__name__}, expected an object")
+        raise error_class(f"{path}: contains a {type(content).__name__}, expected an object")
     return content
 
 
 def _is_conversational(config: dict[str, Any]) -> bool:
-    """Whether the model was made to chat with turns parted by <|endoftext|>: DialoGPT and its fine-tunes say so."""
+    """Return whether the model chats with turns separated by <|endoftext|>, as DialoGPT and its fine-tunes do."""
     tasks = config.get("task_specific_params")
     return isinstance(tasks, dict) and "conversational" in tasks
 
 
 def _licence(card: pathlib.Path) -> str | None:
-    """The `license:` line in a model card's head, None where there is none."""
+    """Return the `license:` value in the header of a model card, or None."""
     try:
         with card.open(encoding="utf-8", errors="replace") as file:
             head = file.read(1 << 16)
@@ -267,37 +272,35 @@ def _licence(card: pathlib.Path) -> str | None:
 
 
 def _read_tokenizer(path: pathlib.Path) -> Texts:
-    """({text: id}, merges as vocab.bpe has them, [(text, id)] of added tokens) of tokenizer.json."""
+    """Parse tokenizer.json: ({text: id}, merges in the format of vocab.bpe, [(text, id)] of added tokens)."""
     content = _read_json(path, VocabularyError)
     model, splitter = content.get("model"), content.get("pre_tokenizer")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise VocabularyError(f"{path}: its model is no BPE, expected GPT-2's byte-level BPE")
+        raise VocabularyError(f"{path}: unsupported tokenizer model, expected GPT-2's byte-level BPE")
     is_byte_level = (
         isinstance(splitter, dict) and splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True)
     )
     if content.get("normalizer") is not None or not is_byte_level:
-        raise VocabularyError(
-            f"{path}: it cuts or changes texts in another way than GPT-2's (pre_tokenizer, normalizer)"
-        )
+        raise VocabularyError(f"{path}: unsupported pre_tokenizer or normalizer, expected GPT-2's")
     merges = model.get("merges")
     if not isinstance(merges, list):
-        raise VocabularyError(f"{path}: has no merges, expected a list")
+        raise VocabularyError(f"{path}: no merges, expected a list")
     merges = [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]
     added = content.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        raise VocabularyError(f"{path}: added_tokens is no list of objects")
+        raise VocabularyError(f"{path}: added_tokens must be a list of objects")
     return model["vocab"], merges, [(str(token.get("content")), token.get("id")) for token in added]
 
 
 def _read_vocabulary(folder: pathlib.Path) -> Texts:
-    """The same of vocab.json, merges.txt, added_tokens.json and tokenizer_config.json."""
+    """Parse vocab.json, merges.txt, added_tokens.json and tokenizer_config.json, as `_read_tokenizer`."""
     ids = _read_json(folder / "vocab.json", VocabularyError)
     try:
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise VocabularyError(f"{folder / 'merges.txt'}: can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise VocabularyError(f"{folder / 'merges.txt'}: byte {error.start} is no UTF-8 (damaged?)") from None
+        raise VocabularyError(f"{folder / 'merges.txt'}: byte {error.start} is not UTF-8 (damaged?)") from None
     merges = [line.removesuffix("\r") for line in lines]
     if merges[0].startswith("#version"):
         del merges[0]
@@ -309,7 +312,7 @@ def _read_vocabulary(folder: pathlib.Path) -> Texts:
     if (folder / "tokenizer_config.json").is_file():
         tokens = _read_json(folder / "tokenizer_config.json", VocabularyError).get("added_tokens_decoder") or {}
         if not isinstance(tokens, dict) or not all(isinstance(token, dict) for token in tokens.values()):
-            raise VocabularyError(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder is no object of objects")
+            raise VocabularyError(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder must contain objects")
         added += [
             (str(token.get("content")), int(number) if number.isdecimal() else number)
             for number, token in tokens.items()

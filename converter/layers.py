@@ -1,7 +1,7 @@
-"""GPT-2's layers in numpy and f32, one after the other over whole texts, on a source's tensors.
+"""GPT-2's layers in numpy and f32, applied one at a time to whole texts, with a source's tensors.
 
-Only one layer's tensors are at hand at a time. The kernels share nothing with this, so that each holds the other
-against something.
+Only one layer's tensors are in memory at a time. The kernels share no code with this module, so that each can be
+checked against the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2rt.converter.source import Source
 
-WINDOW = 1024  # tokens that are read together, at most
+WINDOW = 1024  # the most tokens in one part
 NAMES = (
     *("ln_1/g", "ln_1/b", "attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b"),
     *("ln_2/g", "ln_2/b", "mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b"),
@@ -23,7 +23,7 @@ Choice = Callable[[str, np.ndarray, list[np.ndarray]], np.ndarray]
 
 
 def embedded(source: Source, parts: list[list[int]]) -> list[np.ndarray]:
-    """What the first layer begins with: f32 (T, n_embd) for each part, ids (T,)."""
+    """Return the input of the first layer: f32 (T, n_embd) for each part, ids (T,)."""
     wte, wpe = source.tensor("wte"), source.tensor("wpe")
     states = [wte[part] + wpe[: len(part)] for part in parts]
     source.release(wte)
@@ -32,12 +32,12 @@ def embedded(source: Source, parts: list[list[int]]) -> list[np.ndarray]:
 
 
 def run_layer(source: Source, layer: int, states: list[np.ndarray], choose: Choice) -> list[np.ndarray]:
-    """Runs all parts through a layer.
+    """Run all parts through a layer.
 
     Args:
-        layer: its number. states: f32 (T, n_embd) for each part.
+        layer: the layer's index. states: f32 (T, n_embd) for each part.
         choose: called with a matrix' name, the matrix (n_in, n_out), and its inputs, f32 (T, n_in) for each part;
-            returns the one to multiply with.
+            returns the matrix to multiply by.
 
     Returns:
         The new states.
@@ -60,7 +60,7 @@ def run_layer(source: Source, layer: int, states: list[np.ndarray], choose: Choi
 
 
 def final(source: Source, states: list[np.ndarray]) -> list[np.ndarray]:
-    """What the output head is multiplied with, of the last layer's states."""
+    """Return the input of the output head, from the states after the last layer."""
     g, b = source.tensor("ln_f/g"), source.tensor("ln_f/b")
     return [layernorm(x, g, b) for x in states]
 

@@ -1,4 +1,4 @@
-"""Model files of ours as a source: from f32 or f16 to another type, without the checkpoint."""
+"""gpt2rt's own f32 and f16 model files as a source, to convert them to another type without the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.errors import CheckpointError, ModelFileError
 from gpt2rt.modelfile import MAGIC, QUANTIZED, TILE, ModelFile, matrix_length, tensor_table
 
-MAX_LINE = 200  # characters of a name, or of a licence's
-MAX_ORIGIN = 400  # characters that are kept of what the file was made of
+MAX_LINE = 200  # characters in the name of a model or of a license
+MAX_ORIGIN = 400  # characters kept of the file's own origin
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins as ours do. Raises OSError."""
+    """Return whether a file begins with our magic number. Raises OSError."""
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 class _Vocabulary:
-    """What `convert` needs of a `Vocabulary`, of a file's own tables."""
+    """A `SourceVocabulary` over the tables of a model file."""
 
     def __init__(self, file: ModelFile):
         self._file, self.n_vocab = file, file.hyperparameters.n_vocab
@@ -37,7 +37,7 @@ class _Vocabulary:
 
 
 class ModelFileSource:
-    """A source for `convert`: has what `TensorFlowCheckpoint` has. `file` is the `ModelFile`."""
+    """A source for `convert`, with the interface of `TensorFlowCheckpoint`. `file` is the `ModelFile`."""
 
     def __init__(self, source: str | os.PathLike[str]):
         """
@@ -45,14 +45,14 @@ class ModelFileSource:
             source: path of the file.
 
         Raises:
-            CheckpointError: its weights are quantized. ModelFileError: it is damaged, anywhere.
+            CheckpointError: its weights are quantized. ModelFileError: it is damaged.
         """
         self.path = pathlib.Path(source)
         self.file = file = ModelFile(source)
         if file.weight_type in QUANTIZED:
             raise CheckpointError(
-                f"{source}: its weights are {file.weight_type} already, expected f32 or f16: what was rounded once is"
-                " not rounded again (convert the checkpoint instead)"
+                f"{source}: its weights are already quantized to {file.weight_type}, expected f32 or f16"
+                " (convert the original checkpoint instead)"
             )
         for name, stored, actual in file.damaged_sections():
             raise ModelFileError(f"{source}: section {name!r} is damaged: checksum {actual:08x}, expected {stored:08x}")
@@ -67,7 +67,7 @@ class ModelFileSource:
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
     def _line(self, metadata: dict[str, Any], key: str) -> str | None:
-        """A line of text of the metadata, None where there is none: the file may be a stranger's."""
+        """Return a line of text from the metadata, or None. It is checked, as the file may come from anyone."""
         text = metadata.get(key)
         if text is None:
             return None
@@ -76,14 +76,14 @@ class ModelFileSource:
         return text
 
     def vocabulary(self) -> _Vocabulary:
-        """The file's own, `n_vocab` and `section()` of a `Vocabulary`. Raises ModelFileError where it is unsound."""
+        """Return the file's own vocabulary. Raises ModelFileError if it is invalid."""
         tokenizer = Tokenizer(self.file.vocabulary(), self.hyperparameters.n_vocab)
         for problem in tokenizer.problems(1):
             raise ModelFileError(f"{self.path}: vocabulary: {problem}")
         return _Vocabulary(self.file)
 
     def tensor(self, name: str) -> np.ndarray:
-        """A tensor by its name in `modelfile.tensor_table`, as `TensorFlowCheckpoint.tensor` gives it."""
+        """Unpack a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""
         tensor = self._tensors[name]
         content = self.file.sections["weights"][tensor.offset : tensor.offset + tensor.length]
         if not tensor.is_matrix:
@@ -98,4 +98,4 @@ class ModelFileSource:
         return np.ascontiguousarray(tiles.transpose(1, 0, 2).astype("<f4", order="C").reshape(n_in, -1)[:, :n_out])
 
     def release(self, array: np.ndarray) -> None:
-        """Its memory goes with the array."""
+        """Do nothing: the memory is freed with the array."""

@@ -1,6 +1,6 @@
-/* Packs a matrix of f32 into the file's tiles (docs/format.md). Plain C, used by the converter only.
+/* Packs an f32 matrix into the file's tiles (docs/format.md). Plain C, used by the converter only.
  *
- * Letters: a tile has 16 rows (outputs); `values` is one tile gathered as (n_in, 16). */
+ * A tile has 16 rows (outputs); `values` is one tile, gathered as (n_in, 16). */
 #ifndef GPT2RT_PACK_H
 #define GPT2RT_PACK_H
 
@@ -9,7 +9,7 @@
 
 #include "tile.h"
 
-/* A matrix of f32: element (row, i) is w[row * row_stride + i * in_stride]. */
+/* An f32 matrix: element (row, i) is w[row * row_stride + i * in_stride]. */
 typedef struct {
     const float *w;
     ptrdiff_t row_stride, in_stride;
@@ -56,9 +56,9 @@ static inline void pack_f16(uint8_t *tile, const float *values, int64_t n_in, do
         }
 }
 
-/* Symmetric, one scale for `group` inputs of a row: the least f16 that is not below max|w| / 127, so that no value is
- * clamped and no error is above half a scale.
- * OUT: error[0] the largest absolute error so far, error[1] the sum of all errors. */
+/* Symmetric, one scale per `group` inputs of a row: the smallest f16 not below max|w| / 127, so no value is clamped and
+ * no error exceeds half a scale.
+ * OUT: error[0], the largest absolute error so far; error[1], the sum of all absolute errors. */
 static inline void pack_int8(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in,
                       double error[2]) {
     const int64_t group = layout->group, n_groups = layout->n_in / group;
@@ -72,7 +72,7 @@ static inline void pack_int8(const TileLayout *layout, uint8_t *tile, const floa
             }
         for (int lane = 0; lane < TILE; lane++) {
             uint16_t half = half_from_float(largest[lane] / 127.0f);
-            if (float_from_half(half) < largest[lane] / 127.0f) half++; /* the next f16 is the next integer */
+            if (float_from_half(half) < largest[lane] / 127.0f) half++; /* the bits of the next larger f16 */
             tile_write_scale(tile, g, lane, half);
             scale[lane] = float_from_half(half);
             inverse[lane] = scale[lane] > 0 ? 1.0f / scale[lane] : 0.0f;
@@ -103,8 +103,8 @@ static inline void pack_int8(const TileLayout *layout, uint8_t *tile, const floa
 /* A scale for each row, and the sum of the squared errors of its group. */
 typedef struct { float scale[TILE], squares[TILE]; } Scales4;
 
-/* The nearest integer from -8 to 7, ties to even, as a float; |w * inverse| < 2^22. Clamped as integers, which compilers
- * vectorize. */
+/* The nearest integer from -8 to 7, ties to even, as a float; |w * inverse| < 2^22. Clamped as integers, because
+ * compilers vectorize that. */
 static inline float nibble(float w, float inverse) {
     float q = w * inverse + 12582912.0f; /* 1.5 * 2^23, in bits 4b400000 */
     int32_t bits;
@@ -117,8 +117,8 @@ static inline float nibble(float w, float inverse) {
 
 static inline float inverse_of(float scale) { return scale != 0 ? 1.0f / scale : 0.0f; }
 
-/* Fits a scale, by least squares, to the nibbles that n inputs get with a trial scale. IN: w (n, 16).
- * OUT: gain, by how much it reduces the sum of squares; 0 if all nibbles are zero. */
+/* Fits a scale, by least squares, to the nibbles of n inputs at a trial scale. IN: w (n, 16).
+ * OUT: gain, the reduction of the sum of squares; 0 if all nibbles are zero. */
 static inline void fit_scale(float scale[TILE], float gain[TILE], const float *w, int64_t n, const float inverse[TILE]) {
     float products[TILE] = {0}, squares[TILE] = {0};
     for (int64_t i = 0; i < n; i++)
@@ -154,9 +154,9 @@ static inline void keep_better(Scales4 *best, const float scale[TILE], const flo
         }
 }
 
-/* Searches f16 scales for a group of n inputs with a small squared error. The largest value maps to -8, the side with one
- * more step (so a scale may be negative), or is clamped in favor of the others. The best of a grid of such scales is
- * fitted, twice. Never worse than max|w| / 7. IN: w (n, 16). */
+/* Searches for f16 scales with a small squared error for a group of n inputs. The largest value maps to -8, the side
+ * with one more step (so a scale may be negative), or is clamped in favor of the others. The best of a grid of such
+ * scales is fitted twice. Never worse than max|w| / 7. IN: w (n, 16). */
 static inline void search_scales4(float scale[TILE], const float *w, int64_t n) {
     float largest[TILE] = {0}, most[TILE] = {0}, fitted[TILE], gain[TILE], inverse[TILE];
     Scales4 best;
@@ -184,7 +184,7 @@ static inline void search_scales4(float scale[TILE], const float *w, int64_t n) 
     memcpy(scale, best.scale, sizeof best.scale);
 }
 
-/* Asymmetric, -8 to 7, one scale for `group` inputs of a row. OUT: error, as of pack_int8. */
+/* Asymmetric, -8 to 7, one scale per `group` inputs of a row. OUT: error, as for pack_int8. */
 static inline void pack_int4(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in,
                       double error[2]) {
     const int64_t group = layout->group, n_groups = layout->n_in / group;
@@ -216,7 +216,7 @@ static inline void pack_int4(const TileLayout *layout, uint8_t *tile, const floa
     }
 }
 
-/* Packs a tile. IN: values (n_in, 16). OUT: error, as of pack_int8. */
+/* Packs a tile. IN: values (n_in, 16). OUT: error, as for pack_int8. */
 static inline void pack_tile(const TileLayout *layout, uint8_t *tile, const float *values, int64_t n_in, double error[2]) {
     switch (layout->type) {
     case TYPE_F32: pack_f32(tile, values, n_in); break;

@@ -1,4 +1,4 @@
-"""Matrices of f32, or what was rounded of them, into the packed tiles of the model file, a chunk of rows at a time."""
+"""Pack f32 matrices, or matrices quantized before, into the tiles of the model file, one chunk of rows at a time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gpt2rt.errors import CheckpointError
 from gpt2rt.modelfile import TILE, matrix_length
 
 CHUNK = 2 << 20  # bytes of packed tiles
-NOT_FINITE = "{} has a value that is no finite number (did its training diverge?)"
+NOT_FINITE = "{} contains infinity or NaN (did its training diverge?)"
 
 
 class Quantization:
-    """What packing costs: the absolute errors of all matrices' values so far.
+    """The quantization errors of all matrices packed so far.
 
     Attributes:
-        max_error: the largest. mean_error: their mean. Both are 0 for f32.
+        max_error, mean_error: the largest and the mean absolute error of an element; 0 for f32.
     """
 
     def __init__(self) -> None:
@@ -44,19 +44,20 @@ def packed_chunks(
     group_size: int,
     quantization: Quantization,
 ) -> Iterator[tuple[memoryview, int, int]]:
-    """Packs a matrix.
+    """Pack a matrix.
 
     Args:
-        label: what messages call it.
-        w: f32, C-contiguous, (n_in, n_out) where `inputs_first`, else (n_out, n_in).
-        weight_type: "f32", "f16", "int8" or "int4". group_size: inputs that share a scale, 0 for float types.
-        quantization: a `Quantization` that the errors are added to.
+        label: the matrix' name in messages.
+        w: f32, C-contiguous, (n_in, n_out) if `inputs_first`, else (n_out, n_in).
+        weight_type: "f32", "f16", "int8" or "int4".
+        group_size: number of inputs that share a scale, 0 for float types.
+        quantization: a `Quantization` to which the errors are added.
 
     Yields:
-        (chunk, first_row, n_rows): the bytes of these rows' tiles, valid until the next chunk is asked for.
+        (chunk, first_row, n_rows): the bytes of these rows' tiles, valid until the next chunk is requested.
 
     Raises:
-        CheckpointError: a value is an infinity or no number, or too large for the type.
+        CheckpointError: an element is infinite or NaN, or too large for the type.
     """
     n_in, n_out = w.shape if inputs_first else w.shape[::-1]
     tile_length = matrix_length(TILE, n_in, weight_type, group_size)
@@ -69,7 +70,7 @@ def packed_chunks(
         if not is_finite:
             raise CheckpointError(NOT_FINITE.format(label))
         if not math.isfinite(total):
-            raise CheckpointError(f"{label} has a value that is too large for {weight_type} (convert to f32)")
+            raise CheckpointError(f"{label} contains a value that is too large for {weight_type} (convert to f32)")
         quantization.add(largest, total, n_rows * n_in)
         yield chunk, first_row, n_rows
 
@@ -77,10 +78,10 @@ def packed_chunks(
 def packed_codes(
     w: np.ndarray, codes: np.ndarray, scales: np.ndarray, weight_type: str, group_size: int, quantization: Quantization
 ) -> Iterator[tuple[memoryview, int, int]]:
-    """Packs a matrix that was rounded already.
+    """Pack a matrix that is already quantized.
 
     Args:
-        w: f32 (n_out, n_in), what was rounded. codes: int8 (n_out, n_in). scales: f16 (n_out, groups).
+        w: f32 (n_out, n_in), the original. codes: int8 (n_out, n_in). scales: f16 (n_out, groups).
         weight_type: "int8" or "int4". group_size, quantization: as for `packed_chunks`.
 
     Yields:

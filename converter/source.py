@@ -1,4 +1,4 @@
-"""What `convert` reads: each kind of checkpoint is one small reader with these attributes and methods."""
+"""The interface between `convert` and the readers, one small reader for each kind of checkpoint."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ def folder_name(folder: pathlib.Path) -> str:
 
 
 class SourceVocabulary(Protocol):
-    """What a source's vocabulary has: `Vocabulary` does."""
+    """The vocabulary of a source; `Vocabulary` implements it."""
 
     @property
     def n_vocab(self) -> int: ...
 
     def tables(self) -> dict[str, bytes] | dict[str, memoryview]:
-        """The tables of docs/format.md."""
+        """Return the tables of docs/format.md: {name: bytes}."""
         ...
 
     def section(self) -> bytes:
-        """The bytes of the vocabulary section."""
+        """Return the bytes of the vocabulary section."""
         ...
 
 
 class Source(Protocol):
-    """A checkpoint that is complete and has the shapes that its hyperparameters call for; `TensorFlowCheckpoint` tells
-    what each part is.
+    """A complete checkpoint whose tensors have the shapes implied by its hyperparameters.
+
+    `TensorFlowCheckpoint` documents the attributes and methods.
     """
 
     path: pathlib.Path

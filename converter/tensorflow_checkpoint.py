@@ -1,9 +1,9 @@
-"""GPT-2 checkpoints as TensorFlow's Saver writes them: OpenAI's release, and what fine-tuning tools save.
+"""GPT-2 checkpoints written by TensorFlow's Saver: OpenAI's release, and the output of fine-tuning tools.
 
-They are read here without TensorFlow. What this reader does not know (checkpoints of version 1, compressed indexes,
-other types than f32) is left to TensorFlow where it is installed.
+They are read without TensorFlow. What this reader does not support (checkpoints of version 1, compressed indexes,
+types other than f32) is left to TensorFlow, if it is installed.
 
-Letters: a prefix is the path that a checkpoint's files have in common, `models/124M/model.ckpt`.
+A prefix is the path that a checkpoint's files have in common, such as `models/124M/model.ckpt`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ from gpt2rt.modelfile import Hyperparameters, Tensor, tensor_table
 
 HPARAMS = "hparams.json"
 MAX_TEXT = 1 << 20  # bytes of hparams.json and of the file `checkpoint`
-PIECE = 4 << 20  # bytes that are checked, then let go of, at a time
+PIECE = 4 << 20  # bytes checked, then released, at a time
 FLOATS = ("float32", "float16", "bfloat16", "float64")
-RELEASED_NAME = "model.ckpt"  # of the release's files: it does not tell one model from another
+RELEASED_NAME = "model.ckpt"  # the prefix of every released checkpoint, so it can't name the model
 
-# SHA-256 of a released index; it holds the checksum of every tensor, so it proves whose weights these are.
+# SHA-256 of a released index. The index holds the checksum of every tensor, so it identifies the weights.
 RELEASED = {"71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687": "Modified MIT License (OpenAI)"}
 
 
 class TensorFlowCheckpoint:
-    """A source for `convert`: a checkpoint that is complete and has the shapes its hyperparameters call for.
+    """A source for `convert`: a complete checkpoint whose tensors have the shapes implied by its hyperparameters.
 
     Attributes:
-        path: the prefix. name: what to call the model. origin: a line of text for the model file.
-        licence: text or None. hyperparameters: `Hyperparameters`. is_tied: whether `wte` is the output head.
-        chat: what the source says of chatting with it, as for `convert`; or None.
-        size: bytes of its weights in f32. files: the files that hold the weights, in order.
+        path: the prefix.
+        name: the model's name. origin: a line of text that says where it comes from.
+        licence: the license of the weights, or None.
+        hyperparameters: `Hyperparameters`. is_tied: whether `wte` is also the output head.
+        chat: the chat settings that the source implies, as for `convert`, or None.
+        size: bytes of the weights in f32. files: the files that hold the weights, in order.
     """
 
     is_tied = True
@@ -52,10 +54,10 @@ class TensorFlowCheckpoint:
     def __init__(self, source: str | os.PathLike[str]):
         """
         Args:
-            source: a folder with a checkpoint, or a prefix, or the path of an index.
+            source: a folder with a checkpoint, a prefix, or the path of an index.
 
         Raises:
-            CheckpointError: anything is missing, damaged or misshapen, as far as shows without reading the weights.
+            CheckpointError: something is missing or damaged, or a shape is wrong. The weights are not read yet.
         """
         try:
             self._open(source)
@@ -83,17 +85,17 @@ class TensorFlowCheckpoint:
         self.size = sum(4 * math.prod(self._reader.shapes[name]) for name in self._names.values())
 
     def vocabulary(self) -> Vocabulary:
-        """The `Vocabulary` that lies beside it. Raises VocabularyError."""
+        """Read the `Vocabulary` next to the checkpoint. Raises VocabularyError."""
         return Vocabulary.read(self.path.with_name("encoder.json"), self.path.with_name("vocab.bpe"))
 
     def tensor(self, name: str) -> np.ndarray:
-        """Reads a tensor and checks its checksum.
+        """Read a tensor and verify its checksum.
 
         Args:
             name: as in `modelfile.tensor_table`.
 
         Returns:
-            A C-contiguous array of f32, read-only: (n_in, n_out) for the matrices of the layers, (n_vocab, n_embd) for
+            A C-contiguous, read-only f32 array: (n_in, n_out) for the matrices of the layers, (n_vocab, n_embd) for
             `wte`, (n_ctx, n_embd) for `wpe`, else (n,).
 
         Raises:
@@ -103,12 +105,12 @@ class TensorFlowCheckpoint:
         return array[0] if array.ndim == 3 else array
 
     def release(self, array: np.ndarray) -> None:
-        """Lets go of the memory behind a contiguous part of a tensor; it is read again should it be used again."""
+        """Release the memory of a contiguous part of a tensor; it is read from disk again if it is used again."""
         self._reader.release(array)
 
 
 def _find_prefix(source: pathlib.Path) -> pathlib.Path:
-    """The prefix that `source` means."""
+    """Return the prefix that `source` refers to."""
     if source.is_dir():
         return _prefix_in(source)
     prefix = source.with_name(source.name.removesuffix(".index") or source.name)
@@ -121,7 +123,7 @@ def _find_prefix(source: pathlib.Path) -> pathlib.Path:
 
 
 def _prefix_in(folder: pathlib.Path) -> pathlib.Path:
-    """The prefix that the folder's file `checkpoint` names; without that file, the only one there is."""
+    """Return the prefix named in the folder's file `checkpoint`, or, without that file, the only prefix there."""
     state = folder / "checkpoint"
     if not state.is_file():
         indexes = sorted(folder.glob("*.index"))
@@ -129,28 +131,28 @@ def _prefix_in(folder: pathlib.Path) -> pathlib.Path:
             return indexes[0].with_suffix("")
         if indexes:
             names = ", ".join(index.stem for index in indexes)
-            raise CheckpointError(f"{folder}: it has no file 'checkpoint' and several checkpoints, give one: {names}")
+            raise CheckpointError(f"{folder}: several checkpoints but no file 'checkpoint' (give one of them: {names})")
         raise CheckpointError(
-            f"{folder}: no TensorFlow checkpoint in it, expected the files checkpoint and model.ckpt.*"
+            f"{folder}: no TensorFlow checkpoint found, expected the files checkpoint and model.ckpt.*"
         )
     for line in _read_text(state).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model_checkpoint_path":
-            # The path is that of the machine it was saved on; the files lie beside this one.
+            # The path is from the machine that saved it; the files are in this folder.
             name = pathlib.PureWindowsPath(_unquoted(value.strip())).name
             break
     else:
-        raise CheckpointError(f"{state}: it names no checkpoint, expected a line model_checkpoint_path")
+        raise CheckpointError(f"{state}: does not name a checkpoint, expected a line model_checkpoint_path")
     prefix = folder / name
     if name and (_index_of(prefix).is_file() or _version_1_files(prefix)):
         return prefix
     raise CheckpointError(
-        f"{state}: it names {name!r}, and there is no {_index_of(prefix).name} (incomplete download?)"
+        f"{state}: names {name!r}, but {_index_of(prefix).name} does not exist (incomplete download?)"
     )
 
 
 def _unquoted(text: str) -> str:
-    """The value of a protobuf text string: backslash escapes, octal for bytes beyond ASCII."""
+    """Decode a protobuf text string: backslash escapes, octal for bytes beyond ASCII."""
     try:
         escaped = text[1:-1].encode("latin-1", "backslashreplace")
         return escaped.decode("unicode_escape").encode("latin-1").decode()
@@ -163,7 +165,7 @@ def _index_of(prefix: pathlib.Path) -> pathlib.Path:
 
 
 def _version_1_files(prefix: pathlib.Path) -> list[pathlib.Path]:
-    """The files of a checkpoint of version 1: one, or several that are numbered; no other file ends like these."""
+    """Return the files of a checkpoint of version 1, one or several numbered ones, recognized by the magic number."""
     files = [prefix] if prefix.is_file() else _numbered(prefix, "-")
     for path in files:
         with open(path, "rb") as file:
@@ -174,7 +176,7 @@ def _version_1_files(prefix: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _numbered(prefix: pathlib.Path, mark: str) -> list[pathlib.Path]:
-    """The files PREFIX, mark, 00000-of-00002 and so on, in order."""
+    """Return the files named PREFIX, mark, 00000-of-00002 and so on, in order."""
     digits = "[0-9]" * 5
     start = f"{prefix.name}{mark}"
     return sorted(path for path in prefix.parent.glob(f"*{mark}{digits}-of-{digits}") if path.name[:-14] == start)
@@ -189,27 +191,27 @@ def _read_text(path: pathlib.Path) -> str:
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path}: no such file, expected it beside the checkpoint (the release has one)"
+            f"{path}: no such file, expected it next to the checkpoint (OpenAI's release includes it)"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise CheckpointError(f"{path}: no text in UTF-8 (damaged?)") from None
+        raise CheckpointError(f"{path}: not UTF-8 text (damaged?)") from None
 
 
 def _read_hparams(path: pathlib.Path) -> Hyperparameters:
-    """The hyperparameters; keys beyond the five are training's business."""
+    """Read the hyperparameters; other keys are for training and ignored."""
     try:
         content = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no JSON: {error}") from None
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected an object with n_vocab and so on")
+        raise CheckpointError(f"{path}: contains a {type(content).__name__}, expected an object with n_vocab and so on")
     for name in Hyperparameters._fields:
         if name not in content:
             raise CheckpointError(f"{path}: has no {name}, expected {', '.join(Hyperparameters._fields)}")
         if type(content[name]) is not int:
-            raise CheckpointError(f"{path}: {name} is {content[name]!r:.80}, expected a whole number")
+            raise CheckpointError(f"{path}: {name} is {content[name]!r:.80}, expected an integer")
     hyperparameters = Hyperparameters(*(content[name] for name in Hyperparameters._fields))
     if problem := hyperparameters.problem():
         raise CheckpointError(f"{path}: {problem}")
@@ -217,7 +219,7 @@ def _read_hparams(path: pathlib.Path) -> Hyperparameters:
 
 
 def _stored_shape(tensor: Tensor) -> tuple[int, ...]:
-    """The shape in a checkpoint: a layer's matrix is the kernel of a convolution of width 1, (1, n_in, n_out)."""
+    """Return the shape in a checkpoint: a layer's matrix is a convolution of width 1, (1, n_in, n_out)."""
     if tensor.is_matrix and tensor.name != "wte":
         return (1, *reversed(tensor.shape))
     return tuple(tensor.shape)
@@ -226,49 +228,49 @@ def _stored_shape(tensor: Tensor) -> tuple[int, ...]:
 def _match(
     path: pathlib.Path, reader: _BundleReader | _TensorFlowReader, hyperparameters: Hyperparameters
 ) -> dict[str, str]:
-    """Maps our names of the tensors to the checkpoint's. Raises CheckpointError unless these are all a GPT-2's."""
+    """Map our tensor names to the checkpoint's. Raises CheckpointError if a tensor is missing, extra or misshapen."""
     scope = _scope(path, reader.shapes)
     table = tensor_table(hyperparameters, "f32", 0)
     names = {tensor.name: scope + tensor.name for tensor in table}
     missing = [name for name in names.values() if name not in reader.shapes]
     if missing:
         raise CheckpointError(
-            f"{path}: {len(missing)} of {len(names)} tensors are missing, {missing[0]!r} the first"
+            f"{path}: {len(missing)} of {len(names)} tensors are missing, the first is {missing[0]!r}"
             f" (does {HPARAMS} belong to it? n_layer is {hyperparameters.n_layer})"
         )
     for tensor in table:
         name, shape = names[tensor.name], _stored_shape(tensor)
         if reader.shapes[name] != shape:
             raise CheckpointError(
-                f"{path}: tensor {name!r} has shape {list(reader.shapes[name])}, expected {list(shape)} by {HPARAMS}"
+                f"{path}: tensor {name!r} has shape {list(reader.shapes[name])}, expected {list(shape)} from {HPARAMS}"
             )
     expected = set(names.values())
     for name in sorted(reader.shapes):
         if name not in expected and reader.shapes[name] and not _is_slot(name, expected):
             raise CheckpointError(
-                f"{path}: tensor {name!r} has no place in a GPT-2 of {hyperparameters.n_layer} layers"
+                f"{path}: unexpected tensor {name!r} for a GPT-2 of {hyperparameters.n_layer} layers"
                 f" (does {HPARAMS} belong to it?)"
             )
     return names
 
 
 def _scope(path: pathlib.Path, names: Collection[str]) -> str:
-    """What stands before `wte`: `model/`, or whatever else it is where there is only one."""
+    """Return the scope of `wte`: `model/` if there is one, else the only scope that has a `wte`."""
     if "model/wte" in names:
         return "model/"
     scopes = sorted(name.removesuffix("wte") for name in names if f"/{name}".endswith("/wte"))
     if not scopes:
         first = ", ".join(sorted(names)[:3])
         raise CheckpointError(
-            f"{path}: no GPT-2: it has no tensor 'model/wte' (its first of {len(names)}: {first:.200})"
+            f"{path}: not a GPT-2 model: no tensor 'model/wte' among its {len(names)} (the first are {first:.200})"
         )
     if len(scopes) > 1:
-        raise CheckpointError(f"{path}: it has several tensors 'wte', expected one (under {', '.join(scopes):.200})")
+        raise CheckpointError(f"{path}: several tensors 'wte', expected one (found under {', '.join(scopes):.200})")
     return scopes[0]
 
 
 def _is_slot(name: str, variables: Collection[str]) -> bool:
-    """Whether an optimizer keeps this beside a variable: `model/wte/Adam_1`, also with a scope before it."""
+    """Return whether this is an optimizer's slot of a variable: `model/wte/Adam_1`, perhaps under another scope."""
     parts = name.split("/")
     return any(
         "/".join(parts[begin:end]) in variables for begin in range(len(parts)) for end in range(begin + 1, len(parts))
@@ -276,41 +278,43 @@ def _is_slot(name: str, variables: Collection[str]) -> bool:
 
 
 class _BundleReader:
-    """A checkpoint of version 2, read by ourselves.
+    """A checkpoint of version 2, read without TensorFlow.
 
     Attributes:
-        shapes: {name: shape} of all tensors. files: as in `TensorFlowCheckpoint`, after `check`. licence: text or None.
+        shapes: {name: shape} of all tensors. licence: the license of the weights, or None.
+        files: as in `TensorFlowCheckpoint`; set by `check`.
     """
 
     def __init__(self, prefix: pathlib.Path):
         self._prefix, index = prefix, _index_of(prefix)
         if not index.is_file():
-            raise UnsupportedCheckpointError(f"{prefix}: a checkpoint of version 1")
+            raise UnsupportedCheckpointError(f"{prefix}: is a checkpoint of version 1")
         self._n_shards, self._entries = read_index(index)
         self.licence = RELEASED.get(hashlib.sha256(index.read_bytes()).hexdigest())
         self.shapes = {name: entry.shape for name, entry in self._entries.items()}
 
     def check(self, names: Iterable[str]) -> None:
-        """Maps the data files and checks that these tensors are f32 and lie in them."""
+        """Map the data files, and check that these tensors are f32 and within them."""
         self._maps: dict[int, mmap.mmap | bytes] = {}
         sizes: dict[int, int] = {}
         for name in names:
             entry = self._entries[name]
             if entry.is_sliced or entry.dtype != "float32":
-                what = "in pieces" if entry.is_sliced else f"of {entry.dtype}"
+                what = "saved in pieces" if entry.is_sliced else f"of type {entry.dtype}"
                 raise UnsupportedCheckpointError(f"{self._prefix}: tensor {name!r} is {what}")
             length = 4 * math.prod(entry.shape)
             if entry.size != length:
                 raise CheckpointError(
-                    f"{_index_of(self._prefix)}: tensor {name!r} has {entry.size} bytes, expected {length} by its shape"
+                    f"{_index_of(self._prefix)}: tensor {name!r} has {entry.size} bytes,"
+                    f" expected {length} from its shape"
                 )
             path = self._shard(entry.shard)
             if entry.shard not in sizes:
                 self._maps[entry.shard], sizes[entry.shard] = _map(path)
             if entry.offset + entry.size > sizes[entry.shard]:
                 raise CheckpointError(
-                    f"{path}: {sizes[entry.shard]} bytes, tensor {name!r} ends at byte {entry.offset + entry.size}"
-                    f" (truncated download?)"
+                    f"{path}: has {sizes[entry.shard]} bytes, but tensor {name!r} ends at byte"
+                    f" {entry.offset + entry.size} (truncated download?)"
                 )
         self.files = [self._shard(shard) for shard in sorted(self._maps)]
         self._addresses = {
@@ -337,7 +341,7 @@ class _BundleReader:
                 f" expected {entry.checksum:08x} (download it again)"
             )
         array = np.frombuffer(content, "<f4", entry.size // 4, entry.offset).reshape(entry.shape)
-        return np.require(array, requirements="A")  # a string saved beside it may have shifted it
+        return np.require(array, requirements="A")  # a string tensor may have shifted the offset
 
     def release(self, array: np.ndarray) -> None:
         address = array.__array_interface__["data"][0]
@@ -348,19 +352,19 @@ class _BundleReader:
 
 
 def _map(path: pathlib.Path) -> tuple[mmap.mmap | bytes, int]:
-    """A read-only mapping of a file, and its size; no mapping where that is 0."""
+    """Return a read-only mapping of a file, empty bytes if the file is empty, and the file's size."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             return (mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""), size
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file, the checkpoint's index needs it (incomplete download?)") from None
+        raise CheckpointError(f"{path}: no such file, but the index refers to it (incomplete download?)") from None
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
 
 
 def _drop(content: mmap.mmap | bytes, begin: int, end: int) -> None:
-    """Takes the whole pages of a stretch of a mapping out of our memory; they stay in the system's cache."""
+    """Drop the whole pages of a range of a mapping from this process; they stay in the page cache."""
     begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
     end = end // mmap.PAGESIZE * mmap.PAGESIZE
     if end > begin and isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -368,17 +372,18 @@ def _drop(content: mmap.mmap | bytes, begin: int, end: int) -> None:
 
 
 class _TensorFlowReader:
-    """Any checkpoint, read by TensorFlow. Has what `_BundleReader` has."""
+    """Any checkpoint, read by TensorFlow. Has the interface of `_BundleReader`."""
 
     def __init__(self, prefix: pathlib.Path, reason: UnsupportedCheckpointError):
-        """Args: reason, why it has to be TensorFlow: an UnsupportedCheckpointError."""
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notices at start would go through a progress bar
+        """
+        Args:
+            prefix: the checkpoint's prefix. reason: why `_BundleReader` can't read it.
+        """
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notices at startup would break a progress bar
         try:
-            import tensorflow as tf  # takes seconds, and need not be installed
+            import tensorflow as tf  # optional dependency; takes seconds
         except ImportError:
-            raise CheckpointError(
-                f'{reason}; that takes TensorFlow to read (pip install "gpt2rt[tensorflow]")'
-            ) from None
+            raise CheckpointError(f'{reason}, which requires TensorFlow (pip install "gpt2rt[tensorflow]")') from None
         self._prefix, self._errors = prefix, (tf.errors.OpError, ValueError, RuntimeError)
         try:
             self._reader = tf.train.load_checkpoint(str(prefix))
@@ -388,12 +393,13 @@ class _TensorFlowReader:
         self.files = _version_1_files(prefix) or _numbered(prefix, ".data-")
 
     def check(self, names: Iterable[str]) -> None:
-        """Checks that these tensors are of a type whose values f32 can hold, or nearly."""
+        """Check that these tensors are of a floating-point type that can be converted to f32."""
         dtypes = self._reader.get_variable_to_dtype_map()
         for name in names:
             if dtypes[name].name not in FLOATS:
                 raise CheckpointError(
-                    f"{self._prefix}: tensor {name!r} is of {dtypes[name].name}, expected one of {', '.join(FLOATS)}"
+                    f"{self._prefix}: tensor {name!r} is of type {dtypes[name].name},"
+                    f" expected one of {', '.join(FLOATS)}"
                 )
 
     def tensor(self, name: str) -> np.ndarray:
@@ -401,11 +407,11 @@ class _TensorFlowReader:
             array = self._reader.get_tensor(name)
         except self._errors as error:
             raise CheckpointError(f"{self._prefix}: tensor {name!r} is damaged: {_first_line(error)}") from None
-        with np.errstate(over="ignore"):  # an infinity is refused later, by name
+        with np.errstate(over="ignore"):  # infinities are rejected later, with the tensor's name
             return np.ascontiguousarray(array, np.float32)
 
     def release(self, array: np.ndarray) -> None:
-        """Its memory goes with the array."""
+        """Do nothing: the memory is freed with the array."""
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""The two files of a GPT-2 vocabulary, and the vocabulary section of a model file made of them.
+"""The two files of a GPT-2 vocabulary, and the vocabulary section of a model file.
 
-OpenAI's release calls them encoder.json and vocab.bpe, Hugging Face vocab.json and merges.txt; their format is one.
+OpenAI's release calls them encoder.json and vocab.bpe, Hugging Face vocab.json and merges.txt; the format is the same.
 Tokens are written in 256 visible characters, one for each byte.
 """
 
@@ -25,40 +25,40 @@ VERSION_LINE = "#version"  # only the first line: "# v" may be a merge
 
 
 def byte_characters() -> list[str]:
-    """The character that stands for each byte, (256,): itself where Latin-1 shows it, else the next from U+0100 on."""
-    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("ÿ") + 1)} - {0xAD}  # a soft hyphen is not seen
+    """Return the character for each byte, (256,): itself if it is visible in Latin-1, else the next from U+0100 on."""
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("ÿ") + 1)} - {0xAD}  # a soft hyphen is invisible
     hidden = iter(range(0x100, 0x200))
     return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
 
 
 def _read(path: Path) -> str:
-    """The text of a file, its line ends untouched."""
+    """Return the text of a file with its line endings unchanged."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return file.read()
     except OSError as error:
         raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise VocabularyError(f"{path}: byte {error.start} is no UTF-8 (damaged download?)") from None
+        raise VocabularyError(f"{path}: byte {error.start} is not UTF-8 (damaged download?)") from None
 
 
 def _read_ids(path: Path) -> dict[str, int]:
-    """{text: id} of encoder.json, in the order of the ids, which are 0, 1, 2, ..."""
+    """Read encoder.json: {text: id}, in the order of the ids, which are 0, 1, 2, ..."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) < len(pairs):
             seen: set[str] = set()
             text = next(text for text, _ in pairs if text in seen or seen.add(text))  # type: ignore[func-returns-value]
-            raise VocabularyError(f"{path}: token {text!r} is there twice")
+            raise VocabularyError(f"{path}: token {text!r} appears twice")
         return members
 
     try:
         ids = json.loads(_read(path), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise VocabularyError(f"{path}: is no JSON: {error} (damaged download?)") from None
+        raise VocabularyError(f"{path}: not valid JSON: {error} (damaged download?)") from None
     if not isinstance(ids, dict):
-        raise VocabularyError(f"{path}: holds a {type(ids).__name__}, expected an object of tokens and their ids")
+        raise VocabularyError(f"{path}: contains a {type(ids).__name__}, expected an object of tokens and their ids")
     if not 0 < len(ids) <= MAX_N_VOCAB:
         raise VocabularyError(f"{path}: {len(ids)} tokens, expected 1 to {MAX_N_VOCAB}")
     texts: list[Any] = [None] * len(ids)
@@ -68,29 +68,29 @@ def _read_ids(path: Path) -> dict[str, int]:
                 f"{path}: token {text!r} has id {token!r}, expected 0 to {len(ids) - 1} for {len(ids)} tokens"
             )
         if texts[token] is not None:
-            raise VocabularyError(f"{path}: id {token} is of both {texts[token]!r} and {text!r}")
+            raise VocabularyError(f"{path}: tokens {texts[token]!r} and {text!r} both have id {token}")
         texts[token] = text
     return {text: token for token, text in enumerate(texts)}
 
 
 def _check_bytes(path: Path, ids: dict[str, int]) -> None:
-    """Raises VocabularyError unless each byte has a token."""
+    """Raise VocabularyError unless each byte has a token."""
     for byte, character in enumerate(byte_characters()):
         if character not in ids:
             raise VocabularyError(f"{path}: byte {byte} has no token, expected one named {character!r}")
 
 
 def _read_merges(path: Path, ids: dict[str, int]) -> list[Merge]:
-    """[(left, right, merged)] of vocab.bpe, ids of tokens, in the order of the ranks."""
-    lines = _read(path).removesuffix("\n").split("\n")  # other line ends than these may be part of a token
+    """Read vocab.bpe: [(left, right, merged)], token ids, in rank order."""
+    lines = _read(path).removesuffix("\n").split("\n")  # other line breaks may be part of a token
     first = 1 if lines[0].startswith(VERSION_LINE) else 0
     if lines[-1].removesuffix("\r") == "":
-        lines.pop()  # a file of no merges
+        lines.pop()  # a file without merges
     return _ranked(path, "line", [line.removesuffix("\r") for line in lines[first:]], first + 1, ids)
 
 
 def _ranked(path: Path, what: str, lines: Iterable[str], first: int, ids: dict[str, int]) -> list[Merge]:
-    """[(left, right, merged)] of merges as they are written; what and first: how errors count them."""
+    """Return [(left, right, merged)] for merges as text; errors count them as `what` number `first` and on."""
     ranks: dict[tuple[str, ...], int] = {}
     merges: list[Merge] = []
     for number, line in enumerate(lines, first):
@@ -102,25 +102,26 @@ def _ranked(path: Path, what: str, lines: Iterable[str], first: int, ids: dict[s
         texts = (*pair, "".join(pair))
         if unknown := [text for text in texts if text not in ids]:
             raise VocabularyError(
-                f"{path}: {what} {number} merges {pair[0]!r} and {pair[1]!r}, but {unknown[0]!r} is no token"
-                " (files of two vocabularies?)"
+                f"{path}: {what} {number} merges {pair[0]!r} and {pair[1]!r}, but {unknown[0]!r} is not a token"
+                " (files from different vocabularies?)"
             )
         if pair in ranks:
             raise VocabularyError(f"{path}: {what} {number} is the same merge as {what} {ranks[pair]}")
         ranks[pair] = number
         merges.append((ids[texts[0]], ids[texts[1]], ids[texts[2]]))
     if len(merges) > len(ids):
-        raise VocabularyError(f"{path}: {len(merges)} merges, expected at most {len(ids)}, as many as there are tokens")
+        raise VocabularyError(f"{path}: {len(merges)} merges, expected at most {len(ids)}, the number of tokens")
     return merges
 
 
 class Vocabulary:
-    """A vocabulary that was read and found whole.
+    """A complete, valid vocabulary.
 
     Attributes:
-        tokens: the bytes of each token (n_vocab,). byte_tokens: the token of each byte (256,).
-        special_tokens: the tokens that are no byte and that no merge makes, `<|endoftext|>` first if there is one.
-        merges: [(left, right, merged)], tokens, in the order of the ranks.
+        tokens: the bytes of each token, (n_vocab,). byte_tokens: the token id of each byte, (256,).
+        special_tokens: ids of the tokens that are neither a byte nor the result of a merge, `<|endoftext|>` first if
+            there is one.
+        merges: [(left, right, merged)], token ids, in rank order.
     """
 
     def __init__(self, tokens: list[bytes], byte_tokens: list[int], special_tokens: list[int], merges: list[Merge]):
@@ -131,13 +132,13 @@ class Vocabulary:
 
     @classmethod
     def read(cls, encoder: Path, merges: Path) -> Self:
-        """Reads and checks the two files.
+        """Read and check the two files.
 
         Args:
             encoder: path of encoder.json (vocab.json). merges: path of vocab.bpe (merges.txt).
 
         Raises:
-            VocabularyError: a file can't be read, is malformed, or doesn't fit the other.
+            VocabularyError: a file can't be read, is malformed, or does not match the other.
         """
         ids = _read_ids(encoder)
         _check_bytes(encoder, ids)
@@ -145,11 +146,12 @@ class Vocabulary:
 
     @classmethod
     def of(cls, path: Path, texts: Iterable[str], merges: Iterable[str]) -> Self:
-        """Checks a vocabulary that is part of another file.
+        """Check a vocabulary that is part of another file.
 
         Args:
-            path: of that file. texts: the tokens in the order of their ids, as encoder.json writes them (n_vocab,).
-            merges: "left right" in the order of the ranks, as vocab.bpe writes them.
+            path: path of that file, for messages.
+            texts: the tokens in the order of their ids, in the notation of encoder.json, (n_vocab,).
+            merges: "left right" in rank order, in the notation of vocab.bpe.
 
         Raises:
             VocabularyError: it is malformed.
@@ -163,7 +165,7 @@ class Vocabulary:
 
     @classmethod
     def _checked(cls, encoder: Path, ids: dict[str, int], pairs: list[Merge]) -> Self:
-        """A vocabulary of {text: id} and [(left, right, merged)]; `encoder` is where errors say that the tokens are."""
+        """Make a vocabulary of {text: id} and [(left, right, merged)]; `encoder` is the tokens' file, for messages."""
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
         made = {merged for _, _, merged in pairs}.union(ids[character] for character in byte_of)
         tokens, special_tokens = [], []
@@ -174,17 +176,17 @@ class Vocabulary:
                 content = bytes(byte_of[character] for character in text)
                 if token not in made:
                     content.decode()
-            except (KeyError, UnicodeDecodeError):  # only a special token's text may be written as it is
+            except (KeyError, UnicodeDecodeError):  # only a special token may be written as plain text
                 try:
                     content = text.encode()
                 except UnicodeEncodeError:
-                    raise VocabularyError(f"{encoder}: token {token} is {text!r}, which is no text") from None
+                    raise VocabularyError(f"{encoder}: token {token} is {text!r}, which is not valid Unicode") from None
             tokens.append(content)
             if token not in made:
                 special_tokens.append(token)
         n_token_bytes = sum(map(len, tokens))
         if n_token_bytes > MAX_TOKEN_BYTES:
-            raise VocabularyError(f"{encoder}: tokens of {n_token_bytes} bytes, expected at most {MAX_TOKEN_BYTES}")
+            raise VocabularyError(f"{encoder}: {n_token_bytes} bytes of tokens, expected at most {MAX_TOKEN_BYTES}")
         if END_OF_TEXT in ids and ids[END_OF_TEXT] not in made:
             special_tokens.remove(ids[END_OF_TEXT])
             special_tokens.insert(0, ids[END_OF_TEXT])
@@ -196,7 +198,7 @@ class Vocabulary:
         return len(self.tokens)
 
     def tables(self) -> dict[str, bytes]:
-        """The tables of docs/format.md: {name: bytes}."""
+        """Return the tables of docs/format.md: {name: bytes}."""
 
         def words(values: Sequence[int]) -> bytes:
             return struct.pack(f"<{len(values)}I", *values)
@@ -210,5 +212,5 @@ class Vocabulary:
         }
 
     def section(self) -> bytes:
-        """The bytes of the vocabulary section."""
+        """Return the bytes of the vocabulary section."""
         return vocabulary_section(self.n_vocab, len(self.merges), self.tables())

@@ -1,4 +1,4 @@
-"""GPT-2 on ordinary CPUs, straight from one mapped file.
+"""Run GPT-2 on ordinary CPUs, straight from one memory-mapped file.
 
     import gpt2rt
 
@@ -6,10 +6,10 @@
     for piece in model.generate("Once upon a time", max_tokens=50, seed=7):
         print(piece, end="")
 
-Names are imported when they are first used: `import gpt2rt` costs next to nothing.
+Names are imported on first use, so `import gpt2rt` takes almost no time.
 """
 
-TYPE_CHECKING = False  # typing's own would cost the import of typing
+TYPE_CHECKING = False  # importing typing would take time
 if TYPE_CHECKING:
     from gpt2rt._engine import Engine, Event, Sequence, Trace
     from gpt2rt._tokenizer import Tokenizer
@@ -70,7 +70,7 @@ def _installed_version() -> str:
 
     try:
         return version("gpt2rt")
-    except PackageNotFoundError:  # a source folder that was built in place, never installed
+    except PackageNotFoundError:  # a source folder that was built in place but never installed
         return "0+unknown"
 
 
@@ -93,13 +93,13 @@ def __dir__() -> list[str]:
 
 
 def _require_extensions() -> None:
-    """Stop with one sentence where this is a source folder whose extension modules are not built.
+    """Stop with one message if this is a source folder whose extension modules are not built.
 
-    Python finds such a folder before the installed package when it is started in a checkout.
+    Python started in a checkout finds the source folder before the installed package.
 
     Raises:
         ImportError: an extension module is missing.
-        SystemExit: the same, for `gpt2rt` and `python -m gpt2rt`, which print the sentence without a traceback.
+        SystemExit: the same for `gpt2rt` and `python -m gpt2rt`, which print the message without a traceback.
     """
     import os
     import sys
@@ -115,11 +115,11 @@ def _require_extensions() -> None:
     if not missing:
         return
     sentence = (
-        f"gpt2rt: {folder}: got a source folder without {', '.join(missing)}, expected built extension modules"
-        f" (run `pip install -e .` in {os.path.dirname(folder)}; to use an installed one, run the"
+        f"gpt2rt: {folder}: this source folder has no built extension modules ({', '.join(missing)})"
+        f" (to build them, run `pip install -e .` in {os.path.dirname(folder)}; to use an installed gpt2rt, run the"
         " command gpt2rt, or start Python with -P or in another folder)"
     )
-    by_module = sys.argv[:1] == ["-m"] and "gpt2rt" in sys.orig_argv  # while Python looks for what -m names
+    by_module = sys.argv[:1] == ["-m"] and "gpt2rt" in sys.orig_argv  # while Python resolves the module of -m
     by_script = os.path.basename(sys.argv[0]) in ("gpt2rt", "gpt2rt.exe") if sys.argv else False
     if by_module or by_script:
         sys.exit(sentence)

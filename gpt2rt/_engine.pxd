@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What `_engine.pyx` needs of the C headers in `core/`, where every pointer has its shape."""
+"""Declarations of the C headers in `core/` for `_engine.pyx`; the headers document the shape of every pointer."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 

@@ -1,9 +1,9 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Sequences, and the engine that moves them on: owners of the C structs in `core/`, which check arguments and raise.
+"""Sequences, and the engine that advances them: owners of the C structs in `core/`, which check arguments and raise.
 
-What runs is C without Python: `core/engine.h` plans a pass over any mix of prompts and decoding sequences, runs it,
-samples and commits; `core/sequence.h` says what a commit is. Some 800 lines because a sequence and the engine that
-moves it on know each other; half of them are docstrings and checks.
+The work is done in C without Python: `core/engine.h` plans a forward pass over any mix of prompts and decoding
+sequences, runs it, samples and commits; `core/sequence.h` defines a commit. The file has about 800 lines because a
+sequence and its engine depend on each other; half of them are docstrings and checks.
 """
 
 cimport cython
@@ -34,7 +34,7 @@ cdef object MANY = 1 << 62  # more than any number of tokens
 
 @cython.final
 cdef class Ids:
-    """Token ids in C, checked."""
+    """Checked token ids as a C array."""
 
     cdef int32_t* data  # (n)
     cdef int64_t n
@@ -42,10 +42,10 @@ cdef class Ids:
     def __cinit__(self, tokens, int64_t n_vocab):
         """
         Raises:
-            UsageError: not ids at all. VocabularyError: an id is out of range.
+            UsageError: an item is not an integer. VocabularyError: an id is out of range.
         """
         if isinstance(tokens, (str, bytes, bytearray)):
-            raise UsageError(f"tokens: got text, {tokens!r:.80}, expected ids (encode it with the tokenizer)")
+            raise UsageError(f"tokens: got text {tokens!r:.80}, expected ids (encode it with the tokenizer)")
         try:
             items = list(tokens)
         except TypeError:
@@ -59,9 +59,9 @@ cdef class Ids:
             except TypeError:
                 token = None
             if token is None:
-                raise UsageError(f"tokens: got {item!r:.80} among them, expected ids")
+                raise UsageError(f"tokens: got an item {item!r:.80}, expected ids")
             if not 0 <= token < n_vocab:
-                raise VocabularyError(f"token {token}: the model's tokens are 0 to {n_vocab - 1}")
+                raise VocabularyError(f"token {token}: out of range, expected 0 to {n_vocab - 1}")
             self.data[self.n] = token
             self.n += 1
 
@@ -77,19 +77,19 @@ cdef list ids_list(const int32_t* ids, int64_t n):
 
 
 cdef int run_signal_handlers() noexcept nogil:
-    """Runs what is due of Python's signal handlers; whether one raised. Its exception stays set."""
+    """Run Python's pending signal handlers; return whether one raised, with its exception set."""
     with gil:
         return PyErr_CheckSignals() != 0
 
 
 cdef bint is_main_thread():
-    """Whether signal handlers run on this thread. Until somebody imports threading, there is no other."""
+    """Return whether signal handlers run on this thread. Before threading is imported, there is no other thread."""
     threading = sys.modules.get("threading")
     return threading is None or threading.main_thread().ident == get_ident()
 
 
 cdef int raise_pending() except -1:
-    """Raises what a signal handler has raised."""
+    """Raise the exception that a signal handler has set."""
     return -1
 
 
@@ -98,17 +98,17 @@ cdef int raise_pending() except -1:
 
 @cython.final
 cdef class Runtime:
-    """A model's weights, the threads that run it, and the engines that are idle; all of its sequences share it."""
+    """A model's weights, its threads and its idle engines; shared by all of its sequences."""
 
     cdef readonly Weights weights
     cdef readonly int n_threads
     cdef ThreadPool* pool
-    cdef Engine idle  # the first of the idle engines, each of which has the next: nothing that needs memory
+    cdef Engine idle  # a linked list of idle engines, so that returning one allocates nothing
 
     def __cinit__(self, Weights weights not None, int n_threads):
         """
         Args:
-            n_threads: of a forward pass, the caller included; at least 1. The first pass starts them.
+            n_threads: threads of a forward pass, including the caller's; at least 1. The first pass starts them.
         """
         self.weights, self.n_threads = weights, n_threads
 
@@ -129,7 +129,7 @@ cdef class Runtime:
         return self.pool
 
     cdef Engine borrow(self):
-        """An engine that nobody else uses, for `give_back`."""
+        """Return an idle engine, or a new one; return it with `give_back`."""
         cdef Engine engine
         with cython.critical_section(self):
             engine = self.idle
@@ -143,7 +143,7 @@ cdef class Runtime:
 
 
 cdef Runtime runtime_of(model):
-    """The runtime of a `Model`, or the one that was given."""
+    """Return the runtime of a `Model`, or `model` itself if it is a runtime."""
     runtime = model if isinstance(model, Runtime) else getattr(model, "_runtime", None)
     if not isinstance(runtime, Runtime):
         raise UsageError(f"model: got {model!r:.80}, expected a Model (open_model opens one)")
@@ -158,7 +158,7 @@ cdef struct Reading:
 
 
 cdef void read_part(void* argument, Worker* worker) noexcept nogil:
-    """Reads a worker's part of the bytes."""
+    """Read a worker's part of the bytes."""
     cdef Reading* reading = <Reading*>argument
     cdef int64_t begin = partition(reading.n // 64, worker.index, worker.count) * 64
     cdef int64_t end = reading.n
@@ -168,10 +168,10 @@ cdef void read_part(void* argument, Worker* worker) noexcept nogil:
 
 
 def read_weights(Runtime runtime not None):
-    """Read all weights once with the threads of a model: the limit that memory sets to the speed of decoding.
+    """Read all weights once with the threads of a model: memory bandwidth limits the speed of decoding to this.
 
     Returns:
-        The sum of their 64-bit words, modulo the machine's long.
+        The sum of their 64-bit words, truncated to a C long.
     """
     cdef Weights weights = runtime.weights
     cdef Reading reading = Reading(weights.network.kernels, <const uint8_t*>weights.view.buf, weights.view.len, 0)
@@ -186,13 +186,13 @@ def read_weights(Runtime runtime not None):
 
 @cython.final
 cdef class Trace:
-    """What a forward pass computed on its way.
+    """Intermediate results of a forward pass.
 
     Attributes:
         hidden: numpy array of f32 (n_layer + 1, n_tokens, n_embd): the residual stream before each layer, and after the
             last one (before the final layer norm).
-        attention: numpy array of f32 (n_layer, n_head, n_tokens, n_positions): the weight that each token's query gives
-            to each position; 0 after its own.
+        attention: numpy array of f32 (n_layer, n_head, n_tokens, n_positions): the attention weight of each token's
+            query on each position; 0 after its own.
     """
 
     cdef readonly object hidden
@@ -200,31 +200,31 @@ cdef class Trace:
 
 
 cdef object raised(SequenceStatus status, bint has_raised, str what):
-    """What to raise for a status that is not SEQUENCE_OK; None where a signal handler's exception is set already."""
+    """Return the exception for a status other than SEQUENCE_OK; None if a signal handler's exception is already set."""
     if status == SEQUENCE_NO_MEMORY:
         return MemoryError()
     if status == SEQUENCE_STOPPED:
-        return None if has_raised else CancelledError(f"{what}: it was cancelled")
+        return None if has_raised else CancelledError(f"{what}: cancelled")
     if status == SEQUENCE_EMPTY:
-        return UsageError(f"{what}: there is nothing to continue, it has no tokens (append a prompt first)")
+        return UsageError(f"{what}: no tokens to continue (append a prompt first)")
     if status == SEQUENCE_FULL:
-        return ContextFullError(f"{what}: the context is full, no position is left for the next token")
+        return ContextFullError(f"{what}: the context is full, there is no position for the next token")
     if status == SEQUENCE_ALL_FORBIDDEN:
-        return Gpt2rtError("every token is forbidden (no_repeat_ngram_size is too small for this vocabulary)")
-    return Gpt2rtError("logits are not finite: the weights are damaged (run gpt2rt verify) or untrained")
+        return Gpt2rtError("all tokens are forbidden (no_repeat_ngram_size is too small for this vocabulary)")
+    return Gpt2rtError("logits are not finite: the weights are damaged or untrained (run gpt2rt verify)")
 
 
 @cython.final
 cdef class Sequence:
-    """Token ids and their KV cache, kept logits and sampler state, over a model that any number of sequences share.
+    """Token ids with their KV cache, kept logits and sampler state. Any number of sequences can share a model.
 
-    The logits depend on the model file and the tokens alone: not on how the tokens were split over calls, nor on
+    The logits depend only on the model file and the tokens: not on how the tokens were split over calls, nor on
     truncating, forking, threads, batches or the processor. Every operation is a transaction: after an exception, a
-    signal or a cancelled call the sequence is as it was before, or at the end of a completed part of a long prompt. One
-    thread uses a sequence at a time; another one gets a UsageError.
+    signal or a cancelled call, the sequence is unchanged, or at the end of a completed part of a long prompt. Only one
+    thread may use a sequence at a time; any other gets a UsageError.
 
     Attributes:
-        model: the `Model`, or the `Runtime` that it was made with.
+        model: the `Model` or `Runtime` it was created with.
     """
 
     cdef CSequence c
@@ -238,7 +238,7 @@ cdef class Sequence:
         self.model = model
         self.runtime = runtime_of(model)
         if source is None and getattr(model, "_is_closed", False):
-            raise UsageError(f"{model.path}: the model was closed (open it again)")
+            raise UsageError(f"{model.path}: the model is closed (open it again)")
         if not (sequence_open(&self.c, &self.runtime.weights.network) if source is None
                 else sequence_copy(&self.c, &source.c)):
             raise MemoryError()
@@ -249,18 +249,18 @@ cdef class Sequence:
     cdef int take(self) except -1:
         cdef LockResult result = lock_take(&self.c.lock)
         if result == LOCK_IN_USE:
-            raise UsageError("sequence: it is in use, by another thread or twice in a step (fork() gives each its own)")
+            raise UsageError("sequence: already in use, by another thread or twice in a step (fork() makes a copy)")
         if result == LOCK_TORN:
-            raise UsageError("sequence: this process was forked while the sequence was being changed (make a new one)")
+            raise UsageError("sequence: the process was forked while the sequence was being changed (create a new one)")
         return 0
 
     cdef void release(self) noexcept:
         lock_release(&self.c.lock)
 
-    # --- what it holds
+    # --- state
 
     def __len__(self):
-        """Number of evaluated tokens: those whose keys and values are in the KV cache."""
+        """The number of evaluated tokens, whose keys and values are in the KV cache."""
         return self.c.length
 
     @property
@@ -270,25 +270,25 @@ cdef class Sequence:
 
     @property
     def pending(self):
-        """The ids that the next step evaluates: what was pushed, or the last sampled token; a new list."""
+        """The ids that the next step evaluates: those pushed, or the last sampled token; a new list."""
         cdef int64_t n_ids = self.c.n_ids, length = self.c.length  # in this order: a commit sets n_ids last
         return ids_list(self.c.ids + length, max(0, n_ids - length))
 
     @property
     def n_ctx(self):
-        """The most tokens that a sequence can hold: the model has no more positions."""
+        """The maximum number of tokens in a sequence: the model's number of positions."""
         return self.c.network.config.n_ctx
 
     @property
     def n_logits(self):
-        """Of how many of the last tokens the logits are kept."""
+        """The number of last tokens whose logits are kept."""
         return self.c.n_logits
 
     @property
     def logits(self):
         """The logits after the last token: a new numpy array of f32 (n_vocab,).
 
-        They are computed again where they were not kept: after `truncate`, and after a step that sampled.
+        They are computed again if they were not kept: after `truncate`, and after a step that sampled.
 
         Raises:
             UsageError: the sequence is empty, or in use by another thread.
@@ -314,7 +314,7 @@ cdef class Sequence:
         return logits
 
     cdef int compute_again(self, float* row) except -1:
-        """Compute the logits after the last token into a row of V floats. The caller has taken the sequence."""
+        """Compute the logits after the last token into a row of V floats. The caller holds the sequence's lock."""
         cdef SequenceStatus status
         cdef Engine engine = self.runtime.borrow()
         engine.prepare()
@@ -327,7 +327,7 @@ cdef class Sequence:
 
     @property
     def all_logits(self):
-        """The kept logits, those after the last `n_logits` tokens: a new numpy array of f32 (n_logits, n_vocab).
+        """The logits after each of the last `n_logits` tokens: a new numpy array of f32 (n_logits, n_vocab).
 
         Raises:
             UsageError: the sequence is in use by another thread.
@@ -348,29 +348,28 @@ cdef class Sequence:
     cdef int check_room(self, int64_t n) except -1:
         if self.c.n_ids + n > self.c.network.config.n_ctx:
             raise ContextFullError(
-                f"context: {self.c.n_ids} tokens and {n} more, the model has {self.c.network.config.n_ctx} positions"
-                " (truncate or start a new sequence)"
+                f"context: {self.c.n_ids} tokens and {n} more, but the model has"
+                f" {self.c.network.config.n_ctx} positions (truncate, or start a new sequence)"
             )
         return 0
 
     def append(self, tokens, n_logits=1, *, trace=False):
-        """Evaluate tokens after those that are there, pending ones first; `logits` are then those after the last one.
+        """Evaluate the pending tokens, then the given ones; `logits` are then those after the last token.
 
         Args:
             tokens: ids, any iterable of integers.
-            n_logits: of how many of the evaluated tokens, the last ones, to keep the logits.
+            n_logits: how many of the last evaluated tokens to keep logits for.
             trace: whether to record hidden states and attention.
 
         Returns:
-            A `Trace` of the evaluated tokens where `trace` is true, else None.
+            A `Trace` of the evaluated tokens if `trace` is true, else None.
 
         Raises:
-            ContextFullError: more tokens than positions are left; nothing was evaluated.
-            VocabularyError: an id is out of range; likewise.
-            UsageError: an argument; likewise.
-            CancelledError: `cancel` was called. A signal handler's exception (KeyboardInterrupt) may come up as well;
-                after both, whole chunks of the tokens are evaluated, as `tokens` says, and only what was pending before
-                is pending.
+            ContextFullError: there are more tokens than free positions; nothing was evaluated.
+            VocabularyError: an id is out of range; nothing was evaluated.
+            UsageError: an argument is invalid; nothing was evaluated.
+            CancelledError: `cancel` was called. As with an exception from a signal handler (KeyboardInterrupt), whole
+                chunks of the tokens may have been evaluated, see `tokens`; the rest of the argument is discarded.
         """
         cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
         cdef int64_t rows = min(whole_number("n_logits", n_logits, 0), MANY)
@@ -395,7 +394,7 @@ cdef class Sequence:
         return result
 
     cdef int evaluate(self, Ids ids, int64_t n_logits, double* scores, CTrace* trace) except -1:
-        """Runs `engine_append`. The caller has taken the sequence and checked the room."""
+        """Run `engine_append`. The caller holds the sequence's lock and has checked the room."""
         cdef SequenceStatus status
         cdef Engine engine = self.runtime.borrow()
         engine.prepare()
@@ -407,7 +406,7 @@ cdef class Sequence:
         return 0
 
     def push(self, tokens):
-        """Add ids to the pending ones, for `Engine.step` to evaluate. Raises as `append`; then nothing was added."""
+        """Add ids to the pending ones, for `Engine.step` to evaluate. Raises as `append`; then nothing is added."""
         cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
         self.take()
         try:
@@ -417,11 +416,10 @@ cdef class Sequence:
             self.release()
 
     def score(self, tokens):
-        """Evaluate tokens, and return the log probability of each one after all before it.
+        """Evaluate tokens, and return the log probability of each one given all tokens before it.
 
         Returns:
-            A list of floats (natural logarithm), one for each of `tokens`; the first is None where the sequence was
-            empty.
+            A list of floats (natural logarithm), one for each of `tokens`; the first is None if the sequence was empty.
 
         Raises:
             As `append`.
@@ -460,7 +458,7 @@ cdef class Sequence:
             self.release()
 
     def truncate(self, length):
-        """Keep the first `length` evaluated tokens and drop the others, and what is pending.
+        """Keep the first `length` evaluated tokens and drop the others, including pending ones.
 
         Raises:
             UsageError: the sequence is shorter, or in use by another thread.
@@ -469,13 +467,13 @@ cdef class Sequence:
         self.take()
         try:
             if wanted > self.c.length:
-                raise UsageError(f"truncate: got a length of {wanted}, the sequence has {self.c.length} tokens")
+                raise UsageError(f"length: got {wanted}, expected at most {self.c.length}, the length of the sequence")
             sequence_truncate(&self.c, wanted)
         finally:
             self.release()
 
     def fork(self):
-        """Return an independent copy with the same tokens, logits and sampler state; that copies the KV cache."""
+        """Return an independent copy with the same tokens, logits and sampler state; the KV cache is copied."""
         cdef Sequence copy
         self.take()
         try:
@@ -486,9 +484,9 @@ cdef class Sequence:
             self.release()
 
     def cancel(self):
-        """End what runs with this sequence after the current layer, from any thread; see `CancelledError`.
+        """Stop the call that is using this sequence, after the current layer; it raises CancelledError.
 
-        Where nothing runs, the next call or step is what ends, at once.
+        This can be called from any thread. If nothing is running, the next call or step stops at once.
         """
         atomic_set(&self.c.cancelled, 1)
 
@@ -496,7 +494,7 @@ cdef class Sequence:
 
     @property
     def sampling(self):
-        """The `SamplingParams` that steps sample with, None where they don't."""
+        """The `SamplingParams` used by steps; None if they do not sample."""
         return self.params
 
     @property
@@ -506,7 +504,7 @@ cdef class Sequence:
 
     @property
     def history(self):
-        """The ids that penalties look at, those given to `set_sampling`, then the sampled ones; a new list.
+        """The ids that penalties apply to: those given to `set_sampling`, then the sampled ones; a new list.
 
         Raises:
             UsageError: the sequence is in use by another thread.
@@ -522,19 +520,20 @@ cdef class Sequence:
 
         Args:
             params: a `SamplingParams`; None to evaluate pending tokens only.
-            seed: of the random generator, 0 to 2^64 - 1; None to continue with the generator where it is (the first
-                time: with a seed from the system, see `seed`).
-            history: ids that penalties look at beside those that are sampled from now on; None leaves what is there.
-            exempt: ids that are never penalized; None leaves what is there.
-            stop_tokens: ids, at most 16, that end a text: no guess after them is looked at; None leaves what is there.
-            logprobs: how many of the most likely tokens to report with each sampled one, 0 to 32, 0 for the sampled
-                one's log probability alone; None for nothing.
+            seed: of the random generator, 0 to 2^64 - 1; None keeps the generator's state (the first time, a seed is
+                taken from the system, see `seed`).
+            history: ids that penalties apply to, besides those sampled from now on; None keeps the current ones.
+            exempt: ids that are never penalized; None keeps the current ones.
+            stop_tokens: at most 16 ids that end a text, so that guesses after them are ignored; None keeps the current
+                ones.
+            logprobs: how many of the most likely tokens to report at each position, 0 to 32; 0 reports only the sampled
+                token's log probability; None reports nothing.
 
         Returns:
             The seed of the generator.
 
         Raises:
-            UsageError, VocabularyError: an argument; nothing has changed.
+            UsageError, VocabularyError: an argument is invalid; nothing has changed.
         """
         cdef SequenceSampler sampler
         cdef int64_t n_vocab = self.c.network.config.n_vocab
@@ -549,7 +548,7 @@ cdef class Sequence:
             raise UsageError(f"stop_tokens: got {new_stop.n} ids, expected at most {MAX_STOP_TOKENS}")
         n_logprobs = -1 if logprobs is None else whole_number("logprobs", logprobs, 0, min(MOST_LOGPROBS, n_vocab))
         if seed is None and self.last_seed is None:
-            seed = int.from_bytes(os.urandom(4), "little")  # of 32 bits, so that it can be typed again
+            seed = int.from_bytes(os.urandom(4), "little")  # 32 bits, short enough to be typed
         if seed is not None:
             seed = whole_number("seed", seed, 0, (1 << 64) - 1)
         self.take()
@@ -586,13 +585,13 @@ cdef class Sequence:
             self.release()
 
     def guess(self, tokens):
-        """Propose what may follow the pending token; the next step checks it in the same pass, and keeps what is right.
+        """Propose tokens to follow the pending one; the next step checks them in the same pass and keeps correct ones.
 
         Args:
-            tokens: ids, at most 7; fewer are looked at where the context ends. They change no sampled token.
+            tokens: ids, at most 7; those beyond the end of the context are ignored. They do not change what is sampled.
 
         Raises:
-            UsageError, VocabularyError: an argument.
+            UsageError, VocabularyError: an argument is invalid.
         """
         cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
         if ids.n > MAX_GUESSES:
@@ -605,23 +604,23 @@ cdef class Sequence:
             self.release()
 
     def retract(self, n):
-        """Discard the last n tokens that the last step sampled, as if they had never been: ids, cache, generator.
+        """Undo the last n tokens sampled by the last step: ids, KV cache and random generator.
 
         Raises:
-            UsageError: the last change of the sequence was no step that sampled so many.
+            UsageError: the last change of the sequence was not a step that sampled at least n tokens.
         """
         cdef int64_t wanted = min(whole_number("retract", n, 0), MANY)
         self.take()
         try:
             if wanted > self.c.sampled.n:
-                raise UsageError(f"retract: got {wanted} tokens, the last step sampled {self.c.sampled.n}")
+                raise UsageError(f"retract: got {wanted} tokens, but the last step sampled {self.c.sampled.n}")
             sequence_retract(&self.c, <int>wanted)
         finally:
             self.release()
 
 
 cdef int copy_ids(int32_t** to, int64_t* n, Ids new, const int32_t* old, int64_t n_old) except -1:
-    """A new array of the new ids, or of the old ones where there are none."""
+    """Copy the new ids, or the old ones if `new` is None, to a new array."""
     cdef const int32_t* ids = old if new is None else new.data
     n[0] = n_old if new is None else new.n
     to[0] = <int32_t*>malloc(<size_t>max(1, n[0]) * sizeof(int32_t))
@@ -633,23 +632,23 @@ cdef int copy_ids(int32_t** to, int64_t* n, Ids new, const int32_t* old, int64_t
 
 
 cdef int throw(exception) except -1:
-    """Raises the exception; None stands for a signal handler's, which is set already."""
+    """Raise the exception; None stands for a signal handler's, which is already set."""
     if exception is None:
         return raise_pending()
     raise exception
 
 
-# --- numpy, for who asks for arrays --------------------------------------------------------------------------------
+# --- numpy arrays --------------------------------------------------------------------------------------------------
 
 
 cdef object new_array(tuple shape):
-    """Zeros of f32."""
+    """Return an f32 array of zeros."""
     import numpy
     return numpy.zeros(shape, numpy.float32)
 
 
 cdef float* data_of(array) except? NULL:
-    """Where an array's values lie; the array has to outlive its use."""
+    """Return a pointer to an array's values; the array must outlive its use."""
     cdef Py_buffer view
     PyObject_GetBuffer(array, &view, PyBUF_WRITABLE)
     cdef float* data = <float*>view.buf
@@ -667,14 +666,15 @@ cdef int copy_to(array, const float* values, int64_t n) except -1:
 
 @cython.final
 cdef class Event:
-    """What a step did for one sequence that sampled, or could not.
+    """The result of a step for one sequence that sampled, or failed to.
 
     Attributes:
         sequence: the `Sequence`.
-        tokens: the sampled ids, a list: one, or several where guesses were right; empty with an error.
-        logprobs: the log probability of each, a list; None where they were not asked for.
-        top_logprobs: for each the most likely tokens, a list of (id, log probability), descending; None likewise.
-        error: None, or the exception that says why nothing was sampled; the sequence is as it was.
+        tokens: the sampled ids, a list: one, or several if guesses were correct; empty on an error.
+        logprobs: the log probability of each, a list; None unless requested.
+        top_logprobs: for each, the most likely tokens, a list of (id, log probability), descending; None unless
+            requested.
+        error: None, or the exception that says why nothing was sampled; the sequence is then unchanged.
     """
 
     cdef readonly Sequence sequence
@@ -708,9 +708,9 @@ cdef Event event_of(Sequence sequence):
 
 @cython.final
 cdef class Engine:
-    """Moves many sequences of a model on together: one forward pass a step, whose weights are read once for all.
+    """Advances many sequences of a model together: one forward pass per step, which reads the weights once for all.
 
-    One thread uses an engine at a time; different engines of a model run at the same time.
+    Only one thread may use an engine at a time; several engines of a model can run concurrently.
     """
 
     cdef CEngine c
@@ -730,7 +730,7 @@ cdef class Engine:
         engine_free(&self.c)
 
     cdef int prepare(self) except -1:
-        """Before a pass on this thread."""
+        """Get ready for a forward pass on this thread."""
         self.c.pool = self.runtime.threads()
         self.c.check = NULL
         if is_main_thread():
@@ -738,24 +738,26 @@ cdef class Engine:
         return 0
 
     cdef void done(self) noexcept:
-        """After a pass of a borrowed engine."""
+        """Return a borrowed engine after a forward pass."""
         self.runtime.give_back(self)
 
     def step(self, sequences):
-        """Move sequences on by one forward pass: a token for each that is decoding, and chunks of pending prompts.
+        """Advance sequences by one forward pass: a token for each that is decoding, and chunks of pending prompts.
 
-        A sequence whose pending tokens are all evaluated samples its next token, if `set_sampling` says so, which then
-        is its pending one. No sequence's tokens depend on the others.
+        A sequence whose pending tokens are all evaluated samples its next token, if it is set to; that token is then
+        pending. The tokens of a sequence do not depend on the other sequences.
 
         Args:
-            sequences: distinct `Sequence`s of this engine's model. They may be others in each step.
+            sequences: distinct `Sequence`s of this engine's model; each step may have different ones.
 
         Returns:
             A list of `Event`, one for each sequence that sampled or has an error.
 
         Raises:
-            UsageError: an argument, or a sequence is in use. CancelledError: `cancel` was called. MemoryError. A signal
-                handler's exception (KeyboardInterrupt). After all of them every sequence is as it was before the step.
+            UsageError: an argument is invalid, or a sequence is in use.
+            CancelledError: `cancel` was called.
+            MemoryError, or an exception from a signal handler (KeyboardInterrupt). After any exception, all sequences
+                are as they were before the step.
         """
         cdef list batch = sequences_of(sequences)
         cdef int64_t n = len(batch), n_taken = 0, i
@@ -768,16 +770,16 @@ cdef class Engine:
         try:
             lock = lock_take(&self.c.lock)
             if lock == LOCK_TORN:
-                raise UsageError("engine: this process was forked while the engine was made ready (make a new one)")
+                raise UsageError("engine: the process was forked while the engine was being set up (create a new one)")
             if lock == LOCK_IN_USE:
-                raise UsageError("engine: it is in use by another thread (make one for each thread)")
+                raise UsageError("engine: already in use by another thread (create one for each thread)")
             try:
                 for item in batch:
                     if not isinstance(item, Sequence):
                         raise UsageError(f"step: got {item!r:.80}, expected sequences")
                     sequence = item
                     if sequence.runtime is not self.runtime:
-                        raise UsageError("step: a sequence of another model, expected this engine's model")
+                        raise UsageError("step: a sequence belongs to another model, expected this engine's model")
                     sequence.take()
                     pointers[n_taken] = &sequence.c
                     n_taken += 1
@@ -795,12 +797,12 @@ cdef class Engine:
             free(pointers)
 
     def cancel(self):
-        """End the running step after the current layer, from any thread; where none runs, the next one ends at once."""
+        """Stop the running step after the current layer, from any thread; if none is running, stop the next one."""
         atomic_set(&self.c.cancelled, 1)
 
 
 def step_together(sequences):
-    """`Engine.step` with an engine of the model that is idle; for `sequences` that are not empty."""
+    """Run `Engine.step` on a non-empty list of sequences, with an idle engine of their model."""
     cdef Sequence first = sequences[0]
     cdef Engine engine = first.runtime.borrow()
     try:
@@ -810,7 +812,7 @@ def step_together(sequences):
 
 
 cdef list sequences_of(items):
-    """The items of a step as a list; what they are is checked as they are taken."""
+    """Return the items of a step as a list; their types are checked later."""
     try:
         return list(items)
     except TypeError:
@@ -822,11 +824,11 @@ cdef bint is_news(Sequence sequence):
 
 
 def profile(Sequence sequence not None, tokens):
-    """Append tokens and tell where the time went.
+    """Append tokens and measure how long each step of the forward pass takes.
 
     Returns:
-        {step of the forward pass: seconds}; a step is named for its matrix and includes the quantization of its inputs
-        and the wait for the other threads.
+        {step of the forward pass: seconds}; a step is named after its matrix, and includes the quantization of its
+        inputs and the wait for the other threads.
     """
     cdef Ids ids = Ids(tokens, sequence.c.network.config.n_vocab)
     cdef double seconds[16]

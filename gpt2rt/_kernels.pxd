@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""A network's weights, for the engine; every pointer has its shape in `core/network.h`."""
+"""A network's weights, for the engine; `core/network.h` documents the shape of every pointer."""
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 

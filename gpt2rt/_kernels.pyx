@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The compiled kernels of every instruction set: which of them this machine runs, and a network's weights over them.
+"""The compiled kernels: which instruction sets this machine can run, and the weights of a network for them.
 
-What runs is C, in `core/kernels/`; the forward pass over it is `_engine.pyx`'s.
+The kernels are C, in `core/kernels/`; `_engine.pyx` runs the forward pass.
 """
 
 cimport cython
@@ -28,7 +28,7 @@ crc32c_init()
 
 
 def crc32c(content, uint32_t value=0):
-    """The CRC32C of a contiguous buffer of bytes, continuing from `value` (of the bytes before it)."""
+    """Return the CRC32C of a contiguous buffer of bytes, continuing from `value`, the CRC32C of the bytes before."""
     cdef Py_buffer view
     cdef uint32_t result
     PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
@@ -41,7 +41,7 @@ def crc32c(content, uint32_t value=0):
 
 
 def available_isas():
-    """Names of the instruction sets that this build has kernels for and this processor can run, best first."""
+    """Return the names of the instruction sets that this build contains and this processor supports, best first."""
     return [KERNELS[i].name.decode() for i in range(N_KERNELS)]
 
 
@@ -49,18 +49,21 @@ cdef const Kernels* kernels_named(str isa) except NULL:
     for i in range(N_KERNELS):
         if KERNELS[i].name.decode() == isa:
             return KERNELS[i]
-    raise UsageError(f"instruction set {isa!r}: this machine can run {', '.join(available_isas())} (see GPT2RT_ISA)")
+    raise UsageError(
+        f"instruction set {isa!r}: not available, expected one of {', '.join(available_isas())} (see GPT2RT_ISA)"
+    )
 
 
 def evaluate(str function, bytes x, bytes y, bytes z, str isa):
-    """What the kernels are made of, for who holds it against another implementation.
+    """Evaluate an elementary function of the kernels, for comparison with another implementation.
 
     Args:
-        function: "exp" or "gelu" of x, or "fma": x * y + z. x, y, z: f32, equally many, a multiple of 16.
+        function: "exp" or "gelu" of x, or "fma": x * y + z.
+        x, y, z: bytes of f32 (n,), n a multiple of 16.
         isa: one of `available_isas()`.
 
     Returns:
-        Bytes of f32, as many.
+        Bytes of f32 (n,).
     """
     if len(x) % 64 or len(y) != len(x) or len(z) != len(x):
         raise ValueError(f"{len(x)}, {len(y)} and {len(z)} bytes: expected the same multiple of 64")
@@ -84,18 +87,18 @@ def read_bytes(bytes content, str isa):
 
 @cython.final
 cdef class Weights:
-    """A file's weights as the kernels see them: pointers into the mapped section. Immutable, shared by threads."""
+    """A file's weights for the kernels: pointers into the mapped section. Immutable, can be shared by threads."""
 
     def __cinit__(self, section, hyperparameters, int weight_type, int64_t group_size, offsets, isa=None):
         """
         Args:
-            section: buffer of the weights section; kept.
-            hyperparameters: (n_vocab, n_ctx, n_embd, n_head, n_layer). weight_type: code of the file's header.
-            offsets: byte offset of every tensor of `modelfile.tensor_table`, in its order.
-            isa: one of `available_isas()`; the environment's GPT2RT_ISA, then the best one, where it is None.
+            section: buffer of the weights section; a reference is kept.
+            hyperparameters: (n_vocab, n_ctx, n_embd, n_head, n_layer). weight_type: the code in the file's header.
+            offsets: byte offset of every tensor of `modelfile.tensor_table`, in that order.
+            isa: one of `available_isas()`; None for the environment variable GPT2RT_ISA, or, without it, the best one.
 
         Raises:
-            UsageError: the instruction set is none that can run here.
+            UsageError: the instruction set is not available.
         """
         PyObject_GetBuffer(section, &self.view, PyBUF_SIMPLE)
         isa = isa or os.environ.get("GPT2RT_ISA")

@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Sampler: chooses the next token from logits, the same one on every machine. The work is done by core/sampler.h."""
+"""Sampler: chooses the next token from logits, the same one on every machine; implemented in core/sampler.h."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
@@ -48,16 +48,16 @@ cdef extern from "sampler.h" nogil:
 
 cdef int check(int status) except -1:
     if status == SAMPLE_NOT_FINITE:
-        raise Gpt2rtError("logits are not finite: the weights are damaged (run gpt2rt verify) or untrained")
+        raise Gpt2rtError("logits are not finite: the weights are damaged or untrained (run gpt2rt verify)")
     if status != SAMPLE_OK:
-        raise Gpt2rtError("every token is forbidden (no_repeat_ngram_size is too small for this vocabulary)")
+        raise Gpt2rtError("all tokens are forbidden (no_repeat_ngram_size is too small for this vocabulary)")
     return 0
 
 
 cdef bytes ids_of(ids, int64_t n_vocab):
-    """The ids as int32_t, all of them checked.
+    """Return the ids as int32_t, after checking all of them.
 
-    Code of the caller's objects runs here: on a copy, and before anything of a sampler is used.
+    This may run code of the caller's objects, so it works on a copy, before any sampler state is used.
     """
     cdef tuple copied = tuple(ids)
     cdef bytes found = PyBytes_FromStringAndSize(NULL, len(copied) * <Py_ssize_t>sizeof(int32_t))
@@ -66,14 +66,14 @@ cdef bytes ids_of(ids, int64_t n_vocab):
     for token in copied:
         token = PyNumber_Index(token)
         if not 0 <= token < n_vocab:
-            raise VocabularyError(f"token {token}: the model's tokens are 0 to {n_vocab - 1}")
+            raise VocabularyError(f"token {token}: out of range, expected 0 to {n_vocab - 1}")
         to[i] = token
         i += 1
     return found
 
 
 cdef bytes logits_of(logits):
-    """The logits as f32 in bytes: the same object where it is bytes, else a copy."""
+    """Return the logits as bytes of f32: the same object if it is bytes, else a copy."""
     cdef Py_buffer view
     PyObject_GetBuffer(logits, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
     try:
@@ -95,12 +95,12 @@ cdef const int32_t* ids_in(bytes content) except NULL:
 
 @cython.final
 cdef class Sampler:
-    """Chooses tokens as `params` say; the random numbers follow from `seed` alone.
+    """Chooses tokens according to `params`; the random numbers depend only on `seed`.
 
-    The order of the filters is the usual one, so that settings can be carried over from other programs: penalties and
-    forbidden tokens first, since they say what the model should have wanted; then temperature, so that top_p and min_p
-    cut the distribution that is sampled from; then top_k, top_p of what top_k left, and min_p. The most likely token
-    always stays.
+    The filters apply in the usual order, so that settings can be carried over from other programs: penalties and
+    forbidden tokens first, since they correct the model's logits; then temperature, so that top_p and min_p cut the
+    distribution that is sampled from; then top_k, top_p of what top_k keeps, and min_p. The most likely token is always
+    kept.
 
     Attributes:
         params: the `SamplingParams`.
@@ -139,7 +139,7 @@ cdef class Sampler:
         sampler_scratch_free(&self.scratch)
 
     def use(self, params):
-        """Continue with other parameters, without a change of the random numbers."""
+        """Continue with other parameters and the same random generator."""
         cdef SamplingOptions options
         options.temperature, options.top_k, options.top_p = params.temperature, params.top_k, params.top_p
         options.min_p, options.repetition_penalty = params.min_p, params.repetition_penalty
@@ -148,7 +148,7 @@ cdef class Sampler:
             self.params, self.options = params, options
 
     cdef bytes recent(self, history, int64_t n_vocab, SamplingOptions* options):
-        """The ids of the history that the options look at. OUT options: the sampler's."""
+        """Return the ids of the history that the options refer to. OUT options: the sampler's options."""
         with cython.critical_section(self):
             options[0] = self.options
         if options.no_repeat_ngram_size > 0:
@@ -173,8 +173,8 @@ cdef class Sampler:
 
         Args:
             logits: buffer of f32 (n_vocab,), or of its bytes; -inf forbids a token. Not changed.
-            history: the ids generated so far, oldest first: repetition_penalty looks at the last repeat_last_n of
-                them, no_repeat_ngram_size at all.
+            history: the ids generated so far, oldest first; repetition_penalty uses the last repeat_last_n of them,
+                no_repeat_ngram_size all of them.
 
         Raises:
             Gpt2rtError: a logit is NaN or +inf, or all tokens are forbidden.
@@ -193,7 +193,7 @@ cdef class Sampler:
         return token
 
     def candidates(self, logits, history=()):
-        """Return what `sample` would choose from: a list of (id, probability), the most likely first. Args as `sample`.
+        """Return the tokens that `sample` chooses from: a list of (id, probability), most likely first. Args: as there.
         """
         cdef SamplingOptions options
         cdef int64_t count, i
@@ -207,7 +207,7 @@ cdef class Sampler:
             self.reserve(len(content) // 4)
             status = sampler_choose(&self.scratch, floats_in(content), &input, &count)
             candidates_sort(self.scratch.pool, count)
-            # A copy: where Python objects are made, other code may run and use the sampler.
+            # A copy, because creating Python objects may run other code, which may use the sampler.
             found = PyBytes_FromStringAndSize(<const char*>self.scratch.pool, count * <Py_ssize_t>sizeof(Candidate))
         check(status)
         c = <const Candidate*>PyBytes_AsString(found)
@@ -217,11 +217,11 @@ cdef class Sampler:
 
 
 def log_probabilities(logits, ids):
-    """Return the natural logarithms of the probabilities of some tokens, as a list; the same bits on every machine.
+    """Return the log probabilities (natural logarithm) of some tokens, a list; the same bits on every machine.
 
     Args:
         logits: as for `Sampler.sample`.
-        ids: of tokens.
+        ids: token ids.
 
     Raises:
         Gpt2rtError: a logit is NaN or +inf, or all are -inf.

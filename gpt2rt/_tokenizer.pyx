@@ -2,8 +2,8 @@
 """Byte-level BPE over the mapped vocabulary of a model file (docs/format.md, "Vocabulary").
 
 A text is split into pieces (`core/pieces.h`), and the bytes of each piece are merged by rank (`core/merges.h`).
-Nothing is built at start, and nothing that is read from the tables is believed: a damaged vocabulary gives wrong
-tokens or a VocabularyError.
+Nothing is built at startup, and everything read from the tables is checked: a damaged vocabulary gives wrong tokens or
+a VocabularyError.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
 """
@@ -47,11 +47,11 @@ cdef struct Ids:
 
 
 cdef enum:
-    PATIENCE = 0x4000  # pieces between looks for Ctrl-C, a power of two
+    PATIENCE = 0x4000  # pieces between checks for Ctrl-C, a power of two
 
 cdef tuple TABLES = ("token_offsets", "byte_tokens", "special_tokens", "merge_slots", "token_bytes")
 cdef str END_OF_TEXT = "<|endoftext|>"
-cdef str REMEDY = "(gpt2rt verify lists what is damaged; copy or convert the file again)"
+cdef str REMEDY = "(gpt2rt verify lists the damage; copy or convert the file again)"
 
 
 cdef inline uint32_t load(const uint8_t* table, Py_ssize_t i) noexcept nogil:
@@ -61,7 +61,7 @@ cdef inline uint32_t load(const uint8_t* table, Py_ssize_t i) noexcept nogil:
 
 
 cdef int reserve(Ids* ids, Py_ssize_t more) except -1:
-    """Makes room for more ids."""
+    """Make room for more ids."""
     cdef Py_ssize_t capacity = ids.n + more
     if capacity <= ids.capacity:
         return 0
@@ -74,19 +74,19 @@ cdef int reserve(Ids* ids, Py_ssize_t more) except -1:
 
 
 cdef int raise_pending() except -1:
-    """Raises what C code has left pending."""
+    """Raise the exception that C code has set."""
     return -1
 
 
 cdef int encode_span(const Tables* t, const uint8_t* p, const uint8_t* end, Ids* ids) except -1:
-    """Adds the tokens of the UTF-8 text from p to end, which holds no special token."""
-    cdef const uint8_t* behind
+    """Add the tokens of the UTF-8 text from p to end, which contains no special token."""
+    cdef const uint8_t* after
     cdef uint32_t* tokens
     cdef Py_ssize_t n, i
     cdef size_t pieces = 0
     while p < end:
-        behind = piece_end(p, end)
-        n = behind - p
+        after = piece_end(p, end)
+        n = after - p
         reserve(ids, n)
         tokens = ids.at + ids.n
         for i in range(n):
@@ -102,9 +102,9 @@ cdef int encode_span(const Tables* t, const uint8_t* p, const uint8_t* end, Ids*
             if n == MERGES_RAISED:
                 raise_pending()
             if n < 0:
-                raise VocabularyError(f"vocabulary: its table of merges has no end or a token out of range {REMEDY}")
+                raise VocabularyError(f"vocabulary: the table of merges is full or has a bad token {REMEDY}")
         ids.n += n
-        p = behind
+        p = after
         pieces += 1
         if pieces % PATIENCE == 0:
             PyErr_CheckSignals()
@@ -116,19 +116,19 @@ cdef int encode_span(const Tables* t, const uint8_t* p, const uint8_t* end, Ids*
 
 @cython.final
 cdef class Tokenizer:
-    """Text to tokens and back, over a vocabulary's tables. Immutable: threads may share it."""
+    """Converts text to tokens and back, with the tables of a vocabulary. Immutable; threads can share it."""
 
     cdef Tables tables
-    cdef Py_buffer views[5]  # what the pointers in tables point into
+    cdef Py_buffer views[5]  # the buffers that `tables` points into
 
     def __cinit__(self, tables, n_vocab):
         """
         Args:
-            tables: {name: buffer of bytes} as `ModelFile.vocabulary` gives them; kept, not copied.
+            tables: {name: buffer of bytes} as from `ModelFile.vocabulary`; referenced, not copied.
             n_vocab: number of tokens.
 
         Raises:
-            VocabularyError: the length of a table does not fit.
+            VocabularyError: a table has the wrong length.
         """
         cdef Tables* t = &self.tables
         cdef int i
@@ -169,7 +169,7 @@ cdef class Tokenizer:
 
     @property
     def end_of_text(self):
-        """The id of `<|endoftext|>`, which parts documents; None where the vocabulary has none."""
+        """The id of `<|endoftext|>`, which separates documents; None if the vocabulary does not have it."""
         if self.tables.n_special:
             token = load(self.tables.special_tokens, 0)
             if self.bytes_of(token) == END_OF_TEXT.encode():
@@ -177,12 +177,12 @@ cdef class Tokenizer:
         return None
 
     def encode(self, text, *, bint special=False):
-        """The tokens of a text.
+        """Encode a text.
 
         Args:
-            text: any text; a lone surrogate is read as U+FFFD, as tiktoken does.
-            special: makes the texts of special tokens, such as `<|endoftext|>`, those tokens: the leftmost first, and
-                of several at one place the longest. Without it they are text like any other.
+            text: any text; a lone surrogate is read as U+FFFD, as in tiktoken.
+            special: encode the text of special tokens, such as `<|endoftext|>`, as those tokens: the leftmost first,
+                and the longest if several start at one place. Otherwise it is encoded like any other text.
 
         Returns:
             A list of ids.
@@ -195,26 +195,26 @@ cdef class Tokenizer:
             raise TypeError(f"text: got {type(text).__name__}, expected str")
         try:
             content = text.encode()
-        except UnicodeEncodeError:  # a pair of surrogates is a character, a lone one is not
+        except UnicodeEncodeError:  # a pair of surrogates is a character; a lone one becomes U+FFFD
             content = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
         cdef const uint8_t* start = <const uint8_t*><const char*>content
-        cdef Py_ssize_t position = 0, i, at, behind
+        cdef Py_ssize_t position = 0, i, at, after
         cdef Ids ids = Ids(NULL, 0, 0)
         try:
             if special:
-                for at, behind, token in self.special_places(content):
+                for at, after, token in self.special_places(content):
                     encode_span(&self.tables, start + position, start + at, &ids)
                     reserve(&ids, 1)
                     ids.at[ids.n] = token
                     ids.n += 1
-                    position = behind
+                    position = after
             encode_span(&self.tables, start + position, start + len(content), &ids)
             return [ids.at[i] for i in range(ids.n)]
         finally:
             free(ids.at)
 
     cdef list special_places(self, bytes content):
-        """Where special tokens lie in a text: (start, end, id), in order, not overlapping."""
+        """Find special tokens in a text: (start, end, id), in order, not overlapping."""
         from heapq import heapify, heappop, heapreplace
 
         cdef Py_ssize_t end = 0
@@ -240,7 +240,7 @@ cdef class Tokenizer:
         return places
 
     def token_bytes(self, token):
-        """The bytes of one token, by its id; they need not be whole characters. Raises VocabularyError."""
+        """Return the bytes of a token, given its id; they may be parts of characters. Raises VocabularyError."""
         return self.bytes_of(token)
 
     cdef bytes bytes_of(self, token):
@@ -256,23 +256,23 @@ cdef class Tokenizer:
         start, end = load(t.token_offsets, i), load(t.token_offsets, i + 1)
         if not start <= end <= t.n_token_bytes:
             raise VocabularyError(
-                f"token {i}: lies at bytes {start} to {end}, expected an order and at most {t.n_token_bytes} {REMEDY}"
+                f"token {i}: is at bytes {start} to {end}, expected ascending and at most {t.n_token_bytes} {REMEDY}"
             )
         return (<const char*>t.token_bytes + start)[: end - start]
 
     def decode_bytes(self, ids):
-        """The bytes of tokens, joined. Raises VocabularyError where an id is out of range."""
+        """Return the bytes of tokens, joined. Raises VocabularyError if an id is out of range."""
         return b"".join([self.bytes_of(token) for token in ids])
 
     def decode(self, ids):
-        """The text of tokens; bytes that are no UTF-8 become U+FFFD. Raises VocabularyError as `decode_bytes`."""
+        """Decode tokens to text; bytes that are not UTF-8 become U+FFFD. Raises VocabularyError as `decode_bytes`."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def problems(self, most=100):
-        """Reads all tables wholly.
+        """Check the contents of all tables.
 
         Returns:
-            A list of sentences, at most so many, about what is not as docs/format.md has it; empty if all is well.
+            Messages about what is not as docs/format.md requires, at most `most` of them; empty if all is well.
         """
         from gpt2rt.modelfile.vocabulary import problems
 
@@ -282,9 +282,9 @@ cdef class Tokenizer:
 
 @cython.final
 cdef class StreamDecoder:
-    """Text of tokens that come one by one: bytes of an unfinished character wait for the next token.
+    """Decodes tokens one by one; the bytes of an incomplete character wait for the next token.
 
-    All pieces together are what `Tokenizer.decode` gives for all ids.
+    The pieces together are the result of `Tokenizer.decode` for all ids.
     """
 
     cdef Tokenizer tokenizer
@@ -295,11 +295,11 @@ cdef class StreamDecoder:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token):
-        """The text that is certain after one more token, maybe none. Raises VocabularyError."""
+        """Add a token and return the text that is now complete, which may be empty. Raises VocabularyError."""
         return self.decoder.decode(self.tokenizer.bytes_of(token))
 
     def finish(self):
-        """What is left: U+FFFD for an unfinished character. The decoder is then as new."""
+        """Return U+FFFD if a character is incomplete, else an empty text, and reset the decoder."""
         text = self.decoder.decode(b"", True)
         self.decoder.reset()
         return text

@@ -1,4 +1,4 @@
-"""Checks of arguments that are numbers, before anything else happens."""
+"""Checks of numeric arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return `value` as an int: an int, a numpy integer, or anything else with `__index__`, but no bool.
+    """Return `value` as an int: an int, a numpy integer, or anything else with `__index__` except a bool.
 
     Raises:
         UsageError: it is of another type, or out of range. The message begins with `name`.
@@ -25,15 +25,15 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
 
 
 def real_number(name: str, value: Any, least: float, most: float) -> float:
-    """Return `value` as a float: an int, a float or a numpy number, but no bool, no text and no array.
+    """Return `value` as a float: an int, a float or a numpy number, but not a bool, a string or an array.
 
     Raises:
         UsageError: it is of another type, NaN, or out of range. The message begins with `name`.
     """
-    numpy = sys.modules.get("numpy")  # what is not imported has made no number
+    numpy = sys.modules.get("numpy")  # if it is not imported, `value` is not a numpy number
     is_float = isinstance(value, float) or (numpy is not None and isinstance(value, numpy.floating))
     number = value if is_float else _index(value)
-    if number is None or not least <= number <= most:  # NaN is in no range
+    if number is None or not least <= number <= most:  # false for NaN
         raise UsageError(f"{name}: got {value!r:.80}, expected a number from {least} to {most}")
     return float(number)
 

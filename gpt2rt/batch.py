@@ -1,4 +1,4 @@
-"""Batches: several texts generated at once, each as if it were alone."""
+"""Batches: generate several texts at once, each independent of the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpt2rt.model import Model
 
     class Request(NamedTuple):
-        """A text to continue: what `Continuation` takes of it."""
+        """A text to continue: the arguments of its `Continuation`."""
 
         prompt: list[int]
         sampling: SamplingParams
@@ -39,14 +39,14 @@ else:
 def requests_of(
     model: Model, prompts: Iterable[str | Iterable[int] | Mapping[str, Any]], seed: int | None, defaults: dict[str, Any]
 ) -> list[Request]:
-    """Return the requests that `Model.generate_batch` was asked for.
+    """Return a request for each prompt of `Model.generate_batch`.
 
     Args:
-        seed: of the first prompt, the next ones count up; None for one from the system.
-        defaults: sampling (a `SamplingParams`), max_tokens, stop and logprobs of prompts that don't say otherwise.
+        seed: the first prompt's seed, from which those of the others count up; None for one from the system.
+        defaults: sampling (a `SamplingParams`), max_tokens, stop and logprobs for prompts that do not override them.
 
     Raises:
-        UsageError: a prompt or a sampling option can't be used, or a name in a dict is unknown.
+        UsageError: a prompt or an option is invalid, or a name in a dict is unknown.
     """
     if not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, bytearray, Mapping)):
         raise UsageError(f"prompts: got {prompts!r:.80}, expected a list of prompts")
@@ -58,9 +58,9 @@ def requests_of(
         for name in options:
             if name not in ("prompt", "seed", *defaults, *SAMPLING_OPTIONS):
                 known = ", ".join(["prompt", "seed", *defaults, *SAMPLING_OPTIONS])
-                raise UsageError(f"prompt {i + 1}: got {name!r:.80}, expected some of {known}")
+                raise UsageError(f"prompt {i + 1}: unknown name {name!r:.80}, expected any of {known}")
         if "prompt" not in options:
-            raise UsageError(f'prompt {i + 1}: it is missing, expected a text under "prompt"')
+            raise UsageError(f'prompt {i + 1}: no "prompt", expected text or token ids')
         prompt: str | Iterable[int] = options.pop("prompt")
         ids = prompt_ids(model, prompt, f"prompt {i + 1}")
         if options.get("seed") is None:
@@ -76,24 +76,24 @@ def requests_of(
 
 
 class BatchGeneration:
-    """Continue several prompts: an iterator of (index of the prompt, piece of text), each piece of whole characters.
+    """Continues several prompts: an iterator of (index of the prompt, piece of text), each piece of whole characters.
 
-    The text of each is that of a `Generation` of it alone with the same arguments.
+    Each text is the same as from a `Generation` with the same arguments.
 
     Attributes:
-        continuations: a `Continuation` for each prompt that has begun, with its tokens, logprobs and finish_reason;
-            None for one that still waits.
+        continuations: a `Continuation` for each prompt that has started, with its tokens, logprobs and finish_reason;
+            None for each one that is still waiting.
     """
 
     def __init__(self, model: Model, requests: Iterable[Request], *, batch_size: int = BATCH_SIZE):
         """
         Args:
             requests: one for each text.
-            batch_size: how many run at a time; the next one begins when one ends.
+            batch_size: how many run at a time; when one ends, the next one starts.
 
         Raises:
             ContextFullError: a prompt has more tokens than the model has positions.
-            UsageError: an argument.
+            UsageError: an argument is invalid.
         """
         batch_size = whole_number("batch_size", batch_size, 1, MAX_BATCH_SIZE)
         read = list(requests)
@@ -101,9 +101,10 @@ class BatchGeneration:
         trial = model.sequence()
         for i, request in enumerate(read):
             if len(request.prompt) > n_ctx:
-                raise ContextFullError(f"prompt {i + 1}: {len(request.prompt)} tokens, the model has {n_ctx} positions")
+                n_tokens = len(request.prompt)
+                raise ContextFullError(f"prompt {i + 1}: {n_tokens} tokens, but the model has {n_ctx} positions")
             try:
-                self._continuation(trial, request)  # refuses an argument now, before any text
+                self._continuation(trial, request)  # rejects invalid arguments before any text is generated
             except Gpt2rtError as error:
                 raise type(error)(f"prompt {i + 1}: {error}") from None
             trial.truncate(0)
@@ -122,7 +123,7 @@ class BatchGeneration:
         engine = Engine(model)
         running: list[Continuation] = []
         numbers: dict[Continuation, int] = {}
-        free: list[Sequence] = []  # of texts that have ended
+        free: list[Sequence] = []  # sequences of finished texts
         waiting = iter(enumerate(requests))
 
         def fill() -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from gpt2rt.modelfile import Hyperparameters
 
-DECODED = 16  # tokens of one measurement of decoding
-READ_PASSES = 4  # of one measurement of reading: the first one wakes the threads
+DECODED = 16  # tokens per measurement of decoding
+READ_PASSES = 4  # per measurement of reading; the first one wakes the threads
 START_PROMPT = "Hello, how are you"
 
 
@@ -31,7 +31,8 @@ class Figure:
     """A quantity that is measured repeatedly.
 
     Attributes:
-        name: what is measured. unit: "tokens/s", "GB/s" or "s". threads, depth, n_tokens: the setting, or None.
+        name: what is measured. unit: "tokens/s", "GB/s" or "s".
+        threads, depth, n_tokens: the conditions, None where they don't apply.
         values: the measurements.
     """
 
@@ -45,7 +46,7 @@ class Figure:
         self.values.append(self._measure())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything, JSON-ready, with the median, mean, minimum and maximum of the values."""
+        """Return everything in a JSON-serializable dict, with the median, mean, minimum and maximum of the values."""
         return {
             "name": self.name,
             "unit": self.unit,
@@ -61,9 +62,9 @@ class Figure:
 
 
 class DecodeFigure(Figure):
-    """The speed of decoding after `depth` tokens, and the limit that memory sets to it.
+    """The speed of decoding after `depth` tokens, and the upper limit set by memory bandwidth.
 
-    The limit is the fastest read that was measured: whatever made the others slower was not the memory.
+    The limit is computed from the fastest read measured: what slows down the others is not the memory.
     """
 
     def __init__(self, run: Run, depth: int, read: Figure):
@@ -73,7 +74,7 @@ class DecodeFigure(Figure):
         self._token_bytes, self._read = run.token_bytes(depth), read
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figure with `memory_limit`, in tokens/s, and `of_memory_limit`, its median divided by that."""
+        """Return the figure with `memory_limit` in tokens/s, and `of_memory_limit`, the median divided by it."""
         figure, limit = super().as_dict(), 1e9 * max(self._read.values) / self._token_bytes
         return figure | {"memory_limit": limit, "of_memory_limit": figure["median"] / limit}
 
@@ -91,12 +92,12 @@ def cpu_name() -> str:
 
 
 def some_tokens(n: int, n_vocab: int) -> list[int]:
-    """Return n different ids; speed does not depend on which."""
+    """Return n different ids; which ones does not affect the speed."""
     return [i * 7919 % n_vocab for i in range(1, n + 1)]
 
 
 class Run:
-    """A model with a number of threads, and what can be measured about it."""
+    """A model with a number of threads, and its measurements."""
 
     def __init__(self, model: Model):
         self.model = model
@@ -104,7 +105,7 @@ class Run:
         self._sequence = model.sequence()
 
     def read_speed(self) -> float:
-        """Return GB/s of reading all weights and doing nothing else: the best of `READ_PASSES` passes."""
+        """Measure GB/s for reading all weights and doing nothing else: the best of `READ_PASSES` passes."""
         seconds = []
         for _ in range(READ_PASSES):
             begin = perf_counter()
@@ -113,9 +114,9 @@ class Run:
         return self.model.weights_size / 1e9 / min(seconds)
 
     def token_bytes(self, depth: int) -> float:
-        """Return the bytes that a token decoded after `depth` others reads: weights, and keys and values."""
+        """Return the bytes read to decode a token after `depth` others: weights, keys and values."""
         shape: Hyperparameters = self.model.hyperparameters
-        unread = 4 * (shape.n_ctx - 1) * shape.n_embd  # of the positions, stored as f32, a token reads one
+        unread = 4 * (shape.n_ctx - 1) * shape.n_embd  # of the f32 position embeddings, a token reads one
         value = 4 if self.model.weight_type == "f32" else 2
         mean_length = depth + (self._n_decoded(depth) + 1) / 2
         weights: int = self.model.weights_size - unread
@@ -123,7 +124,7 @@ class Run:
         return weights + cached
 
     def prompt_speed(self, n_tokens: int) -> float:
-        """Return tokens/s of a prompt of `n_tokens` tokens."""
+        """Measure tokens/s for a prompt of `n_tokens` tokens."""
         self._sequence.truncate(0)
         tokens = some_tokens(n_tokens, self.n_vocab)
         begin = perf_counter()
@@ -131,7 +132,7 @@ class Run:
         return n_tokens / (perf_counter() - begin)
 
     def decode_speed(self, depth: int) -> float:
-        """Return tokens/s of one token after the other, after `depth` others."""
+        """Measure tokens/s for decoding one token at a time, after `depth` others."""
         n = self._n_decoded(depth)
         if len(self._sequence) < depth:
             self._sequence.append(some_tokens(depth - len(self._sequence), self.n_vocab))
@@ -142,7 +143,7 @@ class Run:
         return n / (perf_counter() - begin)
 
     def parts(self, tokens: int, depth: int) -> dict[str, float]:
-        """Return the seconds of each part of a forward pass of `tokens` tokens after `depth` others."""
+        """Measure the seconds of each part of a forward pass of `tokens` tokens, after `depth` others."""
         self._sequence.truncate(0)
         if depth:
             self._sequence.append(some_tokens(depth, self.n_vocab))
@@ -154,7 +155,7 @@ class Run:
         return min(DECODED, n_ctx - depth)
 
 
-# In a small process of its own: a child's peak begins with what its parent had in memory.
+# A small process, because a child's peak memory starts at that of its parent.
 STARTER = """
 import os, sys
 from subprocess import DEVNULL, Popen
@@ -172,13 +173,13 @@ sys.exit(status != 0)
 
 
 def timed(command: Sequence[str], environment: dict[str, str] | None = None) -> tuple[float, float | None]:
-    """Run a command in a process of its own and discard its output.
+    """Run a command in a new process and discard its output.
 
     Returns:
-        (seconds from start to end, peak of its resident memory in bytes, or None if the system does not report it).
+        (seconds from start to end, peak resident memory in bytes, or None if the system does not report it).
 
     Raises:
-        subprocess.CalledProcessError: The command failed.
+        subprocess.CalledProcessError: the command failed.
     """
     starter = [sys.executable, "-P", "-c", STARTER, *command]
     done = subprocess.run(starter, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -187,20 +188,20 @@ def timed(command: Sequence[str], environment: dict[str, str] | None = None) -> 
 
 
 def start(path: str, threads: int) -> tuple[float, float | None]:
-    """`timed`, of `gpt2rt generate` for one token.
+    """Run `gpt2rt generate` for one token, and return what `timed` does.
 
     Raises:
-        Gpt2rtError: it failed.
+        Gpt2rtError: the command failed.
     """
     options = ["-n", "1", "--threads", str(threads)]
-    # -P: the installed package, not a folder of that name in the current directory.
+    # -P: run the installed package, not a folder with that name in the current directory.
     command = [sys.executable, "-P", "-m", "gpt2rt", "generate", path, START_PROMPT, *options]
     try:
         return timed(command)
     except subprocess.CalledProcessError as error:
         raise Gpt2rtError(
-            f"{path}: got exit code {error.returncode} from `gpt2rt generate` in a new process, expected 0"
-            f" (run it to see why: {shlex.join(command)})"
+            f"{path}: `gpt2rt generate` failed with exit code {error.returncode} in a new process"
+            f" (to see why, run: {shlex.join(command)})"
         ) from None
 
 
@@ -213,21 +214,21 @@ def benchmark(
     rounds: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure every figure in each round, so that background load affects all of them alike.
+    """Measure every figure in each round, so that background load affects all of them equally.
 
     Args:
-        path: The model file.
-        threads: Numbers of threads; more than the machine allows are reduced to that.
-        depths: Numbers of tokens before those that are decoded.
-        prompts: Lengths of prompts, in tokens. Depths and prompts that do not fit the context are left out.
-        rounds: The number of rounds.
-        progress: Called with (rounds done, all rounds) after each round.
+        path: the model file.
+        threads: numbers of threads; numbers above what the machine allows are reduced to that.
+        depths: numbers of tokens already in the context when decoding starts.
+        prompts: lengths of prompts, in tokens. Depths and prompts that do not fit the context are skipped.
+        rounds: the number of rounds.
+        progress: called with (rounds done, all rounds) after each round.
 
     Returns:
-        A JSON-ready dict: `machine`, `model`, `rounds`, `peak_memory` (bytes, of a process that generates a token, or
-        None), `figures`, and `parts`, the seconds of each part of a forward pass. A decode figure has `memory_limit`,
-        the tokens/s that memory allows (the fastest read of all weights by as many threads, divided by what a token
-        reads), and `of_memory_limit`, its median divided by that.
+        A JSON-serializable dict: `machine`, `model`, `rounds`, `peak_memory` (bytes, of a process that generates one
+        token, or None), `figures`, and `parts`, the seconds of each part of a forward pass. A decode figure has
+        `memory_limit`, the tokens/s that memory bandwidth allows (the fastest read of all weights with the same number
+        of threads, divided by the bytes read per token), and `of_memory_limit`, the median divided by it.
     """
     figures: list[Figure] = []
     schedule: list[Figure] = []
@@ -251,9 +252,9 @@ def benchmark(
         ]
         others.append(Figure("first token", "s", partial(start_seconds, n), threads=n))
         figures += [read, *decode, *others]
-        # Reading alternates with decoding: the speed of memory changes from one moment to the next.
+        # Reading alternates with decoding, because memory speed varies over time.
         schedule += [read, *(figure for one in decode for figure in (one, read)), *others]
-    for figure in schedule:  # warms caches and starts threads
+    for figure in schedule:  # warm the caches and start the threads
         figure.measure()
     for figure in figures:
         figure.values.clear()

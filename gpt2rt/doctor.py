@@ -1,4 +1,4 @@
-"""What gpt2rt finds on this machine, why it chooses as it does, and whether it computes what it should."""
+"""The data of `gpt2rt doctor`: the machine, the choices gpt2rt makes on it, and whether its results are correct."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpt2rt.model import Model, open_model
 from gpt2rt.model_folder import bundled_model
 from gpt2rt.threads import default_threads, thread_limits
 
-N_TOKENS = 300  # more than one pass, several groups of positions
+N_TOKENS = 300  # more than one forward pass, and several groups of positions
 # SHA-256 of the bundled model's logits after each of these tokens, the same on every machine.
 GOLDEN = "5293313841b65476186a336a5231de72c95c3efcc9379811448164a464f85264"
 
@@ -33,13 +33,13 @@ def logits_digest(model: Model, piece: int = N_TOKENS) -> str:
 
 
 def examine() -> dict[str, Any]:
-    """Everything that `gpt2rt doctor` tells.
+    """Collect everything that `gpt2rt doctor` reports.
 
     Returns:
-        A JSON-ready dict: `versions` of gpt2rt, python, numpy and click; `system`; `cpu`; `available_isas`, best first;
-        `wanted_isa`, what GPT2RT_ISA says, or None; `isa`, the one in use, None where the wanted one can't run here;
-        `threads`; `thread_limits`; `golden`, the expected digest; `digests`, {instruction set: what it computes}, empty
-        where the package was built without its model.
+        A JSON-serializable dict: `versions` of gpt2rt, python, numpy and click; `executable`; `system`; `cpu`;
+        `available_isas`, best first; `wanted_isa`, the value of GPT2RT_ISA, or None; `isa`, the instruction set in use,
+        or None if the wanted one is not available; `threads`; `thread_limits`; `golden`, the expected digest;
+        `digests`, {instruction set: actual digest}, empty if the package was built without the bundled model.
     """
     wanted, available = os.environ.get("GPT2RT_ISA") or None, available_isas()
     path = bundled_model()

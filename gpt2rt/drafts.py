@@ -1,4 +1,4 @@
-"""Drafts: several answers sampled together, and which of them fits its message best."""
+"""Drafts: sample several answers together and choose the one that fits the message best."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpt2rt.chat_format import ChatFormat
 from gpt2rt.generate import Continuation, run_together
 from gpt2rt.sampling import SamplingParams
 
-MOST_SCORED = 32  # tokens of a message: more of a long one cost time and say little
+MOST_SCORED = 32  # tokens of the message; more take time and change little
 
 Draft = namedtuple("Draft", "text continuation")
 Draft.__doc__ = "A text and the `Continuation` that sampled it."
@@ -27,14 +27,14 @@ def sampled_together(
     stop: Iterable[str],
     history: Sequence[int],
 ) -> tuple[list[Draft], float]:
-    """Sample several texts after the same prompt, token by token of all of them at once.
+    """Sample several texts after the same prompt, one token of each at a time.
 
     Args:
-        sequence: evaluates the prompt and becomes the first draft's; the others are forks of it.
+        sequence: evaluates the prompt and holds the first draft; the other drafts are forks of it.
         seeds: one for each draft. The other arguments are those of `Generation`.
 
     Returns:
-        The drafts, and the seconds that the prompt took.
+        The drafts, and the seconds it took to evaluate the prompt.
     """
     begin = perf_counter()
     sequence.append(prompt)
@@ -51,10 +51,10 @@ def sampled_together(
 
 
 def best_answer(format: ChatFormat, message: str, drafts: Sequence[Draft]) -> Draft:
-    """Return the draft to which the message would be the likeliest answer: an answer that fits any message loses.
+    """Return the draft after which the message is most likely, so that an answer that fits any message loses.
 
-    That is the backward score of maximum mutual information (Li et al. 2016), by which DialoGPT ranks its drafts; here
-    the model itself computes it, with the speakers' names exchanged.
+    This is the backward score of maximum mutual information (Li et al. 2016), which DialoGPT uses to rank its drafts.
+    Here the model itself computes it, with the speakers' names exchanged.
     """
     sequence = drafts[0].continuation.sequence.model.sequence()
     asked = (format.answer(message) + format.closing_tokens)[: min(MOST_SCORED, sequence.n_ctx // 2)]

@@ -1,33 +1,33 @@
-"""The exceptions of gpt2rt: each message is a sentence that says what was got, what was expected and what to do."""
+"""The exceptions of gpt2rt. Each message says what is wrong, what was expected, and what to do about it."""
 
 
 class Gpt2rtError(Exception):
-    """Base of every error that gpt2rt raises on purpose; the command line prints it and exits with 1."""
+    """The base class of all errors that gpt2rt raises; the command line prints the message and exits with 1."""
 
 
 class ModelFileError(Gpt2rtError):
-    """A model file is damaged, cut, of another version, or not one at all."""
+    """A model file is damaged, truncated or of another version, or it is not a model file."""
 
 
 class CheckpointError(Gpt2rtError):
-    """A checkpoint that is to be converted is incomplete, damaged, or not a GPT-2."""
+    """A checkpoint to convert is incomplete, damaged, or not a GPT-2 model."""
 
 
 class DownloadError(Gpt2rtError):
-    """A file can't be fetched, or what came is not what it should be."""
+    """A file can't be downloaded, or the downloaded content is not the expected one."""
 
 
 class VocabularyError(Gpt2rtError):
-    """A vocabulary's files are damaged or don't fit each other, or a token id is out of range."""
+    """The files of a vocabulary are damaged or don't match each other, or a token id is out of range."""
 
 
 class ContextFullError(Gpt2rtError):
-    """More tokens than the model has positions for."""
+    """There are more tokens than the model has positions."""
 
 
 class CancelledError(Gpt2rtError):
-    """What was running was cancelled from another thread; it is where its last step ended."""
+    """The operation was cancelled from another thread; the state is that after its last completed step."""
 
 
 class UsageError(Gpt2rtError, ValueError):
-    """An argument or option has a value that can't be used; the command line exits with 2."""
+    """An argument or option has an invalid value; the command line exits with 2."""

@@ -1,4 +1,4 @@
-"""Generation: tokens of a sequence, step by step, and the text that they become."""
+"""Generation: sample tokens of a sequence step by step, and decode them to text."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MAX_STOP_LENGTH = 256  # characters
 
 
 def stop_strings(stop: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the strings that `stop` means: one, or several.
+    """Return `stop`, one string or several, as a tuple.
 
     Raises:
-        UsageError: an empty or overlong string, too many of them, or no strings at all.
+        UsageError: an item is empty, too long or not a string, or there are too many.
     """
     try:
         stops = (stop,) if isinstance(stop, (str, bytes)) else tuple(stop)
@@ -40,24 +40,24 @@ def stop_strings(stop: str | Iterable[str]) -> tuple[str, ...]:
 
 
 class StopStrings:
-    """Pass text on until a stop string is complete, and hold back what may become one.
+    """Passes text through until a stop string is complete, and holds back text that may become one.
 
     Attributes:
-        found: the stop string that has ended the text, or None.
+        found: the stop string that ended the text, or None.
     """
 
     def __init__(self, stop: str | Iterable[str] = ()):
-        """Raises as `stop_strings`."""
+        """Raises UsageError as `stop_strings` does."""
         self.found: str | None = None
         self._stops = stop_strings(stop)
         self._held = ""
 
     def feed(self, piece: str) -> str:
-        """Return what of the text so far, this piece included, is certain to stay."""
+        """Add a piece of text; return the text that can't become part of a stop string."""
         if not self._stops or self.found is not None:
             return piece if self.found is None else ""
         text = self._held + piece
-        # The one that is complete first, so that the result does not depend on how the text is cut into pieces.
+        # The stop string that ends first, so that the result does not depend on how the text is split.
         complete = [(at + len(one), at, one) for one in self._stops if (at := text.find(one)) >= 0]
         if complete:
             _, at, self.found = min(complete)
@@ -73,19 +73,19 @@ class StopStrings:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """Return what was held back and is text after all."""
+        """Return the text that was held back."""
         held, self._held = self._held, ""
         return held
 
 
 class Continuation:
-    """One sequence that is being continued: its sampled tokens as text, until a reason to end.
+    """One sequence being continued: decodes its sampled tokens and decides when to stop.
 
     Attributes:
         sequence: the `Sequence`. seed: of its random generator.
         tokens: the sampled ids that belong to the text, a list.
-        logprobs: their log probabilities, a list; empty where they were not asked for.
-        top_logprobs: for each the most likely tokens, a list of (id, log probability); likewise.
+        logprobs: their log probabilities, a list; empty unless requested.
+        top_logprobs: for each token, the most likely tokens, a list of (id, log probability); empty unless requested.
         finish_reason: None while it runs, then "stop" (a stop string, or the model's end-of-text token) or "length"
             (max_tokens, or no position is left).
     """
@@ -104,7 +104,7 @@ class Continuation:
         logprobs: int | None = None,
         lookup: bool = False,
     ):
-        """Push the prompt and set how to sample; nothing runs yet. Arguments are those of `Generation`."""
+        """Push the prompt and configure sampling, without running anything. Arguments are those of `Generation`."""
         self.max_tokens = None if max_tokens is None else whole_number("max_tokens", max_tokens, 1)
         self._stops = StopStrings(stop)
         self._end_of_text = sequence.model.tokenizer.end_of_text
@@ -113,9 +113,9 @@ class Continuation:
             prompt = start_of_text(sequence.model)
         n_before = len(sequence) + len(sequence.pending)
         if len(prompt) > sequence.n_ctx - n_before:
-            taken = f", {n_before} of them taken" if n_before else ""
+            taken = f", {n_before} of them in use" if n_before else ""
             raise ContextFullError(
-                f"prompt: {len(prompt)} tokens, the model has {sequence.n_ctx} positions{taken} (shorten it)"
+                f"prompt: {len(prompt)} tokens, but the model has {sequence.n_ctx} positions{taken} (shorten it)"
             )
         self.seed = sequence.set_sampling(
             sampling,
@@ -138,7 +138,7 @@ class Continuation:
         self._n_guesses = 0
 
     def propose(self) -> None:
-        """Before a step: guess what may follow, where prompt lookup is wanted."""
+        """Before a step: guess the next tokens, if prompt lookup is on."""
         if self._lookup is None or not self.tokens:
             return
         most = self.sequence.n_ctx - len(self._known)
@@ -150,10 +150,10 @@ class Continuation:
             self.sequence.guess(guesses)
 
     def accept(self, event: Event) -> str:
-        """Take a step's tokens and return the text that is certain after them, maybe none.
+        """Take the tokens of a step and return the text that is now final, which may be empty.
 
         Raises:
-            Gpt2rtError: the step could not sample.
+            Gpt2rtError: sampling failed.
         """
         if event.error is not None:
             raise event.error
@@ -184,7 +184,7 @@ class Continuation:
         return piece
 
     def end(self, reason: str) -> str:
-        """End it and return what was held back."""
+        """End the continuation and return the text that was held back."""
         tail = self._stops.feed(self._decoder.finish())
         tail += self._stops.finish()
         self.finish_reason = reason if self._stops.found is None else "stop"
@@ -195,14 +195,14 @@ def run_together(
     running: list[Continuation],
     step: Callable[[list[_engine.Sequence]], list[Event]] = step_together,
 ) -> Iterator[tuple[Continuation, str]]:
-    """Step continuations together until none is left: the one loop of everything that generates.
+    """Step continuations together until all have ended. All generation runs through this loop.
 
     Args:
-        running: they leave this list as they end; others may be added between the pieces.
-        step: `Engine.step`, or what does the same.
+        running: the continuations; they are removed as they end, and others may be added between pieces.
+        step: `Engine.step` or an equivalent.
 
     Yields:
-        (continuation, piece of text), the piece maybe empty.
+        (continuation, piece of text); the piece may be empty.
     """
     while running:
         for continuation in running:
@@ -217,7 +217,7 @@ def run_together(
 
 
 def prompt_ids(model: Model, prompt: str | Iterable[int], name: str = "prompt") -> list[int]:
-    """Return the ids of a text, or those that were given. Raises UsageError: it is neither; it begins with `name`."""
+    """Return the ids of a prompt, text or ids. Raises UsageError if it is neither; the message begins with `name`."""
     if isinstance(prompt, str):
         return model.tokenizer.encode(prompt)
     try:
@@ -225,24 +225,23 @@ def prompt_ids(model: Model, prompt: str | Iterable[int], name: str = "prompt") 
     except TypeError:
         ids = None
     if ids is None:
-        raise UsageError(f"{name}: got {prompt!r:.80}, expected a text or ids")
+        raise UsageError(f"{name}: got {prompt!r:.80}, expected text or token ids")
     return ids
 
 
 def start_of_text(model: Model) -> list[int]:
-    """Return what an empty prompt stands for: <|endoftext|>. Raises UsageError where the vocabulary has none."""
+    """Return the ids used for an empty prompt: <|endoftext|>. Raises UsageError if the vocabulary does not have it."""
     if model.tokenizer.end_of_text is None:
-        raise UsageError("prompt: it is empty and the vocabulary has no <|endoftext|> to begin with")
+        raise UsageError("prompt: it is empty, and the vocabulary has no <|endoftext|> to start with")
     return [model.tokenizer.end_of_text]
 
 
 class Generation:
-    """Continue a sequence: an iterator of pieces of text, each of whole characters.
+    """Continues a sequence: an iterator of pieces of text, each of whole characters.
 
     Attributes:
-        n_prompt_tokens: ids that were evaluated before the first one was sampled.
-        prompt_seconds: until the first token was sampled.
-        seconds: from then to the newest token.
+        prompt_seconds: time until the first token was sampled.
+        seconds: time from then to the newest token.
     """
 
     def __init__(
@@ -261,20 +260,21 @@ class Generation:
     ):
         """
         Args:
-            sequence: evaluates the prompt; afterwards it has the generated tokens as well.
-            prompt: ids to evaluate first; empty to continue after the sequence's last token, or to begin a document.
+            sequence: the sequence that evaluates the prompt and to which the generated tokens are added.
+            prompt: ids to evaluate first; empty to continue after the sequence's last token, or to start a document.
             sampling: a `SamplingParams`.
-            max_tokens: at most so many tokens, None for as many as there are positions.
+            max_tokens: the maximum number of tokens to generate, None for as many as the context holds.
             stop: strings that end the text; they are not part of it.
-            seed: of the random generator; None to continue with the sequence's, or for a new one from the system.
-            history: ids of earlier answers that penalties take for generated as well; None for the sequence's.
+            seed: of the random generator; None continues with the sequence's generator, or takes a new seed from the
+                system.
+            history: ids of earlier answers, which penalties count as generated; None for the sequence's.
             exempt: ids that are never penalized; None for the sequence's.
-            logprobs: how many of the most likely tokens to report for each one, see `Sequence.set_sampling`.
-            lookup: guess tokens from the text so far and check several at once; the text is the same without.
+            logprobs: how many of the most likely tokens to report at each position, see `Sequence.set_sampling`.
+            lookup: guess tokens from the text so far and check several at once; this does not change the text.
 
         Raises:
-            ContextFullError: the sequence has too few positions for the prompt.
-            UsageError: an argument, or there is nothing to continue.
+            ContextFullError: the sequence has too few free positions for the prompt.
+            UsageError: an argument is invalid, or there is nothing to continue.
         """
         self._continuation = Continuation(
             sequence,
@@ -294,12 +294,12 @@ class Generation:
 
     @property
     def sequence(self) -> _engine.Sequence:
-        """What is continued."""
+        """The sequence that is continued."""
         return self._continuation.sequence
 
     @property
     def n_prompt_tokens(self) -> int:
-        """How many ids were evaluated before the first one was sampled."""
+        """The number of ids evaluated before the first one was sampled."""
         return self._continuation.n_prompt_tokens
 
     @property
@@ -309,22 +309,22 @@ class Generation:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens have been generated."""
+        """The number of tokens generated so far."""
         return len(self.tokens)
 
     @property
     def logprobs(self) -> list[float]:
-        """The log probability of each generated token, where `logprobs` asked for them."""
+        """The log probability of each generated token; empty unless requested with `logprobs`."""
         return self._continuation.logprobs
 
     @property
     def top_logprobs(self) -> list[list[tuple[int, float]]]:
-        """For each generated token the most likely ones, (id, log probability), where `logprobs` asked for them."""
+        """For each generated token, the most likely ones as (id, log probability); empty unless requested."""
         return self._continuation.top_logprobs
 
     @property
     def finish_reason(self) -> str | None:
-        """Why it has ended, see `Continuation`; None while it runs."""
+        """Why the generation ended, see `Continuation`; None while it runs."""
         return self._continuation.finish_reason
 
     @property
@@ -351,11 +351,11 @@ class Generation:
         return next(self._pieces)
 
     def text(self) -> str:
-        """Generate to the end and return the whole text, what was iterated over before included."""
+        """Generate to the end and return the whole text, including the pieces already iterated over."""
         for _ in self:
             pass
         return "".join(self._parts)
 
     def close(self) -> None:
-        """End it early; the sequence keeps what it has."""
+        """Stop early; the sequence keeps its tokens."""
         self._pieces.close()

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 def number_of_threads(n_threads: int | None) -> int:
-    """Return how many threads to run: what was asked for, else GPT2RT_THREADS, else `default_threads()`.
+    """Return the number of threads to use: the argument, else GPT2RT_THREADS, else `default_threads()`.
 
-    Warns where that is more than this machine allows, and returns what it allows.
+    Warn if that is more than this machine allows, and return what it allows.
 
     Raises:
-        UsageError: it is no number of threads.
+        UsageError: it is not a valid number of threads.
     """
     name: str = "n_threads"
     if n_threads is None:
@@ -59,16 +59,16 @@ def number_of_threads(n_threads: int | None) -> int:
 
 
 class Model:
-    """A model that is ready to run. Immutable: any number of sequences and threads share it.
+    """A model that is ready to run. It is immutable; any number of sequences and threads can share it.
 
-    A pickled model is its path and options: whoever unpickles it opens the file again.
+    Pickling stores the path and options; unpickling opens the file again.
 
     Attributes:
-        path: the file.
+        path: the model file.
         hyperparameters: n_vocab, n_ctx, n_embd, n_head, n_layer.
         weight_type: "f32", "f16", "int8" or "int4".
-        group_size: inputs that share a scale, 0 for float types.
-        tokenizer: its `Tokenizer`.
+        group_size: number of inputs that share a scale, 0 for float types.
+        tokenizer: the model's `Tokenizer`.
     """
 
     hyperparameters: Hyperparameters
@@ -101,7 +101,7 @@ class Model:
 
     @property
     def n_threads(self) -> int:
-        """Threads of a forward pass, the caller included."""
+        """The number of threads of a forward pass, including the caller's."""
         return self._runtime.n_threads
 
     @property
@@ -111,20 +111,20 @@ class Model:
 
     @property
     def metadata(self) -> Metadata:
-        """What the file says of itself (docs/format.md). Raises ModelFileError where that is damaged."""
+        """The file's metadata (docs/format.md), a dict. Raises ModelFileError if it is damaged."""
         return self._file.metadata
 
     @property
     def weights_size(self) -> int:
-        """Bytes of weights that a token reads."""
+        """The bytes of weights, all of which are read for each token."""
         return len(self._file.sections["weights"])
 
     def sequence(self) -> _engine.Sequence:
-        """Return a new, empty sequence. Raises UsageError where the model was closed."""
+        """Return a new, empty sequence. Raises UsageError if the model is closed."""
         return _engine.Sequence(self)
 
     def engine(self) -> _engine.Engine:
-        """Return a new engine, which moves many sequences of this model on together."""
+        """Return a new engine, which advances many sequences of this model together."""
         return _engine.Engine(self)
 
     def generate(
@@ -139,24 +139,27 @@ class Model:
         sampling: SamplingParams | None = None,
         **options: Unpack[SamplingKeywords],
     ) -> Generation:
-        """Continue a text: an iterator of pieces of text, each of whole characters; its `text()` is the whole text.
+        """Continue a text.
 
         Args:
             prompt: the text to continue, or its ids; empty for a new document.
-            max_tokens: at most so many tokens; None for as many as the context holds.
+            max_tokens: the maximum number of tokens to generate; None for as many as the context holds.
             stop: strings that end the text; they are not part of it.
             seed: of the random generator; None for one from the system, see `Generation.seed`.
-            logprobs: how many of the most likely tokens to report for each one, 0 for the sampled one's log probability
-                alone; see `Generation.logprobs` and `Generation.top_logprobs`.
-            lookup: guess tokens from the text so far and check them together (prompt lookup decoding); the text is the
-                same without. None does so where it pays.
+            logprobs: how many of the most likely tokens to report at each position; 0 reports only the sampled token's
+                log probability; see `Generation.logprobs` and `Generation.top_logprobs`.
+            lookup: guess tokens from the text so far and check several at once (prompt lookup decoding); this does not
+                change the text. None does so if it pays for this model.
             sampling: a `SamplingParams`; None for its defaults.
-            options: change what `sampling` says: temperature, top_k, top_p, min_p, repetition_penalty, repeat_last_n,
+            options: override `sampling`: temperature, top_k, top_p, min_p, repetition_penalty, repeat_last_n,
                 no_repeat_ngram_size.
+
+        Returns:
+            A `Generation`: an iterator of pieces of text, each of whole characters. Its `text()` returns all the text.
 
         Raises:
             ContextFullError: the prompt has more tokens than the model has positions.
-            UsageError: an argument.
+            UsageError: an argument is invalid.
         """
         if lookup is None:
             lookup = is_worth_it(self.weights_size)
@@ -183,19 +186,19 @@ class Model:
         sampling: SamplingParams | None = None,
         **options: Unpack[SamplingKeywords],
     ) -> BatchGeneration:
-        """Continue several texts at once, several times faster than one after the other: a `BatchGeneration`.
+        """Continue several texts at once, several times faster than one after the other.
 
         Args:
-            prompts: for each a text, its ids, or a dict with "prompt" and any of this method's other arguments but
-                batch_size, for this prompt alone.
-            batch_size: how many run at a time.
+            prompts: a list of prompts, each a text, its ids, or a dict with "prompt" and any of this method's other
+                arguments except batch_size, which then apply to this prompt alone.
+            batch_size: how many prompts run at a time.
             The others are those of `generate`.
 
         Returns:
-            An iterator of (index of the prompt, piece of text). The text of prompt i is that of `generate` with
-            `seed + i`, unless its dict has a seed of its own.
+            A `BatchGeneration`: an iterator of (index of the prompt, piece of text). The text of prompt i is that of
+            `generate` with `seed + i`, unless its dict has its own seed.
         """
-        from gpt2rt.batch import BatchGeneration, requests_of  # not needed on the way to the first token
+        from gpt2rt.batch import BatchGeneration, requests_of  # not needed before the first token
 
         defaults = {
             "max_tokens": max_tokens,
@@ -206,38 +209,43 @@ class Model:
         return BatchGeneration(self, requests_of(self, prompts, seed, defaults), batch_size=batch_size)
 
     def score(self, text: str | Iterable[int]) -> list[float | None]:
-        """Return the log probability (natural logarithm) of each token of a text after all tokens before it.
+        """Return the log probability (natural logarithm) of each token of a text, given all tokens before it.
 
         Args:
-            text: a text, or its ids; at most as many as the model has positions.
+            text: a text, or its ids; at most as many tokens as the model has positions.
 
         Returns:
-            One for each token; the first is None: nothing is before it. Begin with `tokenizer.end_of_text` to score the
-            first token of a document.
+            One float for each token; the first is None, as nothing is before it. Start the ids with
+            `tokenizer.end_of_text` to score the first token of a document.
 
         Raises:
-            ContextFullError: it has more tokens than the model has positions. VocabularyError: an id is out of range.
+            ContextFullError: the text has more tokens than the model has positions.
+            VocabularyError: an id is out of range.
         """
         scores: list[float | None] = self.sequence().score(prompt_ids(self, text, "text"))
         return scores
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:
-        """Answer a conversation that is given as a whole: an iterator of pieces of text, see `Answer`.
+        """Answer the last message of a conversation.
 
         Args:
-            messages: {"role": "system" | "user" | "assistant", "content": text} each, the last one a user's; a system
-                message may come first, and becomes the opening.
+            messages: dicts {"role": "system" | "user" | "assistant", "content": text}; the last one is the user's. A
+                system message may come first; it becomes the opening.
             options: as for `Conversation`.
 
+        Returns:
+            An `Answer`: an iterator of pieces of text.
+
         Raises:
-            UsageError: messages in another order, or an argument. ContextFullError: the last message is too long.
+            UsageError: the order of the messages or an argument is invalid.
+            ContextFullError: the last message is too long.
         """
         from gpt2rt.chat import Conversation
 
         return Conversation.answer_to(self, messages, **options)
 
     def close(self) -> None:
-        """Make no new sequences from here on. The mapping ends when the model and its last sequence are gone."""
+        """Allow no new sequences. The file is unmapped when the model and its last sequence are gone."""
         self._is_closed = True
 
     def __enter__(self) -> Model:
@@ -256,18 +264,19 @@ def _reopen(path: str, n_threads: int | None, use_mmap: bool, isa: str | None) -
 
 
 def open_model(path: Path, *, n_threads: int | None = None, use_mmap: bool = True, isa: str | None = None) -> Model:
-    """Open a model file, in a time that does not depend on its size.
+    """Open a model file, in time that does not depend on its size.
 
     Args:
-        path: a file that `gpt2rt convert` wrote.
-        n_threads: of a forward pass, the caller included; None for GPT2RT_THREADS of the environment, else for the
-            least of CPU affinity, CPU quota and physical cores. More than affinity and quota allow is reported in a
-            warning, and as many as they allow are used.
-        use_mmap: False reads the file into memory, for file systems that map badly.
-        isa: the instruction set to use; None for GPT2RT_ISA of the environment, else the best one here.
+        path: a file written by `gpt2rt convert`.
+        n_threads: threads of a forward pass, including the caller's; None for the environment variable
+            GPT2RT_THREADS, or, without it, the smallest of CPU affinity, CPU quota and physical cores. If it is more
+            than affinity and quota allow, a warning is issued and the allowed number is used.
+        use_mmap: False reads the file into memory instead of mapping it.
+        isa: the instruction set to use; None for the environment variable GPT2RT_ISA, or, without it, the best one
+            available.
 
     Raises:
-        ModelFileError: the file is no model file, damaged or cut short.
-        UsageError: n_threads or isa can't be used.
+        ModelFileError: the file is missing, damaged or truncated, or not a model file.
+        UsageError: n_threads or isa is invalid.
     """
     return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa)

@@ -1,4 +1,4 @@
-"""How well a model predicts text, and how far another model is from it on the same text."""
+"""How well a model predicts text, and how far it is from a reference model on the same text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from gpt2rt import _engine
 from gpt2rt.errors import Gpt2rtError, UsageError
 
-LOGITS_BYTES = 1 << 24  # of the logits that are kept at a time
-MOST_ROWS = 256  # tokens of one call
+LOGITS_BYTES = 1 << 24  # of logits kept at a time
+MOST_ROWS = 256  # tokens per call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """What was found for each scored token.
+    """The results of all scored tokens.
 
     Attributes:
-        losses: of the model, nats. reference_losses, divergences: where there is a reference, its losses, and the KL
-            divergence of the model from it, nats. n_same: tokens where both have the same most likely one.
+        losses: the model's loss for each token, in nats.
+        reference_losses, divergences: the reference's losses, and the KL divergence of the model from it, in nats;
+            empty without a reference.
+        n_same: number of tokens for which both predict the same most likely token.
     """
 
     def __init__(self) -> None:
@@ -35,13 +37,13 @@ class Tally:
         self.n_same = 0
 
     def add(self, target: int, logits: np.ndarray, reference: np.ndarray | None = None) -> tuple[bool, bool]:
-        """Scores one token.
+        """Score one token.
 
         Args:
-            target: its id. logits, reference: f32 (n_vocab,), what the model and the reference said before it.
+            target: the token's id. logits, reference: f32 (n_vocab,), of the model and the reference, before the token.
 
         Returns:
-            Whether it was the most likely one: for the model, and for the reference.
+            Whether it was the most likely token: for the model, and for the reference.
 
         Raises:
             Gpt2rtError: a logit is infinite or NaN.
@@ -52,17 +54,20 @@ class Tally:
             return best == target, False
         reference_best, weights, reference_log_sum = _normalized(reference)
         self.reference_losses.append(reference_log_sum - float(reference[target]))
-        # sum of p (log p - log q): the logits' difference under p, and that of the normalizations
+        # sum of p (log p - log q): the expected difference of the logits, and the difference of the normalizations
         difference = (weights * (reference - logits)).sum(dtype=np.float64) / weights.sum(dtype=np.float64)
         self.divergences.append(max(0.0, float(difference) - reference_log_sum + log_sum))  # rounding may go below 0
         self.n_same += best == reference_best
         return best == target, reference_best == target
 
     def figures(self) -> dict[str, Any]:
-        """The figures of all tokens: `n_tokens`, `loss` and its standard error, `perplexity` (None where it is too
-        large for a float); and with a reference `against`: its loss and perplexity, `loss_difference` with its
-        standard error, `mean_kl`, `largest_kl`, `same_top` (a share). Losses and divergences are nats a token; tokens
-        are taken as independent.
+        """Return the figures over all tokens.
+
+        Returns:
+            A dict: `n_tokens`; `loss` and its standard error `loss_error`; `perplexity`, None if it is too large for a
+            float; and with a reference `against`, a dict with the reference's `loss` and `perplexity`,
+            `loss_difference` and its standard error, `mean_kl`, `largest_kl`, and `same_top`, a fraction. Losses and
+            divergences are in nats per token; standard errors treat tokens as independent.
         """
         losses = np.frombuffer(self.losses)
         figures: dict[str, Any] = {
@@ -84,22 +89,22 @@ class Tally:
 
 
 def _normalized(logits: np.ndarray) -> tuple[int, np.ndarray, float]:
-    """(the most likely token, exp(logits - the largest), log of the sum of exp(logits)); the sum is made in f64."""
+    """Return (argmax, exp(logits - max), log of the sum of exp(logits)); the sum is computed in f64."""
     if not np.isfinite(logits).all():
-        raise Gpt2rtError("logits are not finite: the weights are damaged (run gpt2rt verify) or untrained")
+        raise Gpt2rtError("logits are not finite: the weights are damaged or untrained (run gpt2rt verify)")
     best = int(logits.argmax())
     weights = np.exp(logits - logits[best])
     return best, weights, float(logits[best]) + math.log(weights.sum(dtype=np.float64))
 
 
 def _mean(name: str, values: np.ndarray) -> dict[str, float]:
-    """The mean under its name, and its standard error (0 for a single value)."""
+    """Return {name: mean, name_error: its standard error, 0 for a single value}."""
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return {name: float(values.mean()), f"{name}_error": float(error)}
 
 
 def _perplexity(loss: float) -> float | None:
-    """exp(loss), None where that is too large for a float: JSON has no infinity."""
+    """Return exp(loss), or None if that is too large for a float: JSON has no infinity."""
     return math.exp(loss) if loss < 700 else None
 
 
@@ -123,10 +128,10 @@ def windows(n_tokens: int, n_ctx: int, stride: int, bos: bool = True) -> Iterato
 
 
 def _score(sequences: Sequence[_engine.Sequence], tokens: Sequence[int], first: int, tally: Tally) -> tuple[bool, bool]:
-    """Score tokens[first:], each after all before it, with sequences of one or two models.
+    """Score tokens[first:], each after all tokens before it, with sequences of one or two models.
 
     Returns:
-        Whether all of them were the most likely ones: for the model, and for the reference.
+        Whether each of them was the most likely token: for the model, and for the reference.
     """
     n_rows = max(1, min(MOST_ROWS, LOGITS_BYTES // (4 * sequences[0].model.hyperparameters.n_vocab)))
     is_best = is_reference_best = True
@@ -146,20 +151,23 @@ def _score(sequences: Sequence[_engine.Sequence], tokens: Sequence[int], first: 
 
 
 def _sequences(model: Model, against: Model | None) -> tuple[list[_engine.Sequence], int]:
-    """Return sequences of the models, and the positions that all of them have. Raises UsageError where they don't
-    compare."""
+    """Return a sequence for each model, and the smallest n_ctx.
+
+    Raises:
+        UsageError: the models can't be compared, because their vocabularies differ in size.
+    """
     models = [model] if against is None else [model, against]
     if len({m.hyperparameters.n_vocab for m in models}) > 1:
         counts = " and ".join(str(m.hyperparameters.n_vocab) for m in models)
-        raise UsageError(f"{models[1].path}: vocabularies of {counts} tokens, expected that of {model.path}")
+        raise UsageError(f"{models[1].path}: its vocabulary is not that of {model.path} ({counts} tokens)")
     return [m.sequence() for m in models], min(m.hyperparameters.n_ctx for m in models)
 
 
 def _encode(models: Sequence[Model], name: str, text: str, special: bool = False) -> list[int]:
-    """The text's tokens. Raises UsageError where the models disagree about them."""
+    """Return the ids of a text. Raises UsageError if the models disagree about them."""
     tokens, *others = (model.tokenizer.encode(text, special=special) for model in models)
     if others and others[0] != tokens:
-        raise UsageError(f"{name}: {models[1].path} has other tokens for it than {models[0].path} (another vocabulary)")
+        raise UsageError(f"{name}: {models[1].path} and {models[0].path} encode it differently (other vocabulary)")
     return tokens
 
 
@@ -193,7 +201,7 @@ def perplexity(
         several.
 
     Raises:
-        UsageError: an argument; a text has nothing to score; the models have different vocabularies.
+        UsageError: an argument is invalid, a text has no token to score, or the vocabularies differ.
     """
     sequences, n_ctx = _sequences(model, against)
     stride = max(1, n_ctx // 2) if stride is None else stride
@@ -248,20 +256,21 @@ def lambada(
     against: Model | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measures how well a model foretells the last word of passages (LAMBADA, Paperno et al. 2016).
+    """Measure how well a model predicts the last word of passages (LAMBADA, Paperno et al. 2016).
 
-    The last word is what follows the last space, that space included, as in GPT-2's evaluation; it is foretold where
-    each of its tokens is the most likely one. Of a passage longer than the context the beginning is left out.
+    The last word is the text after the last space, with that space, as in GPT-2's evaluation. It is predicted if each
+    of its tokens is the most likely one. A passage longer than the context loses its beginning.
 
     Args:
-        lines: JSON objects with a "text", one a line. name: what messages call them. The others as for `perplexity`.
+        lines: JSON objects with a "text", one per line. name: their name in messages. Others: as for `perplexity`.
 
     Returns:
-        A JSON-ready dict: `n_passages`, `accuracy`, `perplexity` (exp of the mean loss of a word), and for the words'
-        tokens what `Tally.figures` has under `tokens`; with a reference its `accuracy` and `perplexity` in `against`.
+        A JSON-serializable dict: `name`; `n_passages`; `accuracy`; `perplexity`, exp of the mean loss of a word;
+        `tokens`, `Tally.figures` of the words' tokens; and, with a reference, its `accuracy` and `perplexity` in
+        `against`.
 
     Raises:
-        UsageError: a line is no such object, or its text has no last word behind others.
+        UsageError: a line is not such an object, or its text has only one word.
     """
     sequences, n_ctx = _sequences(model, against)
     passages = []
@@ -273,15 +282,15 @@ def lambada(
             split = text.rindex(" ")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UsageError(
-                f'{name}: line {number}: expected a JSON object whose "text" has a last word behind a space'
+                f'{name}: line {number}: expected a JSON object whose "text" has a last word after a space'
             ) from None
         models = [sequence.model for sequence in sequences]
         context, word = (_encode(models, name, part) for part in (text[:split], text[split:]))
         if not context or len(word) > n_ctx:
-            raise UsageError(f"{name}: line {number}: expected words before the last, and that to fit the context")
+            raise UsageError(f"{name}: line {number}: expected words before the last one, which must fit the context")
         passages.append(((context + word)[-n_ctx - 1 :], len(word)))
     if not passages:
-        raise UsageError(f"{name}: no passages, expected a JSON object with a text on each line")
+        raise UsageError(f'{name}: no passages, expected a JSON object with a "text" on each line')
     tally, n_right, n_reference_right = Tally(), 0, 0
     for i, (tokens, n_word) in enumerate(passages):
         right, reference_right = _score(sequences, tokens, len(tokens) - n_word, tally)

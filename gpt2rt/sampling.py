@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Never, TypedDict, Unpack
 
     class SamplingKeywords(TypedDict, total=False):
-        """The keywords of `SamplingParams`, for functions that pass them on: `**sampling: Unpack[SamplingKeywords]`."""
+        """The keywords of `SamplingParams`, to annotate functions: `**sampling: Unpack[SamplingKeywords]`."""
 
         temperature: float
         top_k: int
@@ -34,7 +34,7 @@ SAMPLING_OPTIONS: dict[str, tuple[type[float], float, float, str]] = {
 }
 RENAMED = {"penalty_window": "repeat_last_n", "no_repeat_ngram": "no_repeat_ngram_size"}  # in files of older versions
 
-# What a conversation changes. A penalty multiplies negative logits, and GPT-2's lie near -35: 1.05 is strong enough.
+# Defaults of conversations. A penalty multiplies negative logits, and GPT-2's are near -35: 1.05 is strong enough.
 CHAT_DEFAULTS: SamplingKeywords = {
     "temperature": 0.7,
     "top_p": 0.9,
@@ -44,16 +44,16 @@ CHAT_DEFAULTS: SamplingKeywords = {
 
 
 class SamplingParams:
-    """How the next token is chosen; immutable. The order in which the options work is that of `Sampler`.
+    """How the next token is chosen; immutable. `Sampler` documents the order in which the options apply.
 
     Args:
-        temperature: divides the logits; 0 takes the most likely token, the lowest id where several are.
-        top_k: only the k most likely tokens, 0 for all.
-        top_p: only the most likely tokens whose probabilities together reach p, 1 for all; at least one token.
-        min_p: only tokens at least p times as likely as the most likely one, 0 for all.
+        temperature: divides the logits; 0 takes the most likely token, the lowest id if there are several.
+        top_k: keeps only the k most likely tokens, 0 for all.
+        top_p: keeps only the most likely tokens whose probabilities together reach p, 1 for all; at least one token.
+        min_p: keeps only tokens at least p times as likely as the most likely one, 0 for all.
         repetition_penalty: divides the positive and multiplies the negative logits of recently generated tokens.
         repeat_last_n: how many generated tokens count as recent.
-        no_repeat_ngram_size: forbids tokens that would repeat so many generated tokens in a row; 0 is off.
+        no_repeat_ngram_size: forbids tokens that would repeat an n-gram of this size; 0 is off.
 
     Raises:
         UsageError: an option is unknown, of the wrong type or out of range.
@@ -79,7 +79,7 @@ class SamplingParams:
         repetition_penalty: float = 1.0,
         repeat_last_n: int = 64,
         no_repeat_ngram_size: int = 0,
-        **unknown: Never,  # for a type checker there are none
+        **unknown: Never,  # a type checker rejects unknown names
     ):
         for name in unknown:
             raise UsageError(f"sampling option {name!r}: expected one of {', '.join(SAMPLING_OPTIONS)}")
@@ -89,14 +89,14 @@ class SamplingParams:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> SamplingParams:
-        """Return the parameters with the options of a saved file, where options may have the names of older versions.
+        """Return the parameters saved in a file; options may have the names of older versions.
 
         Raises:
-            UsageError: as for the class; or an option is there twice, under both names.
+            UsageError: as for the class; or an option appears twice, under its old and new names.
         """
         for old, new in RENAMED.items():
             if old in options and new in options:
-                raise UsageError(f"sampling option {old!r}: got {new!r} too, its new name (leave one of them out)")
+                raise UsageError(f"sampling option {old!r}: {new!r}, its new name, is given too (remove one of them)")
         return cls(**{RENAMED.get(name, name): value for name, value in options.items()})
 
     def as_dict(self) -> dict[str, float]:
@@ -128,14 +128,14 @@ class SamplingParams:
 
 
 def sampling_with(sampling: SamplingParams | None, options: SamplingKeywords) -> SamplingParams:
-    """Return the parameters, the defaults where they are None, with some options changed. Raises UsageError."""
+    """Return the parameters, or the defaults if None, with some options changed. Raises UsageError."""
     if not (sampling is None or isinstance(sampling, SamplingParams)):
         raise UsageError(f"sampling: got {sampling!r:.80}, expected a SamplingParams or None")
     return (SamplingParams() if sampling is None else sampling).replace(**options)
 
 
 def _checked(name: str, value: Any) -> float:
-    """Return the value as an int or a float. Raises UsageError: it is no number, or out of range."""
+    """Return the value as an int or a float. Raises UsageError if it is not a number or out of range."""
     kind, least, greatest, _ = SAMPLING_OPTIONS[name]
     if kind is float:
         return real_number(name, value, least, greatest)

@@ -1,11 +1,11 @@
-"""How many threads a forward pass should have on this machine."""
+"""How many threads to run a forward pass with on this machine."""
 
 from __future__ import annotations
 
 import os
 
 CPU_TOPOLOGY = "/sys/devices/system/cpu"
-PHYSICAL_CORES = "physical cores"  # a limit by choice: two threads of one core gain little
+PHYSICAL_CORES = "physical cores"  # a limit by choice: a second thread per core gains little
 
 
 def _read(path: str) -> str | None:
@@ -17,11 +17,12 @@ def _read(path: str) -> str | None:
 
 
 def _cgroup_quota() -> float | None:
-    """CPUs that the control group of this process may use (v2, then v1), None for no limit."""
+    """Return the number of CPUs that this process's control group (v2 or v1) may use, None for no limit."""
     limits = []
     for line in (_read("/proc/self/cgroup") or "").splitlines():
         _, controllers, group = line.split(":", 2)
-        # A limit of any parent holds. In a container the group's own path is not mounted: its files lie at the root.
+        # Limits of parent groups apply too. In a container the group's own path is not mounted; its files are at the
+        # root.
         while True:
             if not controllers:
                 quota = (_read(f"/sys/fs/cgroup{group}/cpu.max") or "").split()
@@ -39,7 +40,7 @@ def _cgroup_quota() -> float | None:
 
 
 def _physical_cores(cpus: set[int]) -> int:
-    """Distinct cores among these logical processors: two threads of one core share its units."""
+    """Return the number of distinct cores among these logical processors; threads of one core share its units."""
     if _read(f"{CPU_TOPOLOGY}/smt/active") != "1":
         return len(cpus)
     siblings = {_read(f"{CPU_TOPOLOGY}/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
@@ -47,7 +48,7 @@ def _physical_cores(cpus: set[int]) -> int:
 
 
 def thread_limits() -> dict[str, float]:
-    """What bounds the number of threads: {reason: CPUs}; a reason that does not bound it is left out."""
+    """Return the limits to the number of threads: {reason: CPUs}, without the reasons that set no limit."""
     if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
         return {"processors": os.cpu_count() or 1}
     cpus = os.sched_getaffinity(0)
@@ -58,13 +59,13 @@ def thread_limits() -> dict[str, float]:
 
 
 def default_threads() -> int:
-    """The least of CPU affinity, control group quota and physical cores, rounded down; at least 1.
+    """Return the smallest of CPU affinity, control group quota and physical cores, rounded down; at least 1.
 
-    A quota of 1.75 CPUs gives one thread: of two, one would stand still while the other waits for it.
+    A quota of 1.75 CPUs gives one thread: of two, one would be paused while the other waits for it.
     """
     return max(1, int(min(thread_limits().values())))
 
 
 def most_threads() -> int:
-    """What CPU affinity and control group quota allow: more threads would only wait for each other."""
+    """Return how many threads CPU affinity and control group quota allow; more would only wait for each other."""
     return max(1, int(min(limit for reason, limit in thread_limits().items() if reason != PHYSICAL_CORES)))

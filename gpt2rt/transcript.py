@@ -1,4 +1,4 @@
-"""Transcripts: a conversation as a JSON text of settings, turns and token ids, to be saved and gone on with."""
+"""Transcripts: save a conversation as JSON with settings, turns and token ids, and resume it later."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from gpt2rt.chat_format import ChatFormat
 
 VERSION = 1
-MARK = b'{\n "gpt2rt_transcript"'  # how a file of ours begins
+MARK = b'{\n "gpt2rt_transcript"'  # the first bytes of a transcript
 MAX_SIZE = 1 << 24  # bytes
 MAX_TURNS = 100_000
 SETTINGS = ("format", "user_name", "bot_name", "opening", "sampling", "max_tokens", "seed")
 
 
 def save_transcript(conversation: Conversation, path: str) -> None:
-    """Writes the conversation to a file, whole or not at all.
+    """Write the conversation to a file, completely or not at all.
 
     Raises:
-        UsageError: there is a file that is not a transcript, or nothing can be written there.
+        UsageError: the file exists and is not a transcript, or it can't be written.
     """
     import json
     import tempfile
@@ -66,7 +66,7 @@ def save_transcript(conversation: Conversation, path: str) -> None:
 
 
 def load_transcript(conversation: Conversation, path: str) -> None:
-    """Puts a saved conversation, its format and its settings in place of this one, which stays where anything is wrong.
+    """Replace the conversation, its format and its settings with saved ones. On an error nothing changes.
 
     Raises:
         UsageError: the file can't be read, is not a transcript, or does not fit the model; the message names the field.
@@ -94,10 +94,10 @@ def _read(path: str) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(content)
     except (ValueError, RecursionError):
-        raise UsageError(f"{path}: not a transcript (it is no JSON)") from None
+        raise UsageError(f"{path}: not a transcript (not valid JSON)") from None
     version = document.get("gpt2rt_transcript") if isinstance(document, dict) else None
     if version is None:
-        raise UsageError(f"{path}: not a transcript (it has no 'gpt2rt_transcript')")
+        raise UsageError(f"{path}: not a transcript (no 'gpt2rt_transcript')")
     if version != VERSION:
         raise UsageError(f"{path}: transcript version {version!r:.40}, this gpt2rt reads version {VERSION}")
     return document
@@ -106,7 +106,7 @@ def _read(path: str) -> dict[str, Any]:
 def _checked(
     conversation: Conversation, document: dict[str, Any], path: str
 ) -> tuple[ChatFormat, SamplingParams, int, int, list[Turn]]:
-    """Return the format, sampling, seed, max_tokens and the turns of a document, all of them checked."""
+    """Check a document and return its format, sampling, seed, max_tokens and turns."""
     missing = [name for name in (*SETTINGS, "turns") if name not in document]
     if missing:
         raise UsageError(f"{path}: {missing[0]} is missing")
@@ -136,7 +136,7 @@ def _checked_turn(conversation: Conversation, chat: ChatFormat, turn: Any, where
     for name in ("user", "answer"):
         text = turn.get(name)
         if not isinstance(text, str) or not text or (name == "user" and text != chat.clean(text)):
-            raise UsageError(f"{where}: {name}: got {text!r:.80}, expected text in one line")
+            raise UsageError(f"{where}: {name}: got {text!r:.80}, expected text on one line")
     tokens = turn.get("tokens")
     if tokens is None:
         return Turn(turn["user"], turn["answer"], chat.answer(turn["answer"]))
@@ -144,10 +144,10 @@ def _checked_turn(conversation: Conversation, chat: ChatFormat, turn: Any, where
         raise UsageError(f"{where}: tokens: expected a list of token ids")
     for token in tokens:
         if not 0 <= token < tokenizer.n_vocab:
-            raise UsageError(f"{where}: tokens: got {token}, the model's tokens are 0 to {tokenizer.n_vocab - 1}")
+            raise UsageError(f"{where}: tokens: got {token}, expected 0 to {tokenizer.n_vocab - 1}")
     if tokenizer.decode(tokens).strip() != turn["answer"].strip():
         raise UsageError(
-            f"{where}: tokens: they don't spell the answer"
-            " (another model's? without its 'tokens' a turn is read from its text)"
+            f"{where}: tokens: they do not decode to the answer"
+            " (from another model? remove 'tokens' to encode the text again)"
         )
     return Turn(turn["user"], turn["answer"], tokens)

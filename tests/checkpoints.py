@@ -1,4 +1,4 @@
-"""Checkpoints for tests: tensors of any GPT-2, and a writer of TensorFlow's format (V2) that can be made to lie."""
+"""Checkpoints for tests: tensors of any GPT-2, and a writer of TensorFlow's format (V2) that can write wrong values."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ make_checkpoint = _load_bench()
 
 
 def random_tensors(hyperparameters=SMALL, seed=0):
-    """{name in the checkpoint: f32 array} of a whole GPT-2; no value is like another."""
+    """Return {name in the checkpoint: f32 array} of a whole GPT-2; all values differ."""
     n_vocab, n_ctx, n_embd, _, n_layer = hyperparameters
     generator = np.random.default_rng(seed)
     shapes = make_checkpoint.variable_shapes(n_vocab, n_ctx, n_embd, n_layer)
@@ -36,7 +36,7 @@ def random_tensors(hyperparameters=SMALL, seed=0):
 
 
 def write_beside(folder, hyperparameters=SMALL, name="model.ckpt"):
-    """Writes what a checkpoint needs beside it: hparams.json, a vocabulary, and `checkpoint`, which names it."""
+    """Write the files that go with a checkpoint: hparams.json, a vocabulary, and `checkpoint`, which names it."""
     folder.mkdir(exist_ok=True)
     (folder / "hparams.json").write_text(json.dumps(hyperparameters._asdict()))
     make_checkpoint.write_vocabulary(folder, hyperparameters.n_vocab, seed=0)
@@ -44,7 +44,7 @@ def write_beside(folder, hyperparameters=SMALL, name="model.ckpt"):
 
 
 def write_checkpoint(folder, hyperparameters=SMALL, seed=0, name="model.ckpt", **options):
-    """Writes a whole checkpoint with our own writer; returns its tensors. Options are those of `write_bundle`."""
+    """Write a complete checkpoint with our own writer; return its tensors. Options are those of `write_bundle`."""
     write_beside(folder, hyperparameters, name)
     tensors = random_tensors(hyperparameters, seed)
     write_bundle(folder / name, tensors, **options)
@@ -52,10 +52,10 @@ def write_checkpoint(folder, hyperparameters=SMALL, seed=0, name="model.ckpt", *
 
 
 def write_bundle(prefix, tensors, edit=None, **options):
-    """Writes PREFIX.index and one data file.
+    """Write PREFIX.index and one data file.
 
     Args:
-        edit: called with the entries {name: dict of entry_message's arguments}, to change what the index says.
+        edit: called with the entries {name: dict of entry_message's arguments}, to change the index.
         options: of `index_bytes`.
     """
     content, entries = bytearray(), {}
@@ -79,7 +79,7 @@ def varint(number):
 
 
 def field(number, value):
-    """A protobuf field: a varint, or bytes with their length."""
+    """Encode a protobuf field: a varint, or bytes with their length."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value % 2**64)
     return varint(number << 3 | 2) + varint(len(value)) + value
@@ -90,7 +90,7 @@ def masked(checksum):
 
 
 def entry_message(shape, offset, size, crc, dtype=FLOAT, shard=0, slices=b""):
-    """A BundleEntryProto."""
+    """Encode a BundleEntryProto."""
     dims = b"".join(field(2, field(1, dim)) for dim in shape)
     message = field(1, dtype) + field(2, dims) + field(3, shard) + field(4, offset) + field(5, size)
     message += varint(6 << 3 | 5) + struct.pack("<I", masked(crc))
@@ -98,12 +98,12 @@ def entry_message(shape, offset, size, crc, dtype=FLOAT, shard=0, slices=b""):
 
 
 def header_message(n_shards=1, endianness=0, min_consumer=0):
-    """A BundleHeaderProto."""
+    """Encode a BundleHeaderProto."""
     return field(1, n_shards) + field(2, endianness) + field(3, field(1, 1) + field(2, min_consumer))
 
 
 def block_bytes(entries):
-    """A block of a table: {key: value} in order, keys with shared prefixes, one restart point."""
+    """Encode a block of a table: {key: value} in order, keys with shared prefixes, one restart point."""
     block, last = bytearray(), b""
     for key, value in entries.items():
         shared = 0
@@ -115,19 +115,19 @@ def block_bytes(entries):
 
 
 def literal_snappy(block):
-    """The block in snappy's format, without compressing anything."""
+    """Encode the block in snappy's format, without compressing anything."""
     assert len(block) <= 1 << 16
     return varint(len(block)) + bytes([61 << 2]) + struct.pack("<H", len(block) - 1) + block
 
 
 def with_trailer(block, kind=0):
-    """The block followed by its compression and checksum."""
+    """Return the block followed by its compression type and checksum."""
     block += bytes([kind])
     return block + struct.pack("<I", masked(crc32c(block)))
 
 
 def index_bytes(messages, header=None, is_compressed=False, entries_per_block=7):
-    """An index: header and {key: message}, in blocks of a few entries."""
+    """Encode an index: header and {key: message}, in blocks of a few entries."""
     messages = {b"": header_message() if header is None else header, **dict(sorted(messages.items()))}
     keys, content, handles = list(messages), b"", {}
     for begin in range(0, len(keys), entries_per_block):
@@ -144,11 +144,12 @@ def index_bytes(messages, header=None, is_compressed=False, entries_per_block=7)
 
 
 def save_with_tensorflow(folder, tensors, *, name="model.ckpt", global_step=None, extras=(), dtype=None, **saver):
-    """Has TensorFlow's Saver write a checkpoint.
+    """Write a checkpoint with TensorFlow's Saver.
 
     Args:
-        tensors: {name: array}. extras: called with the graph's variables {name: variable}, may add others and returns a
-        list of operations to run before saving. dtype: to save the tensors in. saver: arguments of `Saver`.
+        tensors: {name: array}. dtype: the type in which they are saved. saver: arguments of `Saver`.
+        extras: called with the graph's variables {name: variable}; may add others, and returns a list of operations to
+            run before saving.
     """
     tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")  # takes seconds
 

@@ -1,4 +1,4 @@
-"""What tests share: the folder of real data beside the checkout, and vocabularies."""
+"""Shared by tests: the folder of real data next to the checkout, and vocabularies."""
 
 import os
 import pathlib
@@ -9,10 +9,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Tests import the installed package. `python -m pytest` in the checkout puts its source folder before that.
+# Tests import the installed package; `python -m pytest` in the checkout would find the source folder first.
 if not sys.flags.safe_path and sys.argv[0].endswith("__main__.py") and os.getcwd() == str(ROOT):
     sys.path.remove(os.getcwd())
-# So do the processes that tests start.
+# So do the processes started by tests.
 os.environ["PYTHONSAFEPATH"] = "1"
 # No test sees the models that whoever runs it has.
 os.environ["GPT2RT_MODELS"] = str(ROOT / "no models")
@@ -23,28 +23,28 @@ SHARED = pathlib.Path(__file__).parents[2] / "shared"
 
 
 def shared(*parts):
-    """A path in the folder of real data; skips the test where it is not there."""
+    """Return a path in the folder of real data; skip the test if it does not exist."""
     path = SHARED.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"{path} is missing: it is no part of the repository")
+        pytest.skip(f"{path} is missing (it is not part of the repository)")
     return path
 
 
 @pytest.fixture(scope="session")
 def openai_vocabulary():
-    """OpenAI's encoder.json and vocab.bpe: two paths."""
+    """The paths of OpenAI's encoder.json and vocab.bpe."""
     return shared("gpt2", "encoder.json"), shared("gpt2", "vocab.bpe")
 
 
 @pytest.fixture(scope="session")
 def talk_vocabulary():
-    """The bundled model's encoder.json and vocab.bpe: two paths."""
+    """The paths of the bundled model's encoder.json and vocab.bpe."""
     return shared("talk", "encoder.json"), shared("talk", "vocab.bpe")
 
 
 @pytest.fixture(scope="session")
 def trained_vocabulary(tmp_path_factory):
-    """A vocabulary of 600 tokens, trained here: two paths."""
+    """The paths of the two files of a vocabulary of 600 tokens, trained here."""
     from vocabularies import train_vocabulary
 
     return train_vocabulary(tmp_path_factory.mktemp("vocabulary"))

@@ -1,4 +1,4 @@
-"""The bundled model, for tests that need one which was really trained."""
+"""The bundled model, for tests that need a trained model."""
 
 import functools
 import pathlib
@@ -13,7 +13,7 @@ DEMO = pathlib.Path(gpt2rt.__file__).parent / "demo.bin"
 
 @functools.cache
 def demo_model():
-    """The bundled model, opened once."""
+    """Return the bundled model, opened once."""
     if not DEMO.exists():
         pytest.skip("the package was built without gpt2rt/demo.bin")
     return open_model(DEMO, n_threads=1)

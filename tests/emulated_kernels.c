@@ -1,6 +1,6 @@
-/* Runs every kernel of every instruction set that this processor has, on random inputs, and prints a digest of the bits of
- * its results: a line "operation isa digest". All digests of an operation must be equal, on every architecture. */
-#ifdef EVEX_FOR_AVX_VNNI /* AVX-512 VNNI stands in for AVX-VNNI: the same instruction in another encoding */
+/* Runs every kernel of every instruction set of this processor on random inputs, and prints a digest of the bits of the
+ * results in lines "operation isa digest". All digests of an operation must be equal, on every architecture. */
+#ifdef EVEX_FOR_AVX_VNNI /* AVX-512 VNNI replaces AVX-VNNI: the same instruction in another encoding */
 #define AVX_VNNI_TARGET "avx2,fma,f16c,avx512vl,avx512vnni"
 #define AVX_VNNI_PREFIX ""
 #include "cpu.h"
@@ -23,7 +23,7 @@ static float random_float(void) { return (float)(int32_t)random_bits() / 2147483
 static void *allocate(size_t n) {
     void *p = calloc(n + 64, 1);
     if (!p) abort();
-    return (void *)(((uintptr_t)p + 63) / 64 * 64); /* lives as long as the program */
+    return (void *)(((uintptr_t)p + 63) / 64 * 64); /* never freed */
 }
 
 #define NOTHING_YET 14695981039346656037u /* FNV-1a */
@@ -33,7 +33,7 @@ static void add_to_digest(const void *p, size_t n) {
     for (size_t i = 0; i < n; i++) digest = (digest ^ ((const uint8_t *)p)[i]) * 1099511628211u;
 }
 
-/* Of everything that was added since the last one. */
+/* The digest of everything added since the last one. */
 static void print_digest(const char *operation, const char *isa) {
     printf("%s %s %016llx\n", operation, isa, (unsigned long long)digest);
     digest = NOTHING_YET;
@@ -95,7 +95,7 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
     m.bias = bias;
     for (int64_t t = 0; t < TOKENS; t++)
         k->quantize_inputs(&in, t, &m);
-    add_to_digest(in.q, INPUTS * TOKENS); /* not the offsets: they are the instruction set's own */
+    add_to_digest(in.q, INPUTS * TOKENS); /* without the offsets, which depend on the instruction set */
     add_to_digest(in.scale, 4 * (size_t)groups * TOKENS);
     int modes[] = {MATMUL_STORE, MATMUL_ADD, MATMUL_GELU};
     for (int64_t T = 1; T <= TOKENS; T++)
@@ -108,7 +108,7 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
     print_digest(name, k->name);
 }
 
-/* Ends the program if a fact does not hold. */
+/* Ends the program if a condition does not hold. */
 static void check(int holds, const char *fact) {
     if (holds) return;
     fprintf(stderr, "not so: %s\n", fact);
@@ -143,7 +143,7 @@ static void run_attention(const Kernels *k, int type, const char *name) {
             for (int i = 0; i < WIDTH; i++) keys[i] = random_float();
             k->kv_store(&cache, keys, keys + DIM, head, position);
         }
-    for (int traced = 0; traced < 2; traced++) /* with the softmax written to `weights`, all else is the same */
+    for (int traced = 0; traced < 2; traced++) /* writing the softmax to `weights` changes nothing else */
         for (int64_t head = 0; head < HEADS; head++)
             for (int64_t position = 0; position < POSITIONS; position += 5) {
                 const AttentionArgs args = {

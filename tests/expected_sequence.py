@@ -1,4 +1,4 @@
-"""What a sequence must hold after any calls: a model of it in Python without a cache, for stateful tests."""
+"""The expected state of a sequence after any calls: a Python model of it, without a cache, for stateful tests."""
 
 import itertools
 
@@ -7,14 +7,14 @@ from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageEr
 
 
 def fresh(sequence, ids=None, n_logits=1):
-    """A fresh sequence that has evaluated the same tokens."""
+    """Return a fresh sequence that has evaluated the same tokens."""
     made = sequence.model.sequence()
     made.append(sequence.tokens if ids is None else ids, n_logits)
     return made
 
 
 def assert_as_fresh(sequence):
-    """Its logits are those of a fresh sequence with the same tokens, bit for bit."""
+    """Check that its logits equal those of a fresh sequence with the same tokens, bit for bit."""
     tokens = sequence.tokens
     assert len(sequence) == len(tokens)
     if not tokens:
@@ -26,16 +26,16 @@ def assert_as_fresh(sequence):
 
 
 class Expected:
-    """A sequence and what it must hold.
+    """A sequence and its expected state.
 
     Attributes:
         real: the `Sequence`.
-        ids: what is evaluated. pending: what is not.
-        params, seed, history, exempt, stop, n_logprobs: what was given to `set_sampling`.
-        samples: since the seed, all that decided on each sampled token, and what the event said of it.
+        ids: the evaluated ids. pending: the pending ids.
+        params, seed, history, exempt, stop, n_logprobs: the arguments of `set_sampling`.
+        samples: since the seed, everything that determines each sampled token, and what the event reported for it.
         newest: the tokens of the last step, which can be retracted.
-        guesses: what the next step may check.
-        is_cancelled: whether the next call ends at once.
+        guesses: the guesses that the next step may check.
+        is_cancelled: whether the next call stops at once.
     """
 
     def __init__(self, real):
@@ -59,7 +59,7 @@ class Expected:
 
     @property
     def is_forbidden(self):
-        """Whether no token at all may be sampled."""
+        """Return whether all tokens are forbidden."""
         return (
             self.params is not None
             and self.params.no_repeat_ngram_size == 1
@@ -67,17 +67,17 @@ class Expected:
         )
 
     def change(self, ids, pending=()):
-        """What every change does: nothing can be retracted after it, and no guess is left."""
+        """Record a change, after which nothing can be retracted and no guess is left."""
         self.ids, self.pending = list(ids), list(pending)
         self.newest, self.guesses = [], []
 
     def guesses_in_reach(self):
-        """The guesses that the next step checks."""
+        """Return the guesses that the next step checks."""
         is_due = self.params is not None and len(self.pending) == 1
         return self.guesses[: max(0, self.room)] if is_due else []
 
     def sample(self, event):
-        """Take over what a step sampled once all pending tokens were evaluated."""
+        """Record the tokens of a step that sampled after all pending tokens were evaluated."""
         tokens, guesses = event.tokens, self.guesses_in_reach()
         assert tokens
         assert tokens[:-1] == guesses[: len(tokens) - 1]
@@ -91,7 +91,7 @@ class Expected:
             self.newest.append(token)
             self.history.append(token)
         if len(tokens) <= len(guesses) and tokens[-1] == guesses[len(tokens) - 1]:
-            assert tokens[-1] in self.stop or self.is_forbidden  # else the next one was to be sampled as well
+            assert tokens[-1] in self.stop or self.is_forbidden  # otherwise the next one should have been sampled too
         self.ids += tokens[:-1]
         self.pending = tokens[-1:]
 
@@ -105,7 +105,7 @@ class Expected:
         self.newest = kept
 
     def check(self):
-        """Compare all that can be read, but for the logits."""
+        """Compare all readable state except the logits."""
         real = self.real
         assert real.tokens == self.ids
         assert real.pending == self.pending
@@ -115,7 +115,7 @@ class Expected:
         assert real.history == self.history
 
     def check_samples(self):
-        """A fresh sequence that is stepped alone, without guesses, samples the same tokens."""
+        """Check that a fresh sequence, stepped alone and without guesses, samples the same tokens."""
         if not self.samples:
             return
         alone, engine = self.real.model.sequence(), Engine(self.real.model)
@@ -131,21 +131,21 @@ class Expected:
 
 
 class ExpectedEngine:
-    """An engine, and what its steps must do.
+    """An engine, and the expected effect of its steps.
 
     Attributes:
         real: the `Engine`.
-        is_cancelled: whether the next step ends at once.
+        is_cancelled: whether the next step stops at once.
     """
 
-    MOST, MOST_MIXED = 256, 128  # rows of a pass; of one that has decoding sequences
+    MOST, MOST_MIXED = 256, 128  # rows of a pass, and of a pass with decoding sequences
 
     def __init__(self, model):
         self.real = Engine(model)
         self.is_cancelled = False
 
     def step(self, batch):
-        """Step these `Expected` together, and compare what came of it."""
+        """Step these `Expected` together, and compare the results."""
         try:
             events = {event.sequence: event for event in self.real.step([one.real for one in batch])}
         except CancelledError:
@@ -173,7 +173,7 @@ class ExpectedEngine:
 
     @staticmethod
     def _problem(one):
-        """The type of the error that its event must have, or None."""
+        """Return the type of error that its event must have, or None."""
         if one.is_cancelled:
             return CancelledError
         if not one.ids and not one.pending:
@@ -182,7 +182,7 @@ class ExpectedEngine:
 
     @staticmethod
     def _finish(one, event):
-        """A sequence whose pending tokens were all evaluated."""
+        """Check a sequence whose pending tokens were all evaluated."""
         if one.is_forbidden:
             assert type(event.error) is Gpt2rtError
             assert event.tokens == []
@@ -195,7 +195,7 @@ class ExpectedEngine:
                 one.change(one.ids + one.pending)
 
     def _check_prompts(self, prompts, decoded, read_again):
-        """They share the rows that are left by decoding sequences, and by one row for each last token read again."""
+        """Check that prompts share the rows left over by decoding sequences and by last tokens that are read again."""
         waiting = sum(len(one.pending) for one, _ in prompts)
         evaluated = 0
         for one, event in prompts:

@@ -1,4 +1,4 @@
-"""Run with failing_malloc.c preloaded: each allocation of each operation fails once. Prints how many did.
+"""Run with failing_malloc.c preloaded: makes each allocation of each operation fail once, and prints the number.
 
 python failed_allocations.py MODEL OPERATION
 """
@@ -18,9 +18,9 @@ MODEL, OPERATION = sys.argv[1:]
 TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
 SAMPLING = gpt2rt.SamplingParams(repetition_penalty=1.3)
 LIBRARY = ctypes.CDLL(None)
-OBJECTS_FAIL = os.environ.get("PYTHONMALLOC") == "malloc"  # small Python objects are allocations as well
-REPORTING = ("score", "score_after_pending", "step", "engine")  # their results are made when all is done
-OPERATIONS = {  # of the first sequence, or of all with an engine
+OBJECTS_FAIL = os.environ.get("PYTHONMALLOC") == "malloc"  # small Python objects are allocations too
+REPORTING = ("score", "score_after_pending", "step", "engine")  # these create their results at the end
+OPERATIONS = {  # on the first sequence, or on all of them with an engine
     "append": lambda all, engine: all[0].append(TEXT[:40]),
     "append_chunk_of_many_logits": lambda all, engine: all[0].append(TEXT[:200], 300),
     "append_traced": lambda all, engine: all[0].append(TEXT[:50], trace=True),
@@ -40,7 +40,7 @@ OPERATIONS = {  # of the first sequence, or of all with an engine
 
 
 def prepared():
-    """Sequences of a model without idle engines, and an engine that has not run yet."""
+    """Return sequences of a model without idle engines, and an engine that has not run yet."""
     model = gpt2rt.open_model(MODEL, n_threads=1)
     sequences = [model.sequence() for _ in range(4)]
     for sequence, n in zip(sequences, (9, 2, 20, 3), strict=True):
@@ -64,7 +64,7 @@ def state(sequences):
 
 
 def outcome(result):
-    """What a call returned, to be compared."""
+    """Return the result of a call in a form that can be compared."""
     if isinstance(result, list) and result and isinstance(result[0], Event):
         return [(event.tokens, event.logprobs, event.top_logprobs) for event in result]
     if isinstance(result, np.ndarray):

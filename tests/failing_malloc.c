@@ -1,13 +1,13 @@
-/* Preloaded into a process: makes its n-th allocation of at least so many bytes fail, once failing_malloc_arm() says so. */
+/* Preloaded into a process: after failing_malloc_arm(), makes its n-th allocation of at least a given size fail. */
 #include <errno.h>
 #include <stddef.h>
 
-static volatile long left = -1; /* allocations until the one that fails; negative for none */
-static volatile size_t least;   /* bytes of those that count */
+static volatile long left = -1; /* allocations before the failing one; negative for none */
+static volatile size_t least;   /* minimum bytes of an allocation that counts */
 
 void failing_malloc_arm(long n, size_t bytes) { least = bytes, left = n; }
 
-/* Whether the allocation failed that was to fail. */
+/* Returns whether the allocation has failed. */
 int failing_malloc_disarm(void) {
     const int has_failed = left < 0;
     left = -1;

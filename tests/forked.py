@@ -1,4 +1,4 @@
-"""Fork again and again while another thread evaluates; each child computes. Prints how many found one torn.
+"""Fork repeatedly while another thread evaluates; each child computes. Print how many found a torn sequence or engine.
 
 python forked.py MODEL append|step
 """
@@ -17,8 +17,8 @@ from gpt2rt.errors import UsageError
 
 MODEL, WHAT = sys.argv[1:]
 FORKS = 8
-SECONDS = 30  # until a child that hangs is killed
-TORN = 3  # exit status of a child whose inherited sequence or engine says so
+SECONDS = 30  # after which a hanging child is killed
+TORN = 3  # exit status of a child whose inherited sequence or engine is torn
 TEXT = [(7 * i * i + 3 * i) % 256 for i in range(1000)]
 
 
@@ -32,7 +32,7 @@ def evaluate(sequence, engine):
 
 
 def compute_in_child(sequence, engine, text, logits):
-    """Returns the exit status."""
+    """Return the exit status."""
     other = sequence.model.sequence()
     other.append(text)
     assert other.logits.tobytes() == logits

@@ -1,4 +1,4 @@
-"""A server on this machine that answers as the Hugging Face hub."""
+"""A local server that answers like the Hugging Face Hub."""
 
 import hashlib
 import http.server

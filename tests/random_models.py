@@ -1,4 +1,4 @@
-"""Random models, written as model files without a checkpoint, for tests of what runs them."""
+"""Random models, written as model files without a checkpoint, for tests of the engine."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ ISAS = available_isas()
 
 
 def random_tensors(hyperparameters, seed=0, scale=0.3):
-    """{name: f32 array} with the checkpoint's names and shapes, livelier than an untrained model's."""
+    """Return {name: f32 array} with the checkpoint's names and shapes, and larger values than an untrained model's."""
     random = np.random.default_rng(seed)
     tensors = {}
     for tensor in modelfile.tensor_table(hyperparameters, "f32", 0):
@@ -33,7 +33,7 @@ def random_tensors(hyperparameters, seed=0, scale=0.3):
 
 
 def byte_vocabulary(n_vocab):
-    """A vocabulary section of the 256 bytes and tokens that nothing makes; n_vocab is at least 256."""
+    """Return a vocabulary section of the 256 bytes and special tokens; n_vocab is at least 256."""
     offsets = np.concatenate([np.arange(257), 256 + np.arange(1, n_vocab - 256 + 1)]).astype("<u4")
     tables = {
         "token_offsets": offsets.tobytes(),
@@ -46,7 +46,7 @@ def byte_vocabulary(n_vocab):
 
 
 def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=None):
-    """Writes tensors as a model file at `path`, which is returned."""
+    """Write tensors as a model file at `path`; return `path`."""
     if group_size is None:
         group_size = modelfile.DEFAULT_GROUP_SIZE[weight_type]
     vocabulary = byte_vocabulary(hyperparameters.n_vocab)
@@ -64,14 +64,14 @@ def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=No
 
 
 def open_sequence(path, isa=None, threads=1):
-    """An empty sequence over a model file, with exactly so many threads, also where the machine has fewer."""
+    """Return an empty sequence of a model file, with exactly this many threads even if the machine has fewer."""
     model = gpt2rt.open_model(path, isa=isa)
     model._runtime = Runtime(model._runtime.weights, threads)
     return model.sequence()
 
 
 def evaluate_together(sequences, tokens):
-    """Evaluate ids for each sequence, all of them in the same steps."""
+    """Evaluate ids for each sequence, all in the same steps."""
     for sequence, ids in zip(sequences, tokens, strict=True):
         sequence.push(ids)
     engine = Engine(sequences[0].model)

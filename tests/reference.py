@@ -1,6 +1,6 @@
-"""GPT-2 in plain numpy, float64 sums: the oracle for logits and traces. Names as in the release, shapes at every step.
+"""GPT-2 in plain numpy with float64 sums: the reference for logits and traces, with the release's names.
 
-B is left out: one sequence. T tokens, E n_embd, H n_head, D = E / H, L n_layer.
+There is one sequence, so no letter B. T tokens, E n_embd, H n_head, D = E / H, L n_layer.
 """
 
 import numpy as np
@@ -37,7 +37,7 @@ def attention(x, t, name, n_head):  # (T, E) -> (T, E), (H, T, T)
 
 
 def trace(tensors, n_head, tokens):
-    """All logits (T, n_vocab), hidden states (L + 1, T, E) and attention (L, H, T, T) of ids (T,).
+    """Return logits (T, n_vocab), hidden states (L + 1, T, E) and attention (L, H, T, T) of ids (T,).
 
     tensors: {name: array} as in the checkpoint, without `model/`.
     """
@@ -57,5 +57,5 @@ def trace(tensors, n_head, tokens):
 
 
 def logits(tensors, n_head, tokens):
-    """All logits, (T, n_vocab), of ids (T,); see `trace`."""
+    """Return the logits, (T, n_vocab), of ids (T,); see `trace`."""
     return trace(tensors, n_head, tokens)[0]

@@ -1,4 +1,4 @@
-"""A server on this machine that has OpenAI's release, and faults: it cuts, lies, refuses and redirects."""
+"""A local server with OpenAI's release, and faults: it truncates, sends wrong lengths, refuses and redirects."""
 
 import contextlib
 import http.server
@@ -6,16 +6,18 @@ import re
 import threading
 from collections import defaultdict
 
-SIZE = "355M"  # of the four, one whose files have no known SHA-256
+SIZE = "355M"  # a size whose files have no known SHA-256
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves {path: bytes} with ETags and ranges, but for its faults.
+    """Serves {path: bytes} with ETags and ranges, except for its faults.
 
     Attributes:
-        files: {path: bytes}. faults: {(method, path): [fault]}, each for one request, in order; a fault is called with
-        the handler and returns whether it has answered. requests: [(method, path, headers)] as they came. etag: the
-        version of all files, None for a server that tells none. ranges: whether it knows them.
+        files: {path: bytes}.
+        faults: {(method, path): [fault]}, each for one request, in order; a fault is called with the handler and
+            returns whether it has answered.
+        requests: [(method, path, headers)], in order.
+        etag: the version of all files, None to send none. ranges: whether ranges are supported.
     """
 
     daemon_threads = True
@@ -26,14 +28,14 @@ class Server(http.server.ThreadingHTTPServer):
         self.etag, self.ranges = '"v1"', True
 
     def handle_error(self, request, client_address):
-        """A client that leaves is no error here."""
+        """Ignore errors: a client that disconnects is expected."""
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_port}/models"
 
     def asked(self, method, name):
-        """The headers of the requests for a file."""
+        """Return the headers of the requests for a file."""
         return [headers for m, path, headers in self.requests if (m, path) == (method, f"/models/{SIZE}/{name}")]
 
     def fail(self, name, *faults, method="GET", size=SIZE):
@@ -109,7 +111,7 @@ def answers(status, **headers):
 
 
 def cuts_after(n_bytes):
-    """Says the whole length, and closes after some bytes of the body."""
+    """Announce the whole length, and close after some bytes of the body."""
 
     def fault(handler):
         content = handler.server.files[handler.path]
@@ -121,7 +123,7 @@ def cuts_after(n_bytes):
 
 
 def says_length(difference):
-    """Sends the whole file under a wrong length, and closes."""
+    """Send the whole file with a wrong length, and close."""
 
     def fault(handler):
         content = handler.server.files[handler.path]
@@ -145,6 +147,6 @@ def talks_nonsense(handler):
 
 def stalls(handler):
     handler.say(200, {}, b"", length=1000)
-    handler.rfile.read(1)  # until the client leaves
+    handler.rfile.read(1)  # until the client disconnects
     handler.close_connection = True
     return True

@@ -1,4 +1,4 @@
-"""A small model file, for tests of its reader and its writer."""
+"""A small model file, for tests of the reader and the writer."""
 
 import struct
 
@@ -13,7 +13,7 @@ SECTIONS = ("metadata", "vocabulary", "weights")
 
 
 def vocabulary():
-    """A section of the right form; its content is no vocabulary."""
+    """Return a section with valid lengths but meaningless content."""
     tables = {
         "token_offsets": bytes(4 * (NUMBERS.n_vocab + 1)),
         "byte_tokens": bytes(4 * 256),
@@ -37,7 +37,7 @@ def write(path, **options):
 
 
 def write_weights(path):
-    """A writer that has written everything and not yet given the file its name."""
+    """Return a writer that has written everything but has not renamed the file yet."""
     writer = make_writer(path).__enter__()
     for tensor in writer.tensors:
         writer.write_tensor([bytes(tensor.length)])
@@ -45,5 +45,5 @@ def write_weights(path):
 
 
 def section(content, name):
-    """(offset, length) of a section, from the header."""
+    """Return the (offset, length) of a section, from the header."""
     return struct.unpack_from("<QQ", content, 64 + 24 * SECTIONS.index(name))

@@ -1,4 +1,4 @@
-"""Arguments: numbers of numpy are taken, and whatever can't be used is refused with a sentence."""
+"""Arguments: numpy numbers are accepted, and invalid values are refused with a message."""
 
 import numpy as np
 import pytest
@@ -28,11 +28,11 @@ def sequence(model):
     return sequence
 
 
-# --- what is taken
+# --- accepted
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int64, np.uint64])
-def test_numbers_of_numpy_are_numbers(model, path, kind):
+def test_numpy_integers_are_accepted(model, path, kind):
     options = {"max_tokens": 5, "seed": 7, "logprobs": 2, "top_k": 9, "repeat_last_n": 3, "no_repeat_ngram_size": 4}
     converted = {name: kind(value) for name, value in options.items()}
     expected, found = model.generate("ab", **options), model.generate("ab", **converted)
@@ -47,7 +47,7 @@ def test_numbers_of_numpy_are_numbers(model, path, kind):
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_real_numbers_of_numpy_are_numbers(model, kind):
+def test_numpy_floats_are_accepted(model, kind):
     options = {"temperature": 0.5, "top_p": 0.75, "min_p": 0.25, "repetition_penalty": 1.25}
     converted = {name: kind(value) for name, value in options.items()}
     expected = model.generate("ab", max_tokens=9, seed=1, **options).text()
@@ -55,7 +55,7 @@ def test_real_numbers_of_numpy_are_numbers(model, kind):
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.uint64])
-def test_a_sequence_takes_numbers_of_numpy(model, sequence, kind):
+def test_a_sequence_accepts_numpy_integers(model, sequence, kind):
     sequence.append(np.array([4, 5, 6], kind), kind(2))
     assert sequence.all_logits.shape == (2, SHAPE.n_vocab)
     sequence.truncate(kind(4))
@@ -68,25 +68,25 @@ def test_a_sequence_takes_numbers_of_numpy(model, sequence, kind):
 
 
 @pytest.mark.parametrize("ids", [(1, 2), range(1, 3), iter([1, 2]), np.array([1, 2], np.uint8), [np.int64(1), 2]])
-def test_ids_come_in_any_iterable(sequence, ids):
+def test_ids_may_be_any_iterable(sequence, ids):
     sequence.append(ids)
     assert sequence.tokens == [1, 2, 3, 1, 2]
 
 
 @pytest.mark.parametrize("wanted", [3, 100, 1 << 40, 1 << 100])
-def test_more_logits_than_tokens_are_those_of_all_tokens(model, wanted):
+def test_n_logits_beyond_the_tokens_keeps_the_logits_of_all(model, wanted):
     sequence = model.sequence()
     sequence.append([1, 2, 3], wanted)
     assert sequence.n_logits == 3
 
 
-# --- what is refused
+# --- refused
 
 NO_WHOLE_NUMBERS = [True, np.True_, 1.0, 1.5, np.float64(2), "2", b"2", -1, np.array([1, 1]), [1], -(1 << 100)]
 
 
 @pytest.mark.parametrize("value", [*NO_WHOLE_NUMBERS, None], ids=repr)
-def test_what_is_no_whole_number_is_refused(model, sequence, value):
+def test_a_value_that_is_not_an_integer_is_refused(model, sequence, value):
     for name, call in [
         ("n_logits", lambda: sequence.append([1], value)),
         ("length", lambda: sequence.truncate(value)),
@@ -101,7 +101,7 @@ def test_what_is_no_whole_number_is_refused(model, sequence, value):
 
 
 @pytest.mark.parametrize("value", NO_WHOLE_NUMBERS, ids=repr)
-def test_what_is_neither_a_whole_number_nor_none_is_refused(model, path, sequence, value):
+def test_a_value_that_is_neither_an_integer_nor_none_is_refused(model, path, sequence, value):
     params = gpt2rt.SamplingParams()
     for name, call in [
         ("max_tokens", lambda: model.generate("ab", max_tokens=value)),
@@ -129,23 +129,23 @@ def test_a_number_out_of_range_is_refused(model, name, value):
 
 
 NO_IDS = [
-    ("42", r"tokens: got text, '42', expected ids \(encode it with the tokenizer\)"),
-    (b"42", "tokens: got text, b'42', expected ids"),
+    ("42", r"tokens: got text '42', expected ids \(encode it with the tokenizer\)"),
+    (b"42", "tokens: got text b'42', expected ids"),
     (5, "tokens: got 5, expected ids"),
     (None, "tokens: got None, expected ids"),
     (np.array(5), r"tokens: got array\(5\), expected ids"),
-    ([1.9], "tokens: got 1.9 among them, expected ids"),
-    ([True], "tokens: got True among them, expected ids"),
-    (["a"], "tokens: got 'a' among them, expected ids"),
-    ([None], "tokens: got None among them, expected ids"),
-    (np.array([1.0]), "tokens: got .*1.0.* among them, expected ids"),
-    (np.array([True]), "tokens: got .*True.* among them, expected ids"),
-    (np.array([[1, 2]]), r"tokens: got array\(\[1, 2\]\) among them, expected ids"),
+    ([1.9], "tokens: got an item 1.9, expected ids"),
+    ([True], "tokens: got an item True, expected ids"),
+    (["a"], "tokens: got an item 'a', expected ids"),
+    ([None], "tokens: got an item None, expected ids"),
+    (np.array([1.0]), "tokens: got an item .*1.0.*, expected ids"),
+    (np.array([True]), "tokens: got an item .*True.*, expected ids"),
+    (np.array([[1, 2]]), r"tokens: got an item array\(\[1, 2\]\), expected ids"),
 ]
 
 
 @pytest.mark.parametrize(("value", "message"), NO_IDS, ids=[repr(value) for value, _ in NO_IDS])
-def test_what_is_no_ids_is_refused(sequence, value, message):
+def test_tokens_that_are_not_ids_are_refused(sequence, value, message):
     for call in (sequence.append, sequence.push, sequence.score, sequence.guess):
         with pytest.raises(UsageError, match=message):
             call(value)
@@ -159,20 +159,20 @@ def test_what_is_no_ids_is_refused(sequence, value, message):
 @pytest.mark.parametrize("token", [-1, 257, np.int64(1 << 40), 1 << 100])
 def test_an_id_out_of_range_is_refused(model, token):
     for call in (model.sequence().append, model.score, model.generate):
-        with pytest.raises(VocabularyError, match=f"token {token}: the model's tokens are 0 to 256"):
+        with pytest.raises(VocabularyError, match=f"token {token}: out of range, expected 0 to 256"):
             call([1, token])
 
 
 @pytest.mark.parametrize("value", [None, 5, True, b"ab", {"prompt": "x"}, np.array(5)], ids=repr)
-def test_what_is_neither_text_nor_ids_is_refused(model, value):
-    with pytest.raises(UsageError, match=r"prompt: got .*, expected a text or ids"):
+def test_a_prompt_that_is_neither_text_nor_ids_is_refused(model, value):
+    with pytest.raises(UsageError, match=r"prompt: got .*, expected text or token ids"):
         model.generate(value)
-    with pytest.raises(UsageError, match=r"text: got .*, expected a text or ids"):
+    with pytest.raises(UsageError, match=r"text: got .*, expected text or token ids"):
         model.score(value)
 
 
 @pytest.mark.parametrize("stop", [None, 5, True, b"ab", [None], [b"a"], [""], ["x" * 257], ["x"] * 65], ids=repr)
-def test_what_is_no_stop_string_is_refused(model, stop):
+def test_an_invalid_stop_string_is_refused(model, stop):
     for call in (model.generate, lambda _, stop: model.generate_batch(["a"], stop=stop)):
         with pytest.raises(UsageError, match=r"stop: got .*, expected "):
             call("a", stop=stop)
@@ -181,7 +181,7 @@ def test_what_is_no_stop_string_is_refused(model, stop):
 
 
 @pytest.mark.parametrize("sampling", ["warm", {"top_k": 3}, {}, 0, False, gpt2rt.SamplingParams], ids=repr)
-def test_what_is_no_sampling_params_is_refused(model, sampling):
+def test_sampling_of_another_type_is_refused(model, sampling):
     for call in (model.generate, lambda _, sampling: model.generate_batch(["a"], sampling=sampling)):
         with pytest.raises(UsageError, match=r"sampling: got .*, expected a SamplingParams or None"):
             call("a", sampling=sampling)
@@ -194,36 +194,36 @@ def test_an_unknown_sampling_option_is_refused(model):
 
 
 @pytest.mark.parametrize("value", [None, 5, "model", Sequence], ids=repr)
-def test_what_is_no_model_is_refused(value):
+def test_a_model_of_another_type_is_refused(value):
     for kind in (Sequence, Engine):
         with pytest.raises(UsageError, match=r"model: got .*, expected a Model \(open_model opens one\)"):
             kind(value)
 
 
 @pytest.mark.parametrize("value", [None, 5, [None], ["a"], "ab"], ids=repr)
-def test_what_are_no_sequences_is_refused(model, value):
+def test_a_step_of_something_other_than_sequences_is_refused(model, value):
     with pytest.raises(UsageError, match=r"step: got .*, expected sequences"):
         model.engine().step(value)
 
 
 @pytest.mark.parametrize("message", [None, 5, b"Hello", ["Hello"]], ids=repr)
-def test_a_message_that_is_no_text_is_refused(model, message):
+def test_a_message_that_is_not_text_is_refused(model, message):
     talk = gpt2rt.Conversation(model)
     with pytest.raises(UsageError, match=r"message: got .*, expected text"):
         talk.say(message)
 
 
-def test_an_instruction_set_that_is_no_name_is_refused(path):
+def test_an_instruction_set_that_is_not_a_name_is_refused(path):
     with pytest.raises(UsageError, match="isa: got 5, expected the name of an instruction set or None"):
         gpt2rt.open_model(path, isa=5)
 
 
-def test_a_closed_model_makes_no_sequence_in_any_way(path):
+def test_a_closed_model_makes_no_more_sequences(path):
     model = gpt2rt.open_model(path, n_threads=1)
     old = model.sequence()
     model.close()
     for call in (model.sequence, lambda: Sequence(model), lambda: model.generate("a"), lambda: model.score("a")):
-        with pytest.raises(UsageError, match="the model was closed"):
+        with pytest.raises(UsageError, match="the model is closed"):
             call()
     old.push([1])
     fork = old.fork()

@@ -1,4 +1,4 @@
-"""Batches: several texts generated at once, each as if it were alone; and steps of many sequences."""
+"""Batches: several texts generated at once, each independent of the others; and steps of many sequences."""
 
 import json
 import subprocess
@@ -24,13 +24,13 @@ def model():
 
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory):
-    """A random model with a token for each byte."""
+    """A random model whose tokens include all bytes."""
     h = Hyperparameters(n_vocab=257, n_ctx=1100, n_embd=16, n_head=2, n_layer=1)
     return open_model(write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h)), n_threads=1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_each_text_of_a_batch_is_that_of_its_prompt_alone(model, batch_size):
+def test_each_text_of_a_batch_equals_that_of_its_prompt_alone(model, batch_size):
     options = {"max_tokens": 40, "temperature": 0.9}
     texts = [""] * len(PROMPTS)
     generation = model.generate_batch(PROMPTS, seed=11, batch_size=batch_size, **options)
@@ -43,17 +43,17 @@ def test_each_text_of_a_batch_is_that_of_its_prompt_alone(model, batch_size):
         assert generation.continuations[i].finish_reason == alone.finish_reason
 
 
-def test_a_batch_of_nothing_is_nothing(model):
+def test_an_empty_batch_yields_nothing(model):
     assert list(model.generate_batch([])) == []
 
 
-def test_a_prompt_longer_than_the_context_is_refused_by_its_number(model):
-    with pytest.raises(ContextFullError, match=r"prompt 2: \d+ tokens, the model has 512 positions"):
+def test_a_prompt_longer_than_the_context_is_refused_with_its_number(model):
+    with pytest.raises(ContextFullError, match=r"prompt 2: \d+ tokens, but the model has 512 positions"):
         model.generate_batch(["a", "a b " * 600])
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 257, 1.5])
-def test_an_impossible_batch_size_is_refused(model, batch_size):
+def test_an_invalid_batch_size_is_refused(model, batch_size):
     with pytest.raises(UsageError, match=r"batch_size: got .*, expected a whole number from 1 to 256"):
         model.generate_batch(["a"], batch_size=batch_size)
 
@@ -84,7 +84,7 @@ REQUESTS = [
 
 
 def alone(model, i, request, **common):
-    """The generation of a request by itself, read to its end."""
+    """Return the generation of a request by itself, read to its end."""
     options = dict(request) if isinstance(request, dict) else {"prompt": request}
     if options.get("seed") is None:
         options["seed"] = 40 + i
@@ -94,7 +94,7 @@ def alone(model, i, request, **common):
 
 
 @pytest.mark.parametrize("batch_size", [3, 16])
-def test_each_prompt_may_have_arguments_of_its_own(model, batch_size):
+def test_each_prompt_may_have_its_own_arguments(model, batch_size):
     common = {"max_tokens": 20, "stop": ["."], "sampling": SamplingParams(temperature=0.9, top_p=0.8)}
     batch = model.generate_batch(REQUESTS, seed=40, batch_size=batch_size, top_k=30, **common)
     texts = [""] * len(REQUESTS)
@@ -112,7 +112,7 @@ def test_each_prompt_may_have_arguments_of_its_own(model, batch_size):
         assert len(found.logprobs) == (len(found.tokens) if i in (3, 5) else 0)
 
 
-def test_logprobs_for_all_prompts(model):
+def test_all_prompts_report_logprobs(model):
     batch = model.generate_batch(["Once", {"prompt": "I", "logprobs": None}], seed=1, max_tokens=4, logprobs=3)
     list(batch)
     first, second = batch.continuations
@@ -128,24 +128,24 @@ def test_stop_strings_may_come_from_an_iterator(model):
     assert texts == expected
 
 
-def test_seeds_go_round_after_the_largest(model):
+def test_seeds_wrap_around_after_the_largest(model):
     assert model.generate_batch(["a", "b"], seed=(1 << 64) - 1).seeds == [(1 << 64) - 1, 0]
 
 
 @pytest.mark.parametrize(
     ("request_", "error", "message"),
     [
-        ({}, UsageError, 'prompt 2: it is missing, expected a text under "prompt"'),
-        ({"text": "x"}, UsageError, "prompt 2: got 'text', expected some of prompt, seed, max_tokens, stop, "),
-        ({"prompt": "x", "batch_size": 3}, UsageError, "prompt 2: got 'batch_size', expected some of prompt, "),
-        ({"prompt": "x", 5: 3}, UsageError, "prompt 2: got 5, expected some of prompt, "),
-        ({"prompt": None}, UsageError, "prompt 2: got None, expected a text or ids"),
-        ({"prompt": {"prompt": "x"}}, UsageError, "prompt 2: got {'prompt': 'x'}, expected a text or ids"),
-        (5, UsageError, "prompt 2: got 5, expected a text or ids"),
-        (b"x", UsageError, "prompt 2: got b'x', expected a text or ids"),
-        ([1, 2.0], UsageError, "prompt 2: tokens: got 2.0 among them, expected ids"),
-        ([1, 4096], VocabularyError, "prompt 2: token 4096: the model's tokens are 0 to 4095"),
-        ([1] * 513, ContextFullError, "prompt 2: 513 tokens, the model has 512 positions"),
+        ({}, UsageError, 'prompt 2: no "prompt", expected text or token ids'),
+        ({"text": "x"}, UsageError, "prompt 2: unknown name 'text', expected any of prompt, seed, max_tokens, stop, "),
+        ({"prompt": "x", "batch_size": 3}, UsageError, "prompt 2: unknown name 'batch_size', expected any of prompt, "),
+        ({"prompt": "x", 5: 3}, UsageError, "prompt 2: unknown name 5, expected any of prompt, "),
+        ({"prompt": None}, UsageError, "prompt 2: got None, expected text or token ids"),
+        ({"prompt": {"prompt": "x"}}, UsageError, "prompt 2: got {'prompt': 'x'}, expected text or token ids"),
+        (5, UsageError, "prompt 2: got 5, expected text or token ids"),
+        (b"x", UsageError, "prompt 2: got b'x', expected text or token ids"),
+        ([1, 2.0], UsageError, "prompt 2: tokens: got an item 2.0, expected ids"),
+        ([1, 4096], VocabularyError, "prompt 2: token 4096: out of range, expected 0 to 4095"),
+        ([1] * 513, ContextFullError, "prompt 2: 513 tokens, but the model has 512 positions"),
         ({"prompt": "x", "temperature": "hot"}, UsageError, "prompt 2: temperature: got 'hot', expected a number"),
         ({"prompt": "x", "sampling": {"top_k": 1}}, UsageError, "prompt 2: sampling: got {'top_k': 1}, expected a Sam"),
         ({"prompt": "x", "max_tokens": True}, UsageError, "prompt 2: max_tokens: got True, expected a whole number"),
@@ -155,14 +155,14 @@ def test_seeds_go_round_after_the_largest(model):
     ],
     ids=repr,
 )
-def test_what_is_wrong_with_a_prompt_is_said_with_its_number(model, request_, error, message):
+def test_an_error_in_a_prompt_names_its_number(model, request_, error, message):
     with pytest.raises(error) as caught:
         model.generate_batch(["a", request_, "b"])
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("prompts", ["Once", b"Once", {"prompt": "Once"}, 5, None])
-def test_prompts_that_are_no_list_are_refused(model, prompts):
+def test_prompts_that_are_not_a_list_are_refused(model, prompts):
     with pytest.raises(UsageError, match=r"prompts: got .*, expected a list of prompts"):
         model.generate_batch(prompts)
 
@@ -171,7 +171,7 @@ def test_prompts_that_are_no_list_are_refused(model, prompts):
 
 
 def decoding(model, n):
-    """Sequences that sample from their second step on at the latest."""
+    """Return sequences that sample from their second step on at the latest."""
     sequences = [model.sequence() for _ in range(n)]
     for i, sequence in enumerate(sequences):
         sequence.push([i % 256])
@@ -180,7 +180,7 @@ def decoding(model, n):
 
 
 def sampled_by(steps, engine, sequences):
-    """{sequence: the tokens that it sampled in so many steps}."""
+    """Return {sequence: the tokens it sampled in this many steps}."""
     found = {sequence: [] for sequence in sequences}
     for _ in range(steps):
         for event in engine.step(sequences):
@@ -203,7 +203,7 @@ def test_more_sequences_than_rows_take_turns(small_model):
 
 
 @pytest.mark.parametrize("n", [1, 100, ROWS, ROWS + 50])
-def test_a_long_prompt_is_evaluated_whatever_decodes(small_model, n):
+def test_a_long_prompt_is_evaluated_however_many_sequences_decode(small_model, n):
     sequences, engine = decoding(small_model, n), small_model.engine()
     sampled_by(2, engine, sequences)
     prompt = small_model.sequence()
@@ -214,7 +214,7 @@ def test_a_long_prompt_is_evaluated_whatever_decodes(small_model, n):
         before = len(prompt)
         events = engine.step([prompt, *sequences])
         assert len(prompt) - before >= min(32, 1000 - before)
-        if n <= 224:  # every one has a row beside the prompt's
+        if n <= 224:  # each has a row besides the prompt's
             assert {event.sequence for event in events} >= set(sequences)
         steps += 1
     assert steps <= 32
@@ -224,7 +224,7 @@ def test_a_long_prompt_is_evaluated_whatever_decodes(small_model, n):
     assert (prompt.logits == fresh.logits).all()
 
 
-def test_no_prompt_waits_for_ever(small_model):
+def test_no_prompt_waits_forever(small_model):
     engine, long = small_model.engine(), [small_model.sequence() for _ in range(3)]
     for sequence in long:
         sequence.set_sampling(None)
@@ -233,7 +233,7 @@ def test_no_prompt_waits_for_ever(small_model):
     short.set_sampling(SamplingParams(), seed=1)
     short.push([1, 2, 3])
     for _ in range(4 * len(long) + 1):
-        for sequence in long:  # they come again and again
+        for sequence in long:  # they are stepped again and again
             if not sequence.pending:
                 sequence.truncate(0)
                 sequence.push([5] * 1000)
@@ -241,7 +241,7 @@ def test_no_prompt_waits_for_ever(small_model):
     assert short.history
 
 
-def test_a_batch_of_long_and_short_prompts_is_each_alone(small_model):
+def test_long_and_short_prompts_in_a_batch_equal_each_alone(small_model):
     prompts = [[7] * 700, "ab", [9, 8] * 300, "c", "defg"]
     batch = small_model.generate_batch(prompts, seed=3, max_tokens=12, batch_size=4)
     list(batch)

@@ -1,4 +1,4 @@
-"""gpt2rt bench: its figures are present and plausible; how large they are is not for a test to say."""
+"""gpt2rt bench: its figures are present and plausible; no test depends on their size."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def figures(result, name):
     return [figure for figure in result["figures"] if figure["name"] == name]
 
 
-def test_every_figure_is_measured_once_a_round(result):
+def test_every_figure_is_measured_once_per_round(result):
     assert result["rounds"] == 2
     for figure in result["figures"]:
         assert len(figure["values"]) == 2 or figure["name"] == "memory read"
@@ -35,7 +35,7 @@ def test_reading_is_measured_before_and_after_each_decode_figure(result):
     assert [len(figure["values"]) for figure in figures(result, "memory read")] == [6, 6]
 
 
-def test_the_memory_limit_is_the_fastest_read_of_what_a_token_reads(result):
+def test_the_memory_limit_is_the_fastest_read_of_the_bytes_per_token(result):
     shape = demo_model().hyperparameters
     positions = 4 * (shape.n_ctx - 1) * shape.n_embd
     for read in figures(result, "memory read"):
@@ -56,7 +56,7 @@ def test_a_slow_read_does_not_lower_the_memory_limit():
     assert decode.as_dict()["memory_limit"] == pytest.approx(5e9 / run.token_bytes(0))
 
 
-def test_depths_and_prompts_beyond_the_context_are_left_out(result):
+def test_depths_and_prompts_beyond_the_context_are_skipped(result):
     names = [(f["name"], f["threads"], f["depth"], f["n_tokens"]) for f in result["figures"] if f["threads"] == 2]
     assert names == [
         ("memory read", 2, None, None),
@@ -67,14 +67,14 @@ def test_depths_and_prompts_beyond_the_context_are_left_out(result):
     ]
 
 
-def test_machine_model_and_memory_are_named(result):
+def test_machine_model_and_memory_are_reported(result):
     assert result["machine"]["isa"]
     assert result["machine"]["cpu"]
     assert result["model"]["weight_type"] == "int8"
     assert result["peak_memory"] is None or 5e6 < result["peak_memory"] < 100e6
 
 
-def test_reading_reads_everything():
+def test_the_memory_benchmark_reads_all_weights():
     weights = demo_model()._runtime.weights
     assert read_weights(Runtime(weights, 1)) == read_weights(Runtime(weights, 3)) != 0
 
@@ -96,6 +96,6 @@ def test_the_table_has_a_line_for_each_figure(capsys):
         (["--json", "--markdown"], "--json and --markdown: got both, expected one of them"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(option, message, capsys):
+def test_invalid_options_are_refused(option, message, capsys):
     assert run(["bench", str(DEMO), *option]) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Error-compensated rounding: what it promises, apart from how."""
+"""Error-compensated rounding: its results, whatever the method."""
 
 import lzma
 
@@ -20,7 +20,7 @@ TEXT = "The keeper counted the ships, and there were three more than at dawn; sh
 
 
 def inputs(n_tokens, n_in, seed=0):
-    """Inputs that depend on each other, as a network's do."""
+    """Return inputs that are correlated, as in a network."""
     random = np.random.default_rng(seed)
     return (random.standard_normal((n_tokens, n_in // 4)) @ random.standard_normal((n_in // 4, n_in))).astype(
         np.float32
@@ -30,7 +30,7 @@ def inputs(n_tokens, n_in, seed=0):
 @pytest.mark.parametrize("weight_type", ["int8", "int4"])
 @pytest.mark.parametrize("n_in", [64, 200])
 @pytest.mark.parametrize("group", [16, 32, 256])
-def test_outputs_are_nearer_than_with_the_nearest_values(weight_type, n_in, group):
+def test_calibrated_outputs_are_closer_than_with_nearest_rounding(weight_type, n_in, group):
     x, w = inputs(500, n_in), np.random.default_rng(1).standard_normal((48, n_in)).astype(np.float32)
     codes, scales = compensated(w, (x.T @ x).astype(np.float64), 0.01, weight_type, group)
     plain = np.empty_like(w)
@@ -43,7 +43,7 @@ def test_outputs_are_nearer_than_with_the_nearest_values(weight_type, n_in, grou
     assert np.abs(rounded - w).mean() < 3 * np.abs(plain - w).mean()
 
 
-def test_inputs_that_never_come_are_rounded_to_the_nearest():
+def test_weights_of_inputs_that_are_always_zero_are_rounded_to_nearest():
     w = np.random.default_rng(1).standard_normal((16, 64)).astype(np.float32)
     codes, scales = compensated(w, np.zeros((64, 64)), 0.01, "int8", 64)
     assert np.abs(values(codes, scales, 64) - w).max() <= np.abs(w).max() / 127
@@ -52,13 +52,13 @@ def test_inputs_that_never_come_are_rounded_to_the_nearest():
 @pytest.mark.parametrize("weight_type", ["int8", "int4"])
 @pytest.mark.parametrize("shape", [(16, 64), (35, 72), (1, 8), (50, 33)])
 @pytest.mark.parametrize("group", [16, 64])
-def test_codes_lie_where_packing_puts_them(weight_type, shape, group):
-    """Values on a grid whose scale is plain to see are packed alike from codes and from values."""
+def test_packed_codes_match_packed_values(weight_type, shape, group):
+    """Values on a grid with an obvious scale are packed the same way from codes and from values."""
     random = np.random.default_rng(2)
     n_out, n_in = shape
     largest = {"int8": 127, "int4": 7}[weight_type]
     codes = random.integers(-largest, largest + 1, shape).astype(np.int8)
-    codes[:, ::group] = largest  # each group has the value that its scale is made of
+    codes[:, ::group] = largest  # each group has the value that determines its scale
     scales = np.full((n_out, -(-n_in // group)), 0.25, np.float16)
     w = values(codes, scales, group)
     a, b = Quantization(), Quantization()
@@ -77,7 +77,7 @@ def source(tmp_path_factory):
 
 
 @pytest.mark.parametrize("weight_type", ["int8", "int4"])
-def test_a_calibrated_file_is_nearer_to_its_source(source, tmp_path, weight_type):
+def test_a_calibrated_file_is_closer_to_its_source(source, tmp_path, weight_type):
     convert(source, tmp_path / "f32.bin", weight_type="f32")
     convert(source, tmp_path / "plain.bin", weight_type=weight_type)
     convert(source, tmp_path / "made.bin", weight_type=weight_type, calibration_text=TEXT)
@@ -92,29 +92,29 @@ def test_a_calibrated_file_is_nearer_to_its_source(source, tmp_path, weight_type
     assert run(["verify", str(tmp_path / "made.bin")]) == 0
 
 
-def test_calibration_of_what_has_nothing_to_calibrate_is_refused(source, tmp_path):
-    with pytest.raises(UsageError, match="expected int8 or int4, f16 has nothing to calibrate"):
+def test_calibration_of_a_float_type_is_refused(source, tmp_path):
+    with pytest.raises(UsageError, match="expected int8 or int4, got f16"):
         convert(source, tmp_path / "m.bin", weight_type="f16", calibration_text=TEXT)
     with pytest.raises(UsageError, match="the text has 3 tokens, expected at least 64"):
         convert(source, tmp_path / "m.bin", calibration_text="abc")
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path):
+def test_weights_that_are_not_finite_are_refused(tmp_path):
     folder = tmp_path / "broken"
     write_beside(folder)
     tensors = random_tensors()
     tensors["model/h0/mlp/c_fc/w"][0, 3, 4] = np.nan
     write_bundle(folder / "model.ckpt", tensors)
-    with pytest.raises(CheckpointError, match="'h0/mlp/c_fc/w' has a value that is no finite number"):
+    with pytest.raises(CheckpointError, match="'h0/mlp/c_fc/w' contains infinity or NaN"):
         convert(folder, tmp_path / "m.bin", calibration_text=TEXT)
 
 
 @pytest.mark.slow
-def test_int4_of_the_bundled_model_loses_half_as_much(tmp_path):
-    """On another text than it was calibrated with; the figures stand in docs/quality.md."""
+def test_calibration_halves_the_divergence_of_the_bundled_model_in_int4(tmp_path):
+    """Measured on text other than the calibration text; the figures are in docs/quality.md."""
     text = lzma.decompress((shared("text") / "prose" / "aesop.txt.xz").read_bytes()).decode()
-    options = {"weight_type": "int4", "receipt_text": text[100_000:]}
+    options = {"weight_type": "int4", "quality_text": text[100_000:]}
     result = convert(shared("talk"), tmp_path / "m.bin", calibration_text=text[:90_000], **options)
     plain = convert(shared("talk"), tmp_path / "p.bin", **options)
     assert result.quality["mean_kl"] < 0.6 * plain.quality["mean_kl"]

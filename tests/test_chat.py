@@ -336,12 +336,12 @@ def changed_turn(**fields):
         (changed(seed="x"), "seed: got 'x'"),
         (changed(turns={}), "turns: expected a list"),
         (changed(turns=[[]]), "turn 1: expected an object"),
-        (changed_turn(user="a\nb"), "turn 1: user: got 'a.nb', expected text in one line"),
+        (changed_turn(user="a\nb"), "turn 1: user: got 'a.nb', expected text on one line"),
         (changed_turn(answer=""), "turn 1: answer: got ''"),
         (changed_turn(tokens="x"), "turn 1: tokens: expected a list of token ids"),
         (changed_turn(tokens=[True]), "turn 1: tokens: expected a list of token ids"),
-        (changed_turn(tokens=[4096]), "turn 1: tokens: got 4096, the model's tokens are 0 to 4095"),
-        (changed_turn(tokens=[5]), "turn 1: tokens: they don't spell the answer"),
+        (changed_turn(tokens=[4096]), "turn 1: tokens: got 4096, expected 0 to 4095"),
+        (changed_turn(tokens=[5]), "turn 1: tokens: they do not decode to the answer"),
     ],
 )
 def test_a_damaged_transcript_is_refused_by_name_and_the_talk_stays(conversation, transcript, change, message):

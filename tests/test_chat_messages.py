@@ -1,4 +1,4 @@
-"""model.chat: a conversation that is given as a whole has the answer of a `Conversation` with the same turns."""
+"""model.chat: messages get the same answer as a `Conversation` with the same turns."""
 
 import pytest
 from demo import demo_model
@@ -19,7 +19,7 @@ def message(role, content):
 
 
 def messages(*turns, last="What do you like?", system=None):
-    """As OpenAI's API has them."""
+    """Return messages in the format of OpenAI's API."""
     found = [] if system is None else [message("system", system)]
     for user, answer in turns:
         found += [message("user", user), message("assistant", answer)]
@@ -27,7 +27,7 @@ def messages(*turns, last="What do you like?", system=None):
 
 
 def conversation(model, turns, **options):
-    """A conversation that has had these turns."""
+    """Return a conversation with these turns."""
     talk = Conversation(model, **options)
     talk.turns = [Turn(talk.format.clean(user), answer, talk.format.answer(answer)) for user, answer in turns]
     return talk
@@ -46,7 +46,7 @@ def conversation(model, turns, **options):
     ],
     ids=str,
 )
-def test_the_answer_is_that_of_a_conversation_with_the_same_turns(model, n_turns, options):
+def test_the_answer_equals_that_of_a_conversation_with_the_same_turns(model, n_turns, options):
     turns = TALK[:n_turns]
     expected = conversation(model, turns, seed=3, **options).say("What do you like?")
     found = model.chat(messages(*turns), seed=3, **options)
@@ -56,7 +56,7 @@ def test_the_answer_is_that_of_a_conversation_with_the_same_turns(model, n_turns
         assert getattr(found, name) == getattr(expected, name)
 
 
-def test_a_conversation_that_was_had_continues_the_same(model):
+def test_a_past_conversation_continues_the_same_way(model):
     talk = Conversation(model, seed=3, temperature=0.0)
     texts = [talk.say("Hello!").text, talk.say("How are you?").text]
     again = model.chat(messages(("Hello!", texts[0]), last="How are you?"), seed=3, temperature=0.0)
@@ -75,12 +75,12 @@ def test_a_system_message_is_the_opening(model):
     )
 
 
-def test_a_system_message_and_an_opening_are_one_too_many(model):
+def test_a_system_message_together_with_an_opening_is_refused(model):
     with pytest.raises(UsageError, match="messages: got a system message and an opening, expected one of them"):
         model.chat(messages(system="Hi."), opening="Hello.")
 
 
-def test_text_reads_to_the_end(model):
+def test_text_generates_to_the_end(model):
     whole = model.chat(messages(*TALK), seed=2).text
     answer = model.chat(messages(*TALK), seed=2)
     first = next(answer)
@@ -113,7 +113,7 @@ def test_a_last_message_that_does_not_fit_is_refused(model):
 
 
 @pytest.mark.parametrize("kind", [tuple, iter, list])
-def test_messages_come_in_any_iterable(model, kind):
+def test_messages_may_be_any_iterable(model, kind):
     assert model.chat(kind(messages(*TALK)), seed=1).text == model.chat(messages(*TALK), seed=1).text
 
 
@@ -144,7 +144,7 @@ HI, BYE = message("user", "Hi"), message("user", "Bye")
     ],
     ids=repr,
 )
-def test_what_is_no_message_at_its_place_is_refused_with_its_number(model, wrong, number, role):
+def test_an_invalid_message_is_refused_with_its_number(model, wrong, number, role):
     with pytest.raises(
         UsageError, match=f"messages: number {number}: got .*, expected role '{role}' and a text as content"
     ):
@@ -152,13 +152,13 @@ def test_what_is_no_message_at_its_place_is_refused_with_its_number(model, wrong
 
 
 @pytest.mark.parametrize("wrong", [[], [message("system", "x")], [HI, message("assistant", "Hello")]], ids=repr)
-def test_where_no_user_has_the_last_word_there_is_nothing_to_answer(model, wrong):
+def test_messages_that_do_not_end_with_the_user_are_refused(model, wrong):
     with pytest.raises(UsageError, match="messages: expected a user's message as the last one"):
         model.chat(wrong)
 
 
 @pytest.mark.parametrize("wrong", ["Hi", b"Hi", HI, None, 5], ids=repr)
-def test_what_is_no_list_of_messages_is_refused(model, wrong):
+def test_messages_that_are_not_a_list_are_refused(model, wrong):
     with pytest.raises(UsageError, match=r"messages: got .*, expected a list of messages"):
         model.chat(wrong)
 
@@ -173,6 +173,6 @@ def test_an_empty_last_message_is_refused(model):
     [({"seed": -1}, "seed: got -1"), ({"topk": 1}, "sampling option 'topk'"), ({"drafts": 0}, "drafts: got 0")],
     ids=str,
 )
-def test_options_that_cant_be_used_are_refused(model, options, message):
+def test_invalid_chat_options_are_refused(model, options, message):
     with pytest.raises(UsageError, match=message):
         model.chat([HI], **options)

@@ -29,10 +29,10 @@ def demo():
 
 @pytest.fixture
 def cli(capsys, monkeypatch):
-    """Runs a command line in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
+    """Run a command line in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
 
     def call(*arguments, typed=""):
-        import io  # the real standard input has no text to replace
+        import io  # for a substitute of standard input
 
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
         code = run(list(map(str, arguments)))
@@ -78,7 +78,7 @@ def test_version(cli):
         (
             ["generate", "DEMO", "a " * 600],
             1,
-            "gpt2rt: prompt: 601 tokens, the model has 512 positions (shorten it)\n",
+            "gpt2rt: prompt: 601 tokens, but the model has 512 positions (shorten it)\n",
         ),
         (["chat", "DEMO", "--format", "x"], 2, "gpt2rt: --format: got 'x', expected one of plain, dialogpt, raw\n"),
         (
@@ -88,7 +88,7 @@ def test_version(cli):
         ),
     ],
 )
-def test_mistakes_are_sentences(cli, demo, arguments, code, message):
+def test_mistakes_give_one_line_messages(cli, demo, arguments, code, message):
     found, out, err = cli(*(demo if argument == "DEMO" else argument for argument in arguments))
     assert (found, out) == (code, "")
     assert err == message
@@ -111,7 +111,7 @@ def test_generate_reads_the_prompt_from_a_pipe_and_echoes_it(cli, demo):
     assert (code, out) == (0, f"{prompt} Good morning! Did you sleep well?\n")
 
 
-def test_a_seed_that_was_drawn_gives_the_text_again(cli, demo):
+def test_a_random_seed_reproduces_the_text(cli, demo):
     _, out, err = cli("generate", demo, "Once", "-n", "20")
     seed = err.split()[1].rstrip(";")
     assert cli("generate", demo, "Once", "-n", "20", "--seed", seed)[1] == out
@@ -202,7 +202,7 @@ def test_convert(cli, tmp_path):
     assert "small talk" in out
     assert "Tom" in out
     code, _, err = cli("convert", source, "-o", path)
-    assert (code, err) == (2, f"gpt2rt: {path}: exists already (--force overwrites it)\n")
+    assert (code, err) == (2, f"gpt2rt: {path}: already exists (use --force to overwrite it)\n")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_full_context_is_reported(cli, demo):
 # --- processes
 
 
-def test_the_way_to_the_first_token_imports_little(demo):
+def test_few_modules_are_imported_before_the_first_token(demo):
     program = (
         "import sys; from gpt2rt.cli import run; status = run(sys.argv[1:]);"
         "print(*(name for name in FORBIDDEN if name in sys.modules), file=sys.stderr); sys.exit(status)"
@@ -319,7 +319,7 @@ def test_the_way_to_the_first_token_imports_little(demo):
     assert done.stderr.splitlines()[-1] == ""
 
 
-def test_a_reader_that_leaves_is_no_error(demo):
+def test_a_closed_output_pipe_is_not_an_error(demo):
     with subprocess.Popen(
         [*COMMAND, "generate", demo, "Once upon a time", "-n", "400", "--stop", "~~~"],
         stdout=subprocess.PIPE,
@@ -333,7 +333,7 @@ def test_a_reader_that_leaves_is_no_error(demo):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_a_full_disk_is_a_sentence(demo):
+def test_a_full_disk_is_reported_in_one_line(demo):
     with open("/dev/full", "w") as full:
         arguments = [*COMMAND, "generate", demo, "Once", "-n", "3"]
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -366,6 +366,6 @@ def test_ctrl_c_ends_generate_with_130(slow_model):
 # --- reading ahead
 
 
-def test_reading_ahead_of_what_is_no_file_does_nothing(tmp_path):
+def test_reading_ahead_ignores_what_is_not_a_file(tmp_path):
     for path in (tmp_path, tmp_path / "missing", os.devnull, DEMO):
         assert read_ahead(str(path)) is None

@@ -1,4 +1,4 @@
-"""Threads: with sequences of their own they don't notice each other; sharing one, they get an error or what is true."""
+"""Threads: separate sequences don't affect each other; sharing one gives errors or correct results."""
 
 import threading
 
@@ -18,7 +18,7 @@ SAMPLING = gpt2rt.SamplingParams(temperature=1.2, repetition_penalty=1.2)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model on two threads, of which one caller at a time has the second."""
+    """A model with two threads, the second of which serves one caller at a time."""
     path = write_model(tmp_path_factory.mktemp("model") / "random.bin", SHAPE, random_tensors(SHAPE))
     model = gpt2rt.open_model(path, n_threads=1)
     model._runtime = Runtime(model._runtime.weights, 2)
@@ -26,7 +26,7 @@ def model(tmp_path_factory):
 
 
 def run_in_threads(*functions):
-    """Run them at the same time; raise what any of them raised."""
+    """Run functions at the same time; raise the exception of any of them."""
     errors = []
     start = threading.Barrier(len(functions))
 
@@ -47,7 +47,7 @@ def run_in_threads(*functions):
 
 
 def unless_in_use(call, *arguments):
-    """Return what it returns, or None where another thread uses what it needs."""
+    """Call a function and return its result, or None if another thread is using the sequence or engine."""
     try:
         return call(*arguments)
     except UsageError as error:
@@ -57,7 +57,7 @@ def unless_in_use(call, *arguments):
 
 
 def talk(model, seed):
-    """Tokens and logits of some calls that depend on the seed."""
+    """Return tokens and logits of some calls that depend on the seed."""
     sequence, engine = model.sequence(), Engine(model)
     sequence.set_sampling(SAMPLING, seed=seed, history=[])
     sequence.push(TEXT[seed : seed + 30])
@@ -70,7 +70,7 @@ def talk(model, seed):
     return fork.tokens, fork.logits.tobytes(), scores, sequence.logits.tobytes()
 
 
-def test_eight_threads_with_sequences_of_their_own_compute_what_each_computes_alone(model):
+def test_eight_threads_with_their_own_sequences_compute_what_each_computes_alone(model):
     expected = [talk(model, seed) for seed in range(8)]
     results = [[] for _ in range(8)]
 
@@ -83,7 +83,7 @@ def test_eight_threads_with_sequences_of_their_own_compute_what_each_computes_al
         assert result == [one] * 5
 
 
-def test_what_is_read_while_another_thread_changes_it_is_true(model):
+def test_reads_during_a_change_by_another_thread_are_consistent(model):
     sequence = model.sequence()
     sequence.append(TEXT[:1])
     is_done = threading.Event()
@@ -118,7 +118,7 @@ def test_what_is_read_while_another_thread_changes_it_is_true(model):
     assert_as_fresh(sequence)
 
 
-def test_of_threads_that_step_the_same_sequence_one_at_a_time_does(model):
+def test_only_one_thread_at_a_time_steps_a_shared_sequence(model):
     sequence = model.sequence()
     alone = model.sequence()
     for one in (sequence, alone):
@@ -142,7 +142,7 @@ def test_of_threads_that_step_the_same_sequence_one_at_a_time_does(model):
     assert_as_fresh(sequence)
 
 
-def test_threads_that_share_an_engine_get_an_error_and_no_wrong_token(model):
+def test_threads_that_share_an_engine_get_errors_but_no_wrong_tokens(model):
     engine = Engine(model)
     sequences = [model.sequence() for _ in range(4)]
 
@@ -160,7 +160,7 @@ def test_threads_that_share_an_engine_get_an_error_and_no_wrong_token(model):
         assert_as_fresh(sequence)
 
 
-def test_cancelling_all_the_time_breaks_nothing(model):
+def test_constant_cancelling_breaks_nothing(model):
     sequence, is_done = model.sequence(), threading.Event()
 
     def evaluate():

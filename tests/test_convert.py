@@ -1,4 +1,4 @@
-"""From a checkpoint to a model file: what is in it, what it costs, and that nothing is left behind when it fails."""
+"""Conversion of a checkpoint to a model file: its content, its memory use, and that a failure leaves no files."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, Hyperparameters, ModelFile, mat
 TALK = pathlib.Path(__file__).parents[2] / "shared" / "talk"
 
 PACKINGS = [("f32", 0), ("f16", 0), ("int8", 16), ("int8", 64), ("int4", 16), ("int4", 32), ("int4", 256)]
-HALF_A_STEP = 0.5 * (1 + 127 * 2.0**-22)  # and what two roundings in f32 may add near the largest value
+HALF_A_STEP = 0.5 * (1 + 127 * 2.0**-22)  # with room for two f32 roundings near the largest value
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def source(tmp_path):
 
 
 def matrix(tensors, name):
-    """A tensor of the checkpoint as (n_out, n_in)."""
+    """Return a tensor of the checkpoint as (n_out, n_in)."""
     array = tensors[f"model/{name}"]
     return array if name == "wte" else array[0].T
 
@@ -65,26 +65,26 @@ def test_packed_matrix_holds_its_values(n_out, n_in, inputs_first, weight_type, 
 
 
 def packed(w, weight_type, group_size):
-    """(values, scales) of w (n_out, n_in) after packing."""
+    """Return (values, scales) of w (n_out, n_in) after packing."""
     out = bytearray(matrix_length(*w.shape, weight_type, group_size))
     pack_rows(w, out, False, weight_type, group_size, 0, len(w))
     return unpack(out, *w.shape, weight_type, group_size)
 
 
 def nearest4(w, scales):
-    """What four bits of w can be: whole numbers of steps from -8 to 7."""
+    """Return the nearest 4-bit values of w: -8 to 7 times the scale."""
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     return np.clip(np.rint(w * inverse), -8, 7)
 
 
 def squares_by_group(error, group_size):
-    """Sums of squares (n_out, n_groups), in f64."""
+    """Return sums of squares (n_out, n_groups), in f64."""
     error = np.pad(error.astype(np.float64), ((0, 0), (0, -error.shape[1] % group_size)))
     return (error**2).reshape(len(error), -1, group_size).sum(axis=2)
 
 
 def plain4(w, group_size):
-    """w (n_out, n_in) in four bits with the scale max|w| / 7 of its groups: without a search."""
+    """Return w (n_out, n_in) in 4 bits with the scale max|w| / 7 for each group, without a search."""
     padded = np.pad(w, ((0, 0), (0, -w.shape[1] % group_size)))
     largest = np.abs(padded.reshape(len(w), -1, group_size)).max(axis=2)
     scales = np.repeat((largest / np.float32(7)).astype(np.float16).astype(np.float32), group_size, axis=1)
@@ -111,7 +111,7 @@ def test_scale_search_is_never_worse_than_the_plain_scale(distribution, n_in, gr
     w = DISTRIBUTIONS[distribution](np.random.default_rng(n_in), (160, n_in)).astype(np.float32)
     searched = squares_by_group(packed(w, "int4", group_size)[0] - w, group_size)
     plain = squares_by_group(plain4(w, group_size) - w, group_size)
-    assert (searched <= plain * (1 + 1e-5)).all()  # the search adds up in f32
+    assert (searched <= plain * (1 + 1e-5)).all()  # the search sums in f32
 
 
 def test_scale_search_saves_a_quarter_of_the_squared_error_of_normal_weights():
@@ -121,14 +121,14 @@ def test_scale_search_saves_a_quarter_of_the_squared_error_of_normal_weights():
     assert searched <= 0.0066 * (w**2).sum()  # a fine grid with both signs gives 0.00653
 
 
-def test_values_on_the_steps_of_int4_are_kept():
+def test_values_on_int4_steps_are_exact():
     w = np.random.default_rng(7).integers(-8, 8, (16, 64)).astype(np.float32) * 0.125
-    w[:, ::32] = -1.0  # the largest size there is on a step below zero
+    w[:, ::32] = -1.0  # the largest magnitude is negative and on a step
     assert np.array_equal(packed(w, "int4", 32)[0], w)
     assert np.array_equal(packed(-w, "int4", 32)[0], -w)  # its scales are negative
 
 
-def test_scale_of_a_group_is_its_largest_value_by_127_rounded_up():
+def test_scale_of_a_group_is_its_largest_value_divided_by_127_rounded_up():
     w = np.random.default_rng(0).standard_normal((16, 128), np.float32)
     scales = packed(w, "int8", 64)[1]
     exact = np.abs(w.reshape(16, 2, 64)).max(axis=2) / np.float32(127)
@@ -138,7 +138,7 @@ def test_scale_of_a_group_is_its_largest_value_by_127_rounded_up():
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 6e-8, 1e-5])
-def test_group_of_tiny_values_stays_finite_and_near(value):
+def test_group_of_tiny_values_stays_finite_and_accurate(value):
     w = np.full((16, 64), value, np.float32)
     values, scales = packed(w, "int8", 64)
     assert (np.abs(values - w) <= scales * HALF_A_STEP).all()
@@ -166,24 +166,24 @@ def test_chunks_together_are_the_whole_matrix(inputs_first, weight_type):
 
 @pytest.mark.parametrize("weight_type", ["f32", "f16", "int8", "int4"])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_value_that_is_no_number_is_refused(value, weight_type):
+def test_value_that_is_not_finite_is_refused(value, weight_type):
     w = np.zeros((17, 64), np.float32)
     w[16, 63] = value
-    with pytest.raises(CheckpointError, match="w has a value that is no finite number"):
+    with pytest.raises(CheckpointError, match="w contains infinity or NaN"):
         list(packed_chunks("w", w, False, weight_type, DEFAULT_GROUP_SIZE[weight_type], Quantization()))
 
 
 @pytest.mark.parametrize(
     ("weight_type", "value"), [("f16", 65520.0), ("int8", 8.4e6), ("int8", 3e38), ("int4", 4.6e5), ("int4", 3e38)]
 )
-def test_value_beyond_the_types_range_is_refused(weight_type, value):
+def test_value_outside_the_range_of_the_type_is_refused(weight_type, value):
     w = np.zeros((17, 64), np.float32)
     w[3, 5] = value
-    with pytest.raises(CheckpointError, match=f"w has a value that is too large for {weight_type} .convert to f32"):
+    with pytest.raises(CheckpointError, match=f"w contains a value that is too large for {weight_type}"):
         list(packed_chunks("w", w, False, weight_type, DEFAULT_GROUP_SIZE[weight_type], Quantization()))
 
 
-# What a file holds
+# Content of the file
 
 
 def test_f32_file_holds_every_value_of_the_checkpoint(source, tmp_path):
@@ -206,7 +206,7 @@ def test_f32_file_holds_every_value_of_the_checkpoint(source, tmp_path):
     ("weight_type", "group_size"),
     [("int8", 16), ("int8", None), ("int8", 256), ("int4", 16), ("int4", None), ("f16", None)],
 )
-def test_file_tells_its_own_error(source, tmp_path, weight_type, group_size):
+def test_file_reports_its_quantization_error(source, tmp_path, weight_type, group_size):
     tensors = random_tensors()
     result = convert(source, tmp_path / "x.bin", weight_type=weight_type, group_size=group_size)
     model = ModelFile(tmp_path / "x.bin")
@@ -223,7 +223,7 @@ def test_file_tells_its_own_error(source, tmp_path, weight_type, group_size):
     assert model.metadata["quantization"] == {"max_error": result.max_error, "mean_error": result.mean_error}
 
 
-def test_file_is_sound_and_tells_where_it_came_from(source, tmp_path):
+def test_file_is_valid_and_records_its_source(source, tmp_path):
     chat = {"format": "plain", "user_name": "Анна", "bot_name": "Bot", "opening": "A talk.\n"}
     convert(source, tmp_path / "x.bin", name="Mein Modell", chat=chat)
     model = ModelFile(tmp_path / "x.bin")
@@ -238,7 +238,7 @@ def test_file_is_sound_and_tells_where_it_came_from(source, tmp_path):
     assert "licence" not in metadata
 
 
-def test_result_tells_what_was_written(source, tmp_path):
+def test_result_describes_the_written_file(source, tmp_path):
     result = convert(source, tmp_path / "x.bin")
     assert result.path == str(tmp_path / "x.bin")
     assert result.size == (tmp_path / "x.bin").stat().st_size
@@ -271,7 +271,7 @@ def test_source_may_be_the_current_folder(source, monkeypatch):
     assert convert(".", weight_type="f32").path == "small-f32.bin"
 
 
-def test_progress_rises_to_the_whole(source, tmp_path):
+def test_progress_rises_to_the_total(source, tmp_path):
     calls = []
     result = convert(source, tmp_path / "x.bin", progress=lambda done, total: calls.append((done, total)))
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
@@ -289,7 +289,7 @@ def test_trained_model_converts(tmp_path, weight_type):
     assert result.max_error < 0.005
 
 
-# What is refused
+# Refused input
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_trained_model_converts(tmp_path, weight_type):
     [
         ({"weight_type": "int3"}, "weight type 'int3': expected f32, f16, int8 or int4"),
         ({"group_size": 48}, "group size 48: expected one of 16, 32, 64, 128, 256"),
-        ({"weight_type": "f32", "group_size": 64}, "group size 64: expected none for f32"),
+        ({"weight_type": "f32", "group_size": 64}, "group size 64: not allowed for f32"),
         ({"name": ""}, "model name '': expected 1 to 200 printable characters"),
         ({"name": "a\x1b[2J"}, "model name"),
         ({"name": "\udcff"}, "model name"),
@@ -306,12 +306,12 @@ def test_trained_model_converts(tmp_path, weight_type):
         ({"chat": {"formt": "plain"}}, "chat setting 'formt'"),
         ({"chat": {"bot_name": "Bot:"}}, "chat bot_name 'Bot:': expected a name on one line, without a colon"),
         ({"chat": {"user_name": "\n"}}, "chat user_name"),
-        ({"chat": {"opening": None}}, "chat opening None: expected a text"),
-        ({"chat": {"opening": "\ud800"}}, "is no text in UTF-8"),
+        ({"chat": {"opening": None}}, "chat opening None: expected a string"),
+        ({"chat": {"opening": "\ud800"}}, "can't be encoded in UTF-8"),
         ({"chat": {"opening": "x" * (1 << 20)}}, "metadata of .* bytes, expected less than"),
     ],
 )
-def test_argument_is_refused_by_name(source, tmp_path, arguments, message):
+def test_invalid_argument_is_refused_by_name(source, tmp_path, arguments, message):
     with pytest.raises(UsageError, match=message):
         convert(source, tmp_path / "x.bin", **arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
@@ -321,7 +321,7 @@ def test_vocabulary_of_the_wrong_size_is_refused(source, tmp_path):
     write_beside(tmp_path / "other", SMALL._replace(n_vocab=300))
     for name in ("encoder.json", "vocab.bpe"):
         (source / name).write_bytes((tmp_path / "other" / name).read_bytes())
-    with pytest.raises(CheckpointError, match="its vocabulary has 300 tokens, expected 301, its n_vocab"):
+    with pytest.raises(CheckpointError, match="the vocabulary has 300 tokens, expected n_vocab, which is 301"):
         convert(source, tmp_path / "x.bin")
     assert not (tmp_path / "x.bin").exists()
 
@@ -335,7 +335,7 @@ def test_missing_vocabulary_is_refused(source, tmp_path, name):
 
 def test_file_that_exists_is_not_overwritten(source, tmp_path):
     (tmp_path / "x.bin").write_bytes(b"precious")
-    with pytest.raises(UsageError, match=r"x\.bin: exists already \(--force overwrites it\)"):
+    with pytest.raises(UsageError, match=r"x\.bin: already exists \(use --force to overwrite it\)"):
         convert(source, tmp_path / "x.bin")
     assert (tmp_path / "x.bin").read_bytes() == b"precious"
 
@@ -353,7 +353,7 @@ def test_source_itself_is_not_overwritten(source):
     assert data_file(source).read_bytes() == content
 
 
-# Nothing is left behind
+# A failure leaves no files
 
 
 def assert_nothing_left(tmp_path):
@@ -372,12 +372,12 @@ def test_damaged_tensor_leaves_nothing(source, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model/wpe", "model/wte", "model/h1/mlp/c_fc/b", "model/h0/attn/c_attn/w"])
-def test_weight_that_is_no_number_leaves_nothing(source, tmp_path, name):
+def test_weight_that_is_not_finite_leaves_nothing(source, tmp_path, name):
     (tmp_path / "x.bin").write_bytes(b"precious")
     tensors = random_tensors()
     tensors[name].flat[-1] = np.nan
     write_bundle(source / "model.ckpt", tensors)
-    message = f"model.ckpt: tensor '{name.removeprefix('model/')}' has a value that is no finite number"
+    message = f"model.ckpt: tensor '{name.removeprefix('model/')}' contains infinity or NaN"
     with pytest.raises(CheckpointError, match=message):
         convert(source, tmp_path / "x.bin", force=True)
     assert_nothing_left(tmp_path)
@@ -434,6 +434,6 @@ def test_memory_stays_far_below_the_weights(tmp_path):
     assert grown < 60e6
 
 
-def test_metadata_is_json_that_any_reader_reads(source, tmp_path):
+def test_metadata_is_standard_json(source, tmp_path):
     convert(source, tmp_path / "x.bin")
     assert json.loads(bytes(ModelFile(tmp_path / "x.bin").sections["metadata"]))["name"] == "small"

@@ -1,4 +1,4 @@
-"""The C headers of the core: each one compiles alone, without a warning."""
+"""The C headers of the core: each compiles alone, without a warning."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ COMPILER = shlex.split(os.environ.get("CC", "cc"))
 
 @functools.cache
 def needs_python(header):
-    """Whether a header, or one that it includes, includes Python.h."""
+    """Return whether a header includes Python.h, directly or not."""
     text = header.read_text(encoding="utf-8")
     included = [CORE / name for name in re.findall(r'#include "(.*)"', text)]
     return "<Python.h>" in text or any(needs_python(path) for path in included if path.exists())

@@ -1,4 +1,4 @@
-"""Damaged vocabularies: refused at use or found by `problems`, and nothing worse."""
+"""Damaged vocabularies: refused on use or found by `problems`, and nothing worse."""
 
 import contextlib
 import struct
@@ -20,20 +20,20 @@ def trained(trained_vocabulary):
 
 
 def changed(trained, name, word, value):
-    """A tokenizer of the trained vocabulary with one u32 of a table changed; `word` counts from the end below 0."""
+    """Return a tokenizer with one u32 of a table of the trained vocabulary changed; a negative `word` counts back."""
     tables = {table: bytearray(content) for table, content in trained.vocabulary.tables().items()}
     struct.pack_into("<I", tables[name], 4 * word if word >= 0 else len(tables[name]) + 4 * word, value)
     return Tokenizer(tables, trained.vocabulary.n_vocab)
 
 
 def slot_of(trained, left, right):
-    """The slot of a merge of two bytes, and the merge."""
+    """Return the slot of a merge of two bytes, and the merge."""
     slots = struct.iter_unpack("<4I", trained.vocabulary.tables()["merge_slots"])
     pair = trained.vocabulary.byte_tokens[left], trained.vocabulary.byte_tokens[right]
     return next((slot, merge) for slot, merge in enumerate(slots) if merge[:2] == pair)
 
 
-def test_no_more_problems_are_listed_than_asked_for(trained):
+def test_no_more_problems_are_listed_than_requested(trained):
     tables = trained.vocabulary.tables()
     tables["byte_tokens"] = b"\xff" * 1024
     tokenizer = Tokenizer(tables, trained.vocabulary.n_vocab)
@@ -45,7 +45,7 @@ def test_no_more_problems_are_listed_than_asked_for(trained):
 def test_a_table_of_the_wrong_length_is_refused(trained, name):
     tables = trained.vocabulary.tables()
     tables[name] += b"\0"
-    if name == "token_bytes":  # any length is one; it is the offsets that don't fit
+    if name == "token_bytes":  # any length is possible; the offsets then don't match it
         assert "the last token ends at byte" in Tokenizer(tables, trained.vocabulary.n_vocab).problems()[0]
         return
     with pytest.raises(VocabularyError, match=rf"^vocabulary: table '{name}' has \d+ bytes, expected "):
@@ -53,34 +53,34 @@ def test_a_table_of_the_wrong_length_is_refused(trained, name):
 
 
 @pytest.mark.parametrize("n_slots", [0, 3, 24])
-def test_slots_that_are_no_power_of_two_are_refused(trained, n_slots):
+def test_a_number_of_slots_that_is_not_a_power_of_two_is_refused(trained, n_slots):
     tables = trained.vocabulary.tables() | {"merge_slots": bytes(16 * n_slots)}
     with pytest.raises(VocabularyError, match=r"'merge_slots' has \d+ bytes, expected 16 times a power of two$"):
         Tokenizer(tables, trained.vocabulary.n_vocab)
 
 
 @pytest.mark.parametrize("n_vocab", [-1, 0, 599, 601, 2**32 - 1, 2**32 + 599, 2**70])
-def test_a_number_of_tokens_that_does_not_fit_is_refused(trained, n_vocab):
+def test_a_wrong_number_of_tokens_is_refused(trained, n_vocab):
     with pytest.raises(VocabularyError, match="'token_offsets' has 2404 bytes"):
         Tokenizer(trained.vocabulary.tables(), n_vocab)
 
 
-def test_offsets_that_fall_are_refused_at_use_and_found(trained):
+def test_descending_offsets_are_refused_at_use_and_found(trained):
     tokenizer = changed(trained, "token_offsets", 500, 0)
-    with pytest.raises(VocabularyError, match=r"^token 499: lies at bytes \d+ to 0, expected an order"):
+    with pytest.raises(VocabularyError, match=r"^token 499: is at bytes \d+ to 0, expected ascending"):
         tokenizer.token_bytes(499)
-    assert tokenizer.problems()[0].startswith("offset 500 of the tokens is 0, expected ")
+    assert tokenizer.problems()[0].startswith("token offset 500 is 0, expected ")
 
 
 def test_offsets_beyond_the_bytes_are_refused_at_use_and_found(trained):
     tokenizer = changed(trained, "token_offsets", -1, 0xFFFFFFFF)
-    with pytest.raises(VocabularyError, match=r"^token 599: lies at bytes \d+ to 4294967295"):
+    with pytest.raises(VocabularyError, match=r"^token 599: is at bytes \d+ to 4294967295"):
         tokenizer.decode([0, 599])
-    assert tokenizer.problems()[0].startswith("offset 600 of the tokens is 4294967295, expected ")
+    assert tokenizer.problems()[0].startswith("token offset 600 is 4294967295, expected ")
 
 
 def test_a_first_offset_that_is_not_zero_is_found(trained):
-    assert changed(trained, "token_offsets", 0, 1).problems()[0] == "offset 0 of the tokens is 1, expected 0 to 0"
+    assert changed(trained, "token_offsets", 0, 1).problems()[0] == "token offset 0 is 1, expected 0 to 0"
 
 
 def test_a_byte_without_a_token_is_refused_at_use_and_found(trained):
@@ -103,11 +103,11 @@ def test_a_special_token_out_of_range_is_refused_at_use_and_found(trained):
     assert "special token 0: is token 600, expected at most 599" in tokenizer.problems()
 
 
-def test_a_special_token_that_is_made_otherwise_is_found(trained):
+def test_a_special_token_that_is_a_byte_or_merged_is_found(trained):
     tokenizer = changed(trained, "special_tokens", 0, 300)
     assert tokenizer.problems() == [
-        "special token 0: is token 300, which is made otherwise or listed twice",
-        "token 0: is no byte's, no merge's and no special one",
+        "special token 0: is token 300, which is a byte, made by a merge, or listed twice",
+        "token 0: is not a byte, not the result of a merge and not special",
     ]
     assert tokenizer.end_of_text is None
 
@@ -115,7 +115,7 @@ def test_a_special_token_that_is_made_otherwise_is_found(trained):
 def test_a_merged_token_out_of_range_is_refused_at_use_and_found(trained):
     slot, (left, right, _, _) = slot_of(trained, *b"in")
     tokenizer = changed(trained, "merge_slots", 4 * slot + 3, 600)
-    with pytest.raises(VocabularyError, match=r"^vocabulary: its table of merges has no end or a token out of range"):
+    with pytest.raises(VocabularyError, match=r"^vocabulary: the table of merges is full or has a bad token"):
         tokenizer.encode("in")
     expected = f"merge of tokens {left} and {right}: makes token 600, expected all three to be at most 599"
     assert expected in tokenizer.problems()
@@ -126,15 +126,15 @@ def test_a_rank_out_of_range_is_refused_at_use_and_found(trained):
     for rank in (0xFFFFFFFF, 0xFFFFFFFE, 4096):
         tokenizer = changed(trained, "merge_slots", 4 * slot + 2, rank)
         for text in ("in", "in" * 40):
-            with pytest.raises(VocabularyError, match=r"^vocabulary: its table of merges"):
+            with pytest.raises(VocabularyError, match=r"^vocabulary: the table of merges"):
                 tokenizer.encode(text)
         assert any(f"merge of tokens {left} and {right}: has rank {rank}" in p for p in tokenizer.problems())
 
 
-def test_a_doubled_rank_and_a_missing_one_are_found(trained):
+def test_a_duplicate_rank_and_a_missing_one_are_found(trained):
     slot, _ = slot_of(trained, *b"in")
     n_merges = len(trained.vocabulary.merges)
-    assert any("that no other merge has" in p for p in changed(trained, "merge_slots", 4 * slot + 2, 40).problems())
+    assert any("expected a unique one below" in p for p in changed(trained, "merge_slots", 4 * slot + 2, 40).problems())
     expected = f"a merge has rank {n_merges}, expected ranks below {n_merges}, the number of merges"
     assert expected in changed(trained, "merge_slots", 4 * slot + 2, n_merges).problems()
 
@@ -158,10 +158,10 @@ def test_a_merge_in_the_wrong_slot_is_found(trained):
     tables["merge_slots"] = b"".join(struct.pack("<4I", *entry) for entry in slots)
     tokenizer = Tokenizer(tables, trained.vocabulary.n_vocab)
     found = tokenizer.problems()
-    assert any(f"merge of tokens {merge[0]} and {merge[1]}: lies in slot {far}, where a search" in p for p in found)
+    assert any(f"merge of tokens {merge[0]} and {merge[1]}: is in slot {far}, where a search" in p for p in found)
 
 
-def test_a_doubled_merge_is_found(trained):
+def test_a_duplicate_merge_is_found(trained):
     tables = trained.vocabulary.tables()
     slots = list(struct.iter_unpack("<4I", tables["merge_slots"]))
     slot, merge = slot_of(trained, *b"in")
@@ -170,15 +170,15 @@ def test_a_doubled_merge_is_found(trained):
     slots[slot % len(slots)] = merge
     tables["merge_slots"] = b"".join(struct.pack("<4I", *entry) for entry in slots)
     found = Tokenizer(tables, trained.vocabulary.n_vocab).problems()
-    assert f"merge of tokens {merge[0]} and {merge[1]}: is there twice" in found
+    assert f"merge of tokens {merge[0]} and {merge[1]}: appears twice" in found
 
 
-def test_a_table_without_an_empty_slot_ends_a_search_and_is_found(trained):
+def test_a_search_in_a_table_without_an_empty_slot_ends(trained):
     tables = trained.vocabulary.tables()
     tables["merge_slots"] = struct.pack("<4I", 2000, 2000, 0, 0) * (len(tables["merge_slots"]) // 16)
     tokenizer = Tokenizer(tables, trained.vocabulary.n_vocab)
     for text in ("ab", "ab" * 40):
-        with pytest.raises(VocabularyError, match=r"^vocabulary: its table of merges has no end"):
+        with pytest.raises(VocabularyError, match=r"^vocabulary: the table of merges is full"):
             tokenizer.encode(text)
     assert "the table of merges has no empty slot" in tokenizer.problems()
 
@@ -198,9 +198,9 @@ WORDS = st.one_of(st.integers(0, 2**32 - 1), st.integers(0, 2500), st.sampled_fr
     ),
     noise=st.one_of(st.none(), st.randoms(use_true_random=False)),
 )
-def test_damaged_tables_give_a_sentence_or_wrong_tokens_and_nothing_worse(trained, changes, noise):
+def test_damaged_tables_give_an_error_or_wrong_tokens_and_nothing_worse(trained, changes, noise):
     tables = {name: bytearray(content) for name, content in trained.vocabulary.tables().items()}
-    if noise:  # one table of nothing but noise
+    if noise:  # one table is all noise
         table = tables[noise.choice(list(tables))]
         table[:] = noise.randbytes(len(table))
     for name, word, value in changes:

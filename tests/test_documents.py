@@ -1,7 +1,7 @@
 """Documents: the command lines in README.md, CONTRIBUTING.md and docs/ work and print what is shown; so does cli.md.
 
-Command lines are those of the blocks marked `sh`, and of the examples in the commands' help. They run in a folder of
-stand-ins: a tiny model under every model's name that they use, its checkpoint under every checkpoint's, short texts.
+The command lines are those in blocks marked `sh` and in the examples of the help texts. They run in a folder of
+substitutes: a tiny model under the name of each model, its checkpoint under the name of each checkpoint, short texts.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from gpt2rt.converter import convert
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-# What does not run here, by how it begins, and why.
+# Commands that are not run here, by their beginning, and why.
 ELSEWHERE = {
     **dict.fromkeys(["pip install", "python3 -m venv"], "an environment is made and installed into by .ci/run"),
     **dict.fromkeys(["ruff", "mypy", "lint-imports", "mkdocs"], ".ci/run does"),
@@ -35,12 +35,12 @@ ELSEWHERE = {
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
 }
-NEEDS = {"gpt2rt export": "safetensors"}  # packages beyond the wheel's own
+NEEDS = {"gpt2rt export": "safetensors"}  # packages beyond the wheel's dependencies
 SLOW = ("gpt2rt bench", "python bench/chat_quality.py --seeds")
 
-# Files that command lines name, and what is put in their place.
+# Files named in command lines, and their substitutes.
 MODELS = ["demo.bin", "124M-int8.bin", "124M-f32.bin", "124M-f16.bin", "int8.bin", "f32.bin"]
-CHECKPOINTS = {  # and the last part of their prefix
+CHECKPOINTS = {  # {folder: last part of the prefix}
     "models/124M": "model.ckpt",
     "checkpoint/run1": "model-1000",
     "CHECKPOINT": "model.ckpt",
@@ -61,12 +61,12 @@ TEXTS = {
 
 
 def blocks(path, language):
-    """The fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def command_lines():
-    """All command lines, each once, without comments."""
+    """Return all command lines, each once, without comments."""
     found = []
     for path in DOCUMENTS:
         for block in blocks(path, "sh"):
@@ -79,7 +79,7 @@ def command_lines():
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
-    """A folder with all of them."""
+    """A folder with all substitutes."""
     folder = tmp_path_factory.mktemp("documents")
     for name, prefix in CHECKPOINTS.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def stand_ins(tmp_path_factory):
 
 
 def run(command, folder):
-    """Runs a command in a folder, with the commands of this environment, and expects it to succeed."""
+    """Run a command in a folder, with the commands of this environment, and expect it to succeed."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     result = subprocess.run(
         command,
@@ -132,7 +132,7 @@ def test_a_command_line_works(line, stand_ins, tmp_path):
     wanted = re.match(r"GPT2RT_ISA=(\w+)", line)
     if wanted and wanted[1] not in available_isas():
         pytest.skip(f"this processor has no {wanted[1]}")
-    # What a conversion writes must not be there before.
+    # The output of a conversion must not exist beforehand.
     ignored = MODELS if "convert" in line else []
     folder = shutil.copytree(stand_ins, tmp_path / "here", ignore=shutil.ignore_patterns(*ignored))
     run(["bash", "-euc", line], folder)

@@ -1,4 +1,4 @@
-"""Drafts: several answers sampled together, of which a conversation takes the best."""
+"""Drafts: several answers are sampled together, and a conversation takes the best."""
 
 import signal
 
@@ -24,7 +24,7 @@ def conversation():
 
 @pytest.fixture(scope="module")
 def byte_model(tmp_path_factory):
-    """A random model with few positions: its answers go on until none is left."""
+    """A random model with few positions: its answers continue until the context is full."""
     h = Hyperparameters(n_vocab=257, n_ctx=300, n_embd=16, n_head=2, n_layer=1)
     return open_model(write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h)), n_threads=1)
 
@@ -44,7 +44,7 @@ def drafts_for(conversation, message):
     return drafts
 
 
-def test_drafts_are_different_texts_each_of_its_own_sequence(conversation):
+def test_drafts_are_different_texts_with_their_own_sequences(conversation):
     prompt, drafts = conversation.format.prompt("What do you like?"), drafts_for(conversation, "What do you like?")
     assert len({draft.text for draft in drafts}) > 1
     for draft in drafts:
@@ -52,7 +52,7 @@ def test_drafts_are_different_texts_each_of_its_own_sequence(conversation):
         assert draft.continuation.sequence.tokens == prompt + draft.continuation.tokens[:-1]
 
 
-def test_the_best_draft_is_the_one_that_makes_the_message_likeliest(conversation):
+def test_the_best_draft_makes_the_message_most_likely(conversation):
     model, form, message = conversation.model, conversation.format, "Do you like music?"
     drafts = drafts_for(conversation, message)
     found = []
@@ -83,11 +83,11 @@ def test_only_new_tokens_are_read(conversation):
     known = len(conversation.sequence)
     answer = say(conversation, "How are you?")
     asked = conversation.format.prompt("How are you?")
-    assert answer.n_prompt_tokens <= len(asked) + 2  # the end of the last answer, which nothing had followed yet
+    assert answer.n_prompt_tokens <= len(asked) + 2  # plus the end of the last answer, not yet evaluated
     assert len(conversation.sequence) > known + len(asked)
 
 
-def test_a_seed_gives_the_same_conversation_again():
+def test_the_same_seed_gives_the_same_conversation():
     talks = [Conversation(demo_model(), seed=7, drafts=N) for _ in range(2)]
     answers = [[say(talk, message).text for message in ("Hi!", "Who are you?", "Why?")] for talk in talks]
     assert answers[0] == answers[1]
@@ -108,7 +108,7 @@ def test_drafts_end_with_the_context(byte_model):
     assert "\n" not in answer.text
 
 
-def test_a_message_as_long_as_the_context_can_be_weighed(byte_model):
+def test_a_message_as_long_as_the_context_can_be_scored(byte_model):
     conversation = Conversation(byte_model, format="plain", opening="", seed=1, drafts=4, max_tokens=10)
     say(conversation, "x" * 270)
     assert len(conversation.turns) == 1
@@ -130,11 +130,11 @@ def test_ctrl_c_while_drafts_are_sampled_discards_the_message(byte_model):
 
 
 @pytest.mark.parametrize("drafts", [0, -1, MAX_BATCH + 1, True, 2.0])
-def test_an_impossible_number_of_drafts_is_refused(drafts):
+def test_an_invalid_number_of_drafts_is_refused(drafts):
     with pytest.raises(UsageError, match=f"drafts: got {drafts}, expected a whole number from 1 to 16"):
         Conversation(demo_model(), drafts=drafts)
 
 
-def test_the_raw_format_has_no_messages_to_choose_by():
+def test_drafts_in_the_raw_format_are_refused():
     with pytest.raises(UsageError, match="drafts: chat format 'raw' has no messages to choose by"):
         Conversation(demo_model(), format="raw", drafts=2)

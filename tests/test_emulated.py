@@ -1,4 +1,4 @@
-"""The kernels without Python, on processors that this machine is not: the bits must be the same there.
+"""The kernels without Python, on emulated processors, which must give the same bits.
 
 A C program prints a digest of each operation on each instruction set that it finds. It is built for this machine and,
 where a cross compiler and qemu's user mode are installed (Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and
@@ -30,7 +30,7 @@ def tool(name):
 
 
 def digests(program, *runner):
-    """{instruction set: {operation: digests}} that the program prints."""
+    """Return {instruction set: {operation: digests}}, as printed by the program."""
     output = subprocess.run([*runner, program], capture_output=True, text=True, check=True).stdout
     found = collections.defaultdict(lambda: collections.defaultdict(list))
     for line in output.splitlines():
@@ -58,7 +58,7 @@ def expected(native):
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_all_instruction_sets_here_have_the_same_bits(compiler, native, expected, tmp_path):
+def test_all_available_instruction_sets_give_the_same_bits(compiler, native, expected, tmp_path):
     options = ["-DEVEX_FOR_AVX_VNNI"] if X86_64 and "avxvnni" not in native else []
     found = digests(build(compiler, tmp_path / "kernels", *options))
     assert found
@@ -74,7 +74,7 @@ def arm_program(tmp_path_factory):
 @pytest.mark.parametrize(
     ("cpu", "isas"), [("cortex-a53", {"portable", "neon"}), ("max", {"portable", "neon", "neon_dotprod"})]
 )
-def test_arm_has_the_same_bits(cpu, isas, arm_program, expected):
+def test_arm_gives_the_same_bits(cpu, isas, arm_program, expected):
     found = digests(arm_program, tool("qemu-aarch64-static"), "-cpu", cpu)
     assert set(found) == isas
     for isa, operations in found.items():

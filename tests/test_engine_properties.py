@@ -1,4 +1,4 @@
-"""Any interleaving of calls leaves every sequence as a fresh one with the same tokens, seed and history would be."""
+"""After any interleaving of calls, every sequence equals a fresh one with the same tokens, seed and history."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageEr
 from gpt2rt.modelfile import Hyperparameters
 
 N_VOCAB = 260
-SHAPES = {  # n_ctx: short ones fill up, long ones take several passes
+SHAPES = {  # {n_ctx: ...}: short contexts fill up, long ones take several passes
     "f32": Hyperparameters(n_vocab=N_VOCAB, n_ctx=40, n_embd=64, n_head=2, n_layer=2),
     "int8": Hyperparameters(n_vocab=N_VOCAB, n_ctx=300, n_embd=64, n_head=4, n_layer=2),
 }
@@ -82,9 +82,9 @@ def model(request, tmp_path_factory):
 
 
 class Interleaving(RuleBasedStateMachine):
-    """Calls of several sequences of a model, and of an engine that steps any of them."""
+    """Calls on several sequences of a model, and on an engine that steps any of them."""
 
-    model = None  # of the subclass that a test makes
+    model = None  # set by the subclass that a test makes
 
     @initialize()
     def begin(self):
@@ -99,7 +99,7 @@ class Interleaving(RuleBasedStateMachine):
         return self.all[i % len(self.all)]
 
     def evaluates(self, one, tokens, call):
-        """Call what evaluates all pending tokens and these; returns its result, or None where it has to refuse."""
+        """Call a method that evaluates all pending tokens and these; return its result, or None if it must refuse."""
         if len(tokens) > one.room:
             with pytest.raises(ContextFullError):
                 call()
@@ -162,7 +162,7 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(i=which, left=st.integers(0, 3), params=st.none() | sampling_params)
     def fill(self, i, left, params):
-        """Leave a few positions, and decode until none is left."""
+        """Leave a few positions, and decode until the context is full."""
         self.set_sampling(i, params, None, None, None, None, None)
         self.push(i, [(3 * at) % N_VOCAB for at in range(self.one(i).room - left)])
         for _ in range(left + 3):
@@ -200,7 +200,7 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(i=which, n_left=st.sampled_from([0, 1]))
     def forbid_all_but(self, i, n_left):
-        """No token that was sampled may come again, and all but n_left were."""
+        """Forbid all tokens except n_left: none in the history may be sampled again."""
         one = self.one(i)
         history = list(range(N_VOCAB - n_left))
         one.real.set_sampling(FORBID_REPETITION, history=history, exempt=[])
@@ -210,7 +210,7 @@ class Interleaving(RuleBasedStateMachine):
         one.newest, one.guesses = [], []
 
     def continuation(self, one):
-        """What a greedy model says next: ids, at most as many as may be guessed."""
+        """Return the next ids of greedy decoding, at most as many as can be guessed."""
         context, found = one.ids + one.pending, []
         if context and one.room > 0:
             ahead = fresh(one.real, context)
@@ -221,7 +221,7 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(i=which, wrong=st.sampled_from([None, 0, 2]))
     def guess(self, i, wrong):
-        """Guess what a greedy model says next, with a wrong guess at some place."""
+        """Guess the next tokens of greedy decoding, one of them wrong."""
         one = self.one(i)
         guesses = [5 if at == wrong else token for at, token in enumerate(self.continuation(one))]
         one.real.guess(guesses)
@@ -248,7 +248,7 @@ class Interleaving(RuleBasedStateMachine):
         m=st.integers(0, 2),
     )
     def decode_ahead(self, i, params, stop, wrong, n, m):
-        """A step with guesses, maybe a stop token among them; some of what it sampled is discarded, in two parts."""
+        """Step with guesses, perhaps with a stop token among them; retract some of the sampled tokens, in two parts."""
         if params is not None:
             stops = None if stop is None else self.continuation(self.one(i))[stop : stop + 1]
             self.set_sampling(i, params, None, None, None, stops, None)
@@ -310,7 +310,7 @@ class Interleaving(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("n_decoding", [130, 300])
-def test_nobody_waits_for_ever_in_a_large_batch(model, n_decoding):
+def test_no_sequence_waits_forever_in_a_large_batch(model, n_decoding):
     engine, decoding = Engine(model), []
     for seed in range(n_decoding):
         sequence = model.sequence()
@@ -339,7 +339,7 @@ def damaged_model(tmp_path_factory):
     return gpt2rt.open_model(write_model(path, SHAPES["f32"], tensors), n_threads=1)
 
 
-def test_values_that_are_not_finite_are_gone_after_truncate(damaged_model):
+def test_truncate_removes_values_that_are_not_finite(damaged_model):
     sequence = damaged_model.sequence()
     sequence.append(range(30))
     assert np.isnan(sequence.logits).all()
@@ -351,7 +351,7 @@ def test_values_that_are_not_finite_are_gone_after_truncate(damaged_model):
     assert_as_fresh(sequence.fork())
 
 
-def test_a_sequence_that_can_not_sample_changes_neither_itself_nor_others(damaged_model):
+def test_a_sequence_that_cannot_sample_changes_neither_itself_nor_others(damaged_model):
     damaged, other = (Expected(damaged_model.sequence()) for _ in range(2))
     engine = Engine(damaged_model)
     for one, n in ((damaged, 18), (other, 3)):
@@ -388,10 +388,10 @@ def run(model, examples, steps):
     )
 
 
-def test_any_interleaving_of_calls_leaves_sequences_as_fresh_ones(model):
+def test_any_interleaving_of_calls_leaves_sequences_like_fresh_ones(model):
     run(model, examples=160, steps=40)
 
 
 @pytest.mark.slow
-def test_many_interleavings_of_calls_leave_sequences_as_fresh_ones(model):
+def test_many_interleavings_of_calls_leave_sequences_like_fresh_ones(model):
     run(model, examples=1000, steps=60)

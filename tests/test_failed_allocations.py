@@ -1,4 +1,4 @@
-"""Every allocation of every operation fails once: MemoryError, and the sequences are as they were."""
+"""Every allocation of every operation fails once: this raises MemoryError and leaves the sequences unchanged."""
 
 import pathlib
 import platform
@@ -13,7 +13,7 @@ from gpt2rt.modelfile import Hyperparameters
 
 SHAPE = Hyperparameters(n_vocab=260, n_ctx=512, n_embd=32, n_head=2, n_layer=1)
 FOLDER = pathlib.Path(__file__).parent
-OPERATIONS = {  # how many allocations fail at least
+OPERATIONS = {  # {operation: minimum number of allocations}
     "append": 2,
     "append_chunk_of_many_logits": 2,
     "append_traced": 4,
@@ -65,5 +65,5 @@ def test_a_failed_allocation_changes_nothing(path, failing_malloc, operation):
 
 
 @pytest.mark.parametrize("operation", ["append", "score", "fork", "logits_again", "step"])
-def test_a_python_object_without_memory_leaves_sequences_that_can_be_used(path, failing_malloc, operation):
+def test_a_failed_allocation_of_a_python_object_leaves_usable_sequences(path, failing_malloc, operation):
     assert number_of_failures(path, failing_malloc, operation, "malloc") > OPERATIONS[operation]

@@ -1,4 +1,4 @@
-"""A child process computes, whatever a thread of its parent was doing when it was forked."""
+"""A forked child process can compute, whatever a thread of its parent was doing at the time of the fork."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ PROGRAM = pathlib.Path(__file__).with_name("forked.py")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("what", ["append", "step"])
-def test_a_child_that_was_forked_during_a_pass_computes(tmp_path, what):
+def test_a_child_forked_during_a_forward_pass_can_compute(tmp_path, what):
     path = write_model(tmp_path / "random.bin", SHAPE, random_tensors(SHAPE))
     command = [sys.executable, "-W", "ignore", PROGRAM, path, what]
     environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parent), "GPT2RT_ISA": "portable"}

@@ -1,4 +1,4 @@
-"""f32 logits over full contexts against other implementations: a forward pass in TensorFlow, and transformers."""
+"""f32 logits over full contexts, compared with a forward pass in TensorFlow and with transformers."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from gpt2rt.modelfile import Hyperparameters
 
 pytestmark = pytest.mark.slow
 
-TOLERANCE = 1e-4  # of the largest logit: f32 sums in another order
+TOLERANCE = 1e-4  # relative to the largest logit, since f32 sums are in another order
 SHAPES = [
     Hyperparameters(n_vocab=257, n_ctx=17, n_embd=48, n_head=1, n_layer=2),
     Hyperparameters(n_vocab=300, n_ctx=1, n_embd=5, n_head=5, n_layer=1),
@@ -20,7 +20,7 @@ SHAPES = [
 
 
 def tensorflow_logits(t, n_head, tokens):
-    """All logits, (T, n_vocab), of ids (T,), in f32; t {name: array} as in the checkpoint, without `model/`."""
+    """Return f32 logits (T, n_vocab) of ids (T,); t is {name: array} as in the checkpoint, without `model/`."""
     tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")  # takes seconds
 
     t = {name: tf.constant(array) for name, array in t.items()}
@@ -53,7 +53,7 @@ def tensorflow_logits(t, n_head, tokens):
 
 
 def transformers_logits(t, n_head, tokens):
-    """The same by transformers' GPT2LMHeadModel."""
+    """Return the same, from transformers' GPT2LMHeadModel."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     n_layer = sum(name.endswith("/ln_1/g") for name in t)
@@ -76,7 +76,7 @@ def transformers_logits(t, n_head, tokens):
 
 
 def own_logits(path, tokens):
-    """The same by the file's model."""
+    """Return the same, from our model file."""
     sequence = open_model(path).sequence()
     sequence.append(tokens, n_logits=len(tokens))
     rows = sequence.all_logits
@@ -90,7 +90,7 @@ def assert_close(found, expected):
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 def random_model(request, tmp_path_factory):
-    """(path, tensors, n_head, tokens of a full context) of a random model."""
+    """Return (path, tensors, n_head, tokens of a full context) of a random model."""
     tensors = random_tensors(request.param, seed=3)
     path = write_model(tmp_path_factory.mktemp("random") / "model.bin", request.param, tensors)
     tokens = np.random.default_rng(4).integers(request.param.n_vocab, size=request.param.n_ctx).tolist()
@@ -99,7 +99,7 @@ def random_model(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundled_model(tmp_path_factory):
-    """The same of the bundled model's checkpoint, whose tensors TensorFlow reads, and of text that it knows."""
+    """Return the same for the bundled model's checkpoint, read by TensorFlow, with text like its training text."""
     tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
 
     folder = shared("talk")
@@ -114,13 +114,13 @@ def bundled_model(tmp_path_factory):
 
 
 @pytest.mark.parametrize("other", [tensorflow_logits, transformers_logits])
-def test_logits_of_random_models_are_those_of(other, random_model):
+def test_logits_of_random_models_equal_those_of(other, random_model):
     path, tensors, n_head, tokens = random_model
     assert_close(own_logits(path, tokens), other(tensors, n_head, tokens))
 
 
 @pytest.mark.parametrize("other", [tensorflow_logits, transformers_logits])
-def test_logits_of_the_bundled_model_are_those_of(other, bundled_model):
+def test_logits_of_the_bundled_model_equal_those_of(other, bundled_model):
     path, tensors, n_head, tokens = bundled_model
     assert len(tokens) == 512
     assert_close(own_logits(path, tokens), other(tensors, n_head, tokens))

@@ -1,4 +1,4 @@
-"""Generation: what ends a text, what it is made of, and what it costs."""
+"""Generation: what a text consists of, what ends it, and how many forward passes it takes."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def byte_model(tmp_path_factory):
-    """A random model whose 256 tokens are the bytes: what it says is seldom UTF-8, and nothing ends its texts."""
+    """A random model whose 256 tokens are the bytes: its output is seldom UTF-8, and has no end-of-text token."""
     h = Hyperparameters(n_vocab=256, n_ctx=64, n_embd=32, n_head=2, n_layer=1)
     path = write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h))
     return open_model(path, n_threads=1)
@@ -41,23 +41,23 @@ def test_greedy_answer_is_the_one_published_for_the_model(model):
     assert generation.tokens == [1129, 1107, 0, 777, 287, 1602, 626, 30, 198]
 
 
-def test_the_same_seed_gives_the_same_text_and_another_one_does_not(model):
+def test_the_same_seed_gives_the_same_text_and_another_seed_does_not(model):
     assert text_of(model) == text_of(model) != text_of(model, seed=6)
 
 
-def test_a_seed_from_the_system_gives_the_text_again(model):
+def test_a_seed_from_the_system_reproduces_the_text(model):
     generation = model.generate(STORY, max_tokens=30)
     assert "".join(generation) == text_of(model, max_tokens=30, seed=generation.seed)
 
 
-def test_pieces_are_whole_characters_even_where_tokens_are_not(byte_model):
+def test_pieces_are_whole_characters_even_if_tokens_are_not(byte_model):
     generation = byte_model.generate("é", seed=1, temperature=2.0, top_k=0)
     pieces = list(generation)
     assert all(pieces)
     assert "".join(pieces) == byte_model.tokenizer.decode(generation.tokens)
 
 
-def test_the_whole_text_is_there_however_much_was_iterated_over(model):
+def test_text_is_complete_however_much_was_iterated_over(model):
     pieces = list(model.generate(STORY, max_tokens=20, seed=3))
     for n in (0, 1, 5, len(pieces)):
         generation = model.generate(STORY, max_tokens=20, seed=3)
@@ -66,7 +66,7 @@ def test_the_whole_text_is_there_however_much_was_iterated_over(model):
         assert list(generation) == []
 
 
-def test_a_text_that_was_closed_is_what_was_read(model):
+def test_text_after_close_is_what_was_read(model):
     generation = model.generate(STORY, max_tokens=20, seed=3)
     first = next(generation)
     generation.close()
@@ -83,12 +83,12 @@ def test_a_prompt_may_be_ids(model, kind):
 
 
 @pytest.mark.parametrize("prompt", ["", [], iter([]), np.array([], np.int64)])
-def test_a_prompt_of_nothing_begins_a_document(model, prompt):
+def test_an_empty_prompt_of_any_type_begins_a_document(model, prompt):
     generation = model.generate(prompt, max_tokens=5, seed=1)
     assert generation.text() == model.generate([model.tokenizer.end_of_text], max_tokens=5, seed=1).text()
 
 
-def test_sampling_may_be_an_object_that_keywords_change(model):
+def test_keywords_override_a_sampling_params_object(model):
     warm = SamplingParams(temperature=1.5, top_k=7)
     expected = text_of(model, temperature=1.5, top_k=7)
     assert text_of(model, sampling=warm) == expected
@@ -98,14 +98,14 @@ def test_sampling_may_be_an_object_that_keywords_change(model):
     assert warm == SamplingParams(temperature=1.5, top_k=7)
 
 
-def test_max_tokens_ends_it(model):
+def test_max_tokens_ends_the_text(model):
     generation = model.generate(STORY, max_tokens=7, seed=1)
     assert generation.finish_reason is None
     list(generation)
     assert (generation.finish_reason, generation.n_tokens) == ("length", 7)
 
 
-def test_a_full_context_ends_it(byte_model):
+def test_a_full_context_ends_the_text(byte_model):
     sequence = byte_model.sequence()
     generation = Generation(sequence, byte_model.tokenizer.encode("abc"), SamplingParams(), seed=1)
     list(generation)
@@ -113,7 +113,7 @@ def test_a_full_context_ends_it(byte_model):
     assert generation.n_tokens == 64 - 3 + 1  # the last token needs no position
 
 
-def test_end_of_text_ends_it_and_is_no_text(model):
+def test_end_of_text_ends_the_text_and_is_not_part_of_it(model):
     generation = model.generate("User: Bye!\nBot:", seed=2)
     text = "".join(generation)
     assert generation.finish_reason == "stop"
@@ -138,7 +138,7 @@ def test_a_stop_string_ends_the_text_before_it(model, start, length):
     assert generation.finish_reason == "stop"
 
 
-def test_what_only_began_like_a_stop_string_is_not_lost(model):
+def test_text_that_only_begins_like_a_stop_string_is_kept(model):
     whole = text_of(model)
     assert text_of(model, stop=[whole[-3:] + "~~~~"]) == whole
 
@@ -147,7 +147,7 @@ def test_what_only_began_like_a_stop_string_is_not_lost(model):
     pieces=st.lists(st.text("ab", max_size=4), max_size=8),
     stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
 )
-def test_stop_strings_do_not_depend_on_how_the_text_is_cut(pieces, stops):
+def test_stop_strings_do_not_depend_on_how_the_text_is_split(pieces, stops):
     text = "".join(pieces)
     complete = [(text.index(one) + len(one), text.index(one)) for one in stops if one in text]
     expected = text[: min(complete)[1]] if complete else text
@@ -166,14 +166,14 @@ def test_an_empty_prompt_begins_a_document(model):
     assert sequence.tokens[0] == model.tokenizer.end_of_text
 
 
-def test_an_empty_prompt_goes_on_from_what_the_sequence_has(model):
+def test_an_empty_prompt_continues_after_the_tokens_of_the_sequence(model):
     sequence = model.sequence()
     sequence.append(model.tokenizer.encode(STORY))
     assert "".join(Generation(sequence, [], SamplingParams(), max_tokens=60, seed=3)) == text_of(model)
 
 
 def test_an_empty_prompt_without_an_end_of_text_is_refused(byte_model):
-    with pytest.raises(UsageError, match=r"prompt: it is empty and the vocabulary has no <\|endoftext\|>"):
+    with pytest.raises(UsageError, match=r"prompt: it is empty, and the vocabulary has no <\|endoftext\|>"):
         byte_model.generate("")
 
 
@@ -181,7 +181,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_any_work(byte_model)
     sequence = byte_model.sequence()
     sequence.append([1, 2, 3])
     with pytest.raises(
-        ContextFullError, match=r"prompt: 62 tokens, the model has 64 positions, 3 of them taken \(shorten it\)"
+        ContextFullError, match=r"prompt: 62 tokens, but the model has 64 positions, 3 of them in use \(shorten it\)"
     ):
         Generation(sequence, [1] * 62, SamplingParams())
     assert sequence.tokens == [1, 2, 3]
@@ -193,14 +193,14 @@ def test_the_penalty_leaves_the_prompt_alone(model):
     assert text_of(model, repetition_penalty=50.0) != text_of(model)
 
 
-def test_no_ngram_is_repeated_where_that_is_forbidden(model):
+def test_forbidden_ngrams_are_not_repeated(model):
     generation = model.generate(STORY, max_tokens=300, seed=6, temperature=0.5, no_repeat_ngram_size=3)
     list(generation)
     ngrams = list(zip(generation.tokens, generation.tokens[1:], generation.tokens[2:], strict=False))
     assert len(set(ngrams)) == len(ngrams) > 50
 
 
-def test_close_ends_it_early(model):
+def test_close_ends_the_generation_early(model):
     generation = model.generate(STORY, seed=1)
     next(generation)
     generation.close()
@@ -208,13 +208,13 @@ def test_close_ends_it_early(model):
 
 
 @pytest.mark.parametrize("max_tokens", [0, -1, 1.5, "3"])
-def test_an_impossible_number_of_tokens_is_refused(model, max_tokens):
+def test_an_invalid_number_of_tokens_is_refused(model, max_tokens):
     with pytest.raises(UsageError, match=r"max_tokens: got .*, expected a whole number from 1"):
         model.generate(STORY, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize("stop", [[""], ["x" * 257], [7]])
-def test_an_impossible_stop_string_is_refused(model, stop):
+def test_an_empty_or_overlong_stop_string_is_refused(model, stop):
     with pytest.raises(UsageError, match=r"stop: got .*, expected text of 1 to 256 characters"):
         model.generate(STORY, stop=stop)
 

@@ -1,4 +1,4 @@
-"""Log probabilities of generated tokens: those of the logits that a fresh sequence has at that point, in float64."""
+"""Log probabilities of generated tokens match the logits of a fresh sequence at that point, in float64."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ PROMPT = "What is it?"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A random model in which every token has a twin with the same logits, 129 ids above it."""
+    """A random model in which tokens i and i + 129 have the same logits."""
     tensors = random_tensors(SHAPE, seed=4)
     tensors["wte"][129:] = tensors["wte"][:129]
-    path = write_model(tmp_path_factory.mktemp("model") / "twins.bin", SHAPE, tensors)
+    path = write_model(tmp_path_factory.mktemp("model") / "ties.bin", SHAPE, tensors)
     return open_model(path, n_threads=1)
 
 
@@ -33,7 +33,7 @@ def assert_logprobs_of_fresh_sequences(model, prompt, found, n_top):
         expected = reference.log_softmax(fresh.logits)
         assert found.logprobs[i] == pytest.approx(expected[token], rel=1e-12)
         if n_top:
-            order = np.lexsort((np.arange(len(expected)), -fresh.logits))[:n_top]  # among equals the lower id first
+            order = np.lexsort((np.arange(len(expected)), -fresh.logits))[:n_top]  # lower ids first among ties
             ids, values = zip(*found.top_logprobs[i], strict=True)
             assert ids == tuple(order)
             assert values == pytest.approx(expected[order], rel=1e-12)
@@ -49,13 +49,13 @@ def assert_logprobs_of_fresh_sequences(model, prompt, found, n_top):
     ],
     ids=["default", "greedy", "penalties"],
 )
-def test_they_are_the_models_own_whatever_changes_the_sampling(model, n_top, sampling):
+def test_logprobs_are_the_models_own_whatever_the_sampling_options(model, n_top, sampling):
     generation = model.generate(PROMPT, sampling=sampling, max_tokens=12, seed=2, logprobs=n_top)
     generation.text()
     assert_logprobs_of_fresh_sequences(model, list(PROMPT.encode()), generation, n_top)
 
 
-def test_twins_are_both_there_the_lower_id_first(model):
+def test_tied_tokens_are_reported_with_the_lower_id_first(model):
     generation = model.generate(PROMPT, max_tokens=5, seed=2, logprobs=6)
     generation.text()
     for top in generation.top_logprobs:
@@ -63,7 +63,7 @@ def test_twins_are_both_there_the_lower_id_first(model):
             assert (high - low, other) == (129, one)
 
 
-def test_a_batch_reports_the_same(model):
+def test_a_batch_reports_the_same_logprobs(model):
     prompts = [PROMPT, "a", [200, 100, 3]]
     batch = model.generate_batch(prompts, max_tokens=8, seed=5, logprobs=4)
     list(batch)
@@ -73,7 +73,7 @@ def test_a_batch_reports_the_same(model):
 
 
 @pytest.mark.parametrize("logprobs", [0, 7, 32])
-def test_they_change_no_token(model, logprobs):
+def test_logprobs_change_no_token(model, logprobs):
     plain = model.generate(PROMPT, max_tokens=30, seed=3)
     asked = model.generate(PROMPT, max_tokens=30, seed=3, logprobs=logprobs)
     assert asked.text() == plain.text()
@@ -81,7 +81,7 @@ def test_they_change_no_token(model, logprobs):
     assert (plain.logprobs, plain.top_logprobs) == ([], [])
 
 
-def test_they_are_the_same_with_guessed_tokens():
+def test_logprobs_are_the_same_with_guessed_tokens():
     model, found = demo_model(), []
     for lookup in (True, False):
         generation = model.generate("She said", max_tokens=100, temperature=0, logprobs=3, lookup=lookup)
@@ -91,7 +91,7 @@ def test_they_are_the_same_with_guessed_tokens():
     assert len(found[0][1]) == len(found[0][2]) == 100
 
 
-def test_a_stop_string_ends_them_with_the_tokens():
+def test_a_stop_string_ends_logprobs_together_with_the_tokens():
     model = demo_model()
     for lookup in (True, False):
         generation = model.generate("She said", max_tokens=60, temperature=0, stop="the", logprobs=2, lookup=lookup)
@@ -99,13 +99,13 @@ def test_a_stop_string_ends_them_with_the_tokens():
         assert len(generation.logprobs) == len(generation.top_logprobs) == len(generation.tokens) > 0
 
 
-def test_no_more_are_asked_for_than_the_vocabulary_has(tmp_path):
+def test_more_logprobs_than_the_vocabulary_has_tokens_are_refused(tmp_path):
     model = open_model(write_model(tmp_path / "m.bin", SHAPE, random_tensors(SHAPE)), n_threads=1)
     with pytest.raises(UsageError, match="logprobs: got 33, expected a whole number from 0 to 32"):
         model.generate(PROMPT, logprobs=33)
 
 
-def test_they_are_those_of_scoring_the_text(model):
+def test_logprobs_equal_the_scores_of_the_text(model):
     sequence, prompt = model.sequence(), list(PROMPT.encode())
     generation = Generation(sequence, prompt, SamplingParams(), seed=1, max_tokens=20, logprobs=0)
     generation.text()

@@ -1,4 +1,4 @@
-"""GGUF files, written by the gguf package itself: what they convert to, and each way to be malformed."""
+"""GGUF files, written by the gguf package: what they convert to, and each way to be malformed."""
 
 import json
 import struct
@@ -28,7 +28,7 @@ TYPES = {name: gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "Q8_0"
 
 
 def gguf_tensors(hyperparameters):
-    """{name in GGUF: f32 array} of the checkpoint of the same hyperparameters, matrices as (n_out, n_in)."""
+    """Return {name in GGUF: f32 array} of the checkpoint with these hyperparameters, matrices as (n_out, n_in)."""
     tensors = {}
     for name, array in random_tensors(hyperparameters).items():
         short = name.removeprefix("model/")
@@ -42,11 +42,11 @@ def gguf_tensors(hyperparameters):
 
 
 def write_gguf(path, folder, hyperparameters=SMALL, kind="F32", tensors=None, kinds=None, edit=None, **metadata):
-    """Writes a file with the vocabulary of the checkpoint in `folder`.
+    """Write a file with the vocabulary of the checkpoint in `folder`.
 
     Args:
-        kind: type of the matrices. kinds: {tensor: another type}. edit: called with the writer. metadata: what is other
-        than a GPT-2's; None leaves it out.
+        kind: type of the matrices. kinds: {tensor: another type}. edit: called with the writer.
+        metadata: values that differ from GPT-2's; None leaves a key out.
     """
     encoder = json.loads((folder / "encoder.json").read_text("utf-8"))
     values = {
@@ -93,7 +93,7 @@ def write_gguf(path, folder, hyperparameters=SMALL, kind="F32", tensors=None, ki
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint of `SMALL` shapes, whose weights and vocabulary the files have."""
+    """A checkpoint of `SMALL` shapes with the weights and vocabulary of the files."""
     folder = tmp_path_factory.mktemp("gguf") / "small"
     write_checkpoint(folder)
     return folder
@@ -110,23 +110,23 @@ def sections(source, output, weight_type):
     return {name: bytes(model.sections[name]) for name in ("vocabulary", "weights")}
 
 
-# What they convert to
+# Conversion
 
 
 @pytest.mark.parametrize("weight_type", ["f32", "f16", "int8", "int4"])
-def test_f32_gives_the_same_bits_as_the_checkpoint(folder, tmp_path, weight_type):
+def test_f32_file_converts_to_the_same_bits_as_the_checkpoint(folder, tmp_path, weight_type):
     direct = sections(folder, tmp_path / "direct.bin", weight_type)
     path = write_gguf(tmp_path / "x.gguf", folder)
     assert sections(path, tmp_path / "gguf.bin", weight_type) == direct
 
 
-def test_f16_gives_the_same_bits_as_the_checkpoint_in_f16(folder, tmp_path):
+def test_f16_file_converts_to_the_same_bits_as_the_checkpoint_in_f16(folder, tmp_path):
     direct = sections(folder, tmp_path / "direct.bin", "f16")
     path = write_gguf(tmp_path / "x.gguf", folder, kind="F16")
     assert sections(path, tmp_path / "gguf.bin", "f16") == direct
 
 
-def test_q8_0_gives_nearly_the_same_logits(tmp_path):
+def test_q8_0_file_gives_nearly_the_same_logits(tmp_path):
     write_checkpoint(tmp_path / "wide", WIDE)
     write_gguf(tmp_path / "x.gguf", tmp_path / "wide", WIDE, kind="Q8_0")
     logits = []
@@ -140,7 +140,7 @@ def test_q8_0_gives_nearly_the_same_logits(tmp_path):
     assert 0 < np.abs(quantized - direct).max() < 0.1 * direct.std()
 
 
-def test_file_tells_where_it_came_from(folder, tmp_path):
+def test_file_records_its_source(folder, tmp_path):
     path = write_gguf(tmp_path / "my model.gguf", folder)
     convert(path, tmp_path / "x.bin")
     metadata = ModelFile(tmp_path / "x.bin").metadata
@@ -163,11 +163,11 @@ def test_other_alignment_is_read(folder, tmp_path):
 
 
 @pytest.mark.parametrize("pre", [None, "default"])
-def test_file_that_does_not_name_the_splitter_is_accepted(folder, tmp_path, pre):
+def test_file_without_a_pre_tokenizer_is_accepted(folder, tmp_path, pre):
     GgufFile(write_gguf(tmp_path / "x.gguf", folder, pre=pre))
 
 
-# What is no GPT-2
+# Not a GPT-2
 
 
 @pytest.mark.parametrize(
@@ -175,19 +175,19 @@ def test_file_that_does_not_name_the_splitter_is_accepted(folder, tmp_path, pre)
     [
         ({"architecture": "llama"}, "general.architecture is 'llama', expected 'gpt2'"),
         ({"model": "llama"}, "tokenizer.ggml.model is 'llama', expected 'gpt2'"),
-        ({"model": None}, "has no tokenizer.ggml.model, expected a str"),
+        ({"model": None}, "no tokenizer.ggml.model, expected a str"),
         ({"pre": "llama-bpe"}, "tokenizer.ggml.pre is 'llama-bpe', expected 'gpt-2'"),
         ({"epsilon": 1e-6}, "gpt2.attention.layer_norm_epsilon is 1e-06, expected 1e-05"),
         ({"epsilon": float("nan")}, "gpt2.attention.layer_norm_epsilon is nan"),
         ({"n_head": 5}, "n_embd"),
         ({"n_layer": 3}, "tensor 'blk.2.attn_norm.weight' is missing"),
-        ({"n_layer": 1}, "tensor 'blk.1.*' has no place in a GPT-2"),
+        ({"n_layer": 1}, "unexpected tensor 'blk.1.*' for a GPT-2"),
         ({"n_layer": 0}, "n_layer"),
-        ({"n_ctx": 18}, r"tensor 'position_embd.weight' has shape \[17, 24\], expected \[18, 24\] by the metadata"),
-        ({"n_ctx": None}, "has no gpt2.context_length, expected a int"),
-        ({"merges": None}, "has no tokenizer.ggml.merges, expected a list"),
+        ({"n_ctx": 18}, r"tensor 'position_embd.weight' has shape \[17, 24\], expected \[18, 24\] from the metadata"),
+        ({"n_ctx": None}, "no gpt2.context_length, expected a int"),
+        ({"merges": None}, "no tokenizer.ggml.merges, expected a list"),
         ({"tokens": ["a", "b"]}, "n_vocab|token_embd"),
-        ({"merges": [1, 2]}, "tokenizer.ggml.merges holds something else than texts"),
+        ({"merges": [1, 2]}, "tokenizer.ggml.merges must contain only strings"),
     ],
 )
 def test_other_model_is_refused_by_name(folder, tmp_path, metadata, message):
@@ -196,7 +196,7 @@ def test_other_model_is_refused_by_name(folder, tmp_path, metadata, message):
         GgufFile(path)
 
 
-def test_head_of_its_own_is_kept(folder, tmp_path):
+def test_separate_head_is_kept(folder, tmp_path):
     tensors = gguf_tensors(SMALL)
     tensors["output.weight"] = tensors["token_embd.weight"] + 1
     path = write_gguf(tmp_path / "x.gguf", folder, tensors=tensors)
@@ -223,7 +223,7 @@ def test_other_type_is_refused(tmp_path, kind):
         (lambda tokens, merges: merges.__setitem__(3, merges[2]), "merge 3 is the same merge as merge 2"),
         (
             lambda tokens, merges: merges.__setitem__(3, "! qqqq"),
-            "merge 3 merges '!' and 'qqqq', but 'qqqq' is no",
+            "merge 3 merges '!' and 'qqqq', but 'qqqq' is not a token",
         ),
     ],
 )
@@ -236,7 +236,7 @@ def test_malformed_vocabulary_is_refused(folder, tmp_path, edit, message):
         convert(path, tmp_path / "x.bin")
 
 
-# What is no sound file
+# Malformed files
 
 KEY = struct.pack("<Q", 1) + b"k"
 HUGE = struct.pack("<Q", 2**62)
@@ -253,28 +253,28 @@ def tensor(n_dims=1, dims=(32,), kind=0, offset=0):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"GGUF", "its head ends at byte 8 or later, the file has 4"),
-        (head(0, 0, version=1), "it is of version 1, expected 2 or 3"),
-        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "it is of version 50331648, expected 2 or 3 in little-endian order"),
+        (b"GGUF", "its header ends at byte 8 or later, but the file has 4"),
+        (head(0, 0, version=1), "version 1, expected 2 or 3"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version 50331648, expected 2 or 3 in little-endian order"),
         (head(2**62, 0), f"{2**62} tensors, expected at most"),
         (head(0, 2**62), f"{2**62} keys, expected at most"),
         (head(0, 1, HUGE), "bytes of a key, expected at most"),
-        (head(0, 1, struct.pack("<Q", 99) + b"k"), "its head ends at byte"),
-        (head(0, 1, KEY + struct.pack("<I", 8) + HUGE), "bytes of a text, expected at most"),
-        (head(0, 1, KEY + struct.pack("<I", 99)), "a value is of type 99"),
-        (head(0, 1, KEY + struct.pack("<II", 9, 4) + HUGE), "more items of lists, expected at most"),
-        (head(0, 1, KEY + struct.pack("<IIQ", 9, 4, 1000)), "its head ends at byte"),
-        (head(0, 1, KEY + struct.pack("<IIQ", 9, 9, 1)), "a list holds items of type 9"),
-        (head(0, 1, KEY + struct.pack("<IIQ", 9, 8, 1) + HUGE), "bytes of a text, expected at most"),
+        (head(0, 1, struct.pack("<Q", 99) + b"k"), "its header ends at byte"),
+        (head(0, 1, KEY + struct.pack("<I", 8) + HUGE), "bytes of a string, expected at most"),
+        (head(0, 1, KEY + struct.pack("<I", 99)), "a value is of unknown type 99"),
+        (head(0, 1, KEY + struct.pack("<II", 9, 4) + HUGE), "more array items, expected at most"),
+        (head(0, 1, KEY + struct.pack("<IIQ", 9, 4, 1000)), "its header ends at byte"),
+        (head(0, 1, KEY + struct.pack("<IIQ", 9, 9, 1)), "an array has items of unknown type 9"),
+        (head(0, 1, KEY + struct.pack("<IIQ", 9, 8, 1) + HUGE), "bytes of a string, expected at most"),
         (head(1, 0, tensor(5, (1,) * 5)), "tensor 'k' has 5 dimensions, expected at most 4"),
         (head(1, 0, tensor(4, (2**32,) * 4)), "tensor 'k' ends at byte"),
         (head(1, 0, tensor(1, (33,), kind=8)), "tensor 'k' of Q8_0 has rows of 33, expected a multiple of 32"),
         (head(1, 0, tensor(offset=2**63)), "tensor 'k' ends at byte"),
-        (head(1, 0, tensor(offset=7)), "tensor 'k' lies at byte 7, expected a multiple of 32"),
-        (head(0, 2, 2 * (KEY + struct.pack("<IB", 0, 1))), "is no sound GGUF file: "),
-        (head(0, 1, struct.pack("<Q", 1) + b"\xff" + struct.pack("<IB", 0, 1)), "is no sound GGUF file: "),
-        (head(0, 1, KEY + struct.pack("<IQ", 8, 1) + b"\xff"), "is no sound GGUF file: "),
-        (head(0, 0), "has no general.architecture, expected a str"),
+        (head(1, 0, tensor(offset=7)), "tensor 'k' is at byte 7, expected a multiple of 32"),
+        (head(0, 2, 2 * (KEY + struct.pack("<IB", 0, 1))), "not a valid GGUF file: "),
+        (head(0, 1, struct.pack("<Q", 1) + b"\xff" + struct.pack("<IB", 0, 1)), "not a valid GGUF file: "),
+        (head(0, 1, KEY + struct.pack("<IQ", 8, 1) + b"\xff"), "not a valid GGUF file: "),
+        (head(0, 0), "no general.architecture, expected a str"),
     ],
 )
 def test_malformed_file_is_refused(tmp_path, content, message):
@@ -293,7 +293,7 @@ def test_absurd_alignment_is_refused(folder, tmp_path, alignment):
         GgufFile(path)
 
 
-def test_cut_file_is_refused_wherever_it_is_cut(sound, tmp_path):
+def test_truncated_file_is_refused_wherever_it_is_cut(sound, tmp_path):
     path = tmp_path / "x.gguf"
     for length in [*range(0, 200, 7), *range(200, len(sound), len(sound) // 40), len(sound) - 32]:
         path.write_bytes(sound[:length])
@@ -302,7 +302,7 @@ def test_cut_file_is_refused_wherever_it_is_cut(sound, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_damaged_head_raises_nothing_but_sentences(sound, tmp_path, seed):
+def test_damaged_header_raises_only_gpt2rt_errors(sound, tmp_path, seed):
     generator, path = np.random.default_rng(seed), tmp_path / "x.gguf"
     n_head = sound.index(b"output_norm.bias") + 1000
     for _ in range(10):
@@ -313,11 +313,11 @@ def test_damaged_head_raises_nothing_but_sentences(sound, tmp_path, seed):
         try:
             GgufFile(path).vocabulary()
         except Gpt2rtError as error:
-            assert "x.gguf" in str(error)  # noqa: PT017 (sound by chance is right too)
+            assert "x.gguf" in str(error)  # noqa: PT017 (valid by chance is fine too)
 
 
 def test_missing_package_is_named(sound, tmp_path, monkeypatch):
     (tmp_path / "x.gguf").write_bytes(sound)
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(CheckpointError, match=r'the package gguf is missing, .* \(pip install "gpt2rt\[gguf\]"\)'):
+    with pytest.raises(CheckpointError, match=r'requires the package gguf \(pip install "gpt2rt\[gguf\]"\)'):
         convert(tmp_path / "x.gguf", tmp_path / "x.bin")

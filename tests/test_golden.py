@@ -1,4 +1,4 @@
-"""The bundled model's logits have these bits, on every machine and however they are computed; and what doctor says."""
+"""The bundled model's logits have these bits, on every machine and however they are computed; and gpt2rt doctor."""
 
 import json
 
@@ -11,7 +11,7 @@ from gpt2rt.cli import run
 from gpt2rt.doctor import N_TOKENS, logits_digest
 from gpt2rt.model import open_model
 
-# Of the logits behind each of N_TOKENS fixed tokens. They change with the file or the arithmetic, with nothing else.
+# The digest of the logits after each of N_TOKENS fixed tokens; it changes only with the file or the arithmetic.
 GOLDEN = "5293313841b65476186a336a5231de72c95c3efcc9379811448164a464f85264"
 
 
@@ -23,14 +23,14 @@ def test_logits_of_the_bundled_model_are_golden(isa, piece):
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_threads_don_t_change_them(threads):
+def test_number_of_threads_does_not_change_the_golden_logits(threads):
     demo_model()
     assert logits_digest(open_model(DEMO, n_threads=threads)) == GOLDEN
 
 
 @pytest.fixture
 def cli(capsys):
-    """Runs gpt2rt doctor: cli(*options) -> (exit code, stdout, stderr)."""
+    """Run gpt2rt doctor: cli(*options) -> (exit code, stdout, stderr)."""
 
     def call(*options):
         demo_model()
@@ -41,11 +41,11 @@ def cli(capsys):
     return call
 
 
-def test_doctor_expects_what_the_tests_do():
+def test_doctor_expects_the_golden_digest():
     assert doctor.GOLDEN == GOLDEN
 
 
-def test_doctor_computes_with_each_instruction_set_what_is_expected(cli, monkeypatch):
+def test_doctor_computes_the_expected_logits_with_each_instruction_set(cli, monkeypatch):
     monkeypatch.delenv("GPT2RT_ISA", raising=False)
     code, out, err = cli()
     assert (code, err) == (0, "")
@@ -54,7 +54,7 @@ def test_doctor_computes_with_each_instruction_set_what_is_expected(cli, monkeyp
     assert ", the least of: " in out
 
 
-def test_doctor_s_json_holds_it_all(cli, monkeypatch):
+def test_doctor_prints_everything_as_json(cli, monkeypatch):
     monkeypatch.setenv("GPT2RT_ISA", "portable")
     code, out, _ = cli("--json")
     found = json.loads(out)
@@ -64,7 +64,7 @@ def test_doctor_s_json_holds_it_all(cli, monkeypatch):
     assert found["versions"].keys() == {"python", "gpt2rt", "numpy", "click"}
 
 
-def test_doctor_tells_other_logits_than_expected(cli, monkeypatch):
+def test_doctor_reports_unexpected_logits(cli, monkeypatch):
     monkeypatch.setattr(doctor, "GOLDEN", "0" * 64)
     code, out, err = cli()
     assert code == 1
@@ -72,7 +72,7 @@ def test_doctor_tells_other_logits_than_expected(cli, monkeypatch):
     assert "other logits than expected" in err
 
 
-def test_doctor_tells_an_instruction_set_that_can_t_run(cli, monkeypatch):
+def test_doctor_reports_an_unavailable_instruction_set(cli, monkeypatch):
     monkeypatch.setenv("GPT2RT_ISA", "vax")
     code, out, err = cli()
     assert code == 1

@@ -1,4 +1,4 @@
-"""Hugging Face folders, written by safetensors, tokenizers and transformers themselves: read, exported, fetched."""
+"""Hugging Face folders, written by safetensors, tokenizers and transformers: read, exported, downloaded."""
 
 import contextlib
 import hashlib
@@ -25,12 +25,12 @@ from gpt2rt.modelfile import ModelFile
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="the extra `huggingface` is not installed")
 
-TOLERANCE = 1e-4  # of the largest logit
+TOLERANCE = 1e-4  # relative to the largest logit
 TOKENS = [5, 300, 17, 0, 255, 256, 42]
 
 
 def tensors_of(seed=0, scale=0.1):
-    """{our name: f32 array} of a small model, matrices of the layers as (n_in, n_out)."""
+    """Return {our name: f32 array} of a small model, matrices of the layers as (n_in, n_out)."""
     found = {}
     for full_name, array in random_tensors(SMALL, seed).items():
         name = full_name.removeprefix("model/")
@@ -39,7 +39,7 @@ def tensors_of(seed=0, scale=0.1):
 
 
 def named(tensors, prefix="transformer."):
-    """{name in transformers: array}, written out apart from the converter's own rule."""
+    """Return {name in transformers: array}, written out independently of the converter's rule."""
     state, endings = {}, {"g": "weight", "w": "weight", "b": "bias"}
     for name, array in tensors.items():
         if name in ("wte", "wpe"):
@@ -61,7 +61,7 @@ def write_config(folder, **changes):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A TensorFlow checkpoint, whose vocabulary the folders have as well."""
+    """A TensorFlow checkpoint with the vocabulary of the folders."""
     folder = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(folder)
     return folder
@@ -69,7 +69,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, checkpoint):
-    """A folder with a configuration and a tokenizer's files, without weights."""
+    """A folder with a configuration and tokenizer files, without weights."""
     folder = tmp_path / "small"
     folder.mkdir()
     write_config(folder)
@@ -80,13 +80,13 @@ def folder(tmp_path, checkpoint):
 
 @pytest.fixture
 def whole(folder):
-    """The same with weights."""
+    """The same folder with weights."""
     safetensors.save_file(named(tensors_of()), folder / "model.safetensors")
     return folder
 
 
 def logits(source, tmp_path, weight_type="f32"):
-    """All logits of TOKENS, (T, n_vocab)."""
+    """Return the logits of TOKENS, (T, n_vocab)."""
     convert(source, tmp_path / "x.bin", weight_type=weight_type, force=True)
     sequence = open_model(tmp_path / "x.bin", n_threads=1).sequence()
     sequence.append(TOKENS, n_logits=len(TOKENS))
@@ -102,7 +102,7 @@ def assert_close(found, expected):
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
-def test_logits_are_those_of_the_tensors(folder, tmp_path, prefix):
+def test_logits_match_the_tensors(folder, tmp_path, prefix):
     tensors = tensors_of()
     safetensors.save_file(named(tensors, prefix), folder / "model.safetensors")
     assert_close(logits(folder, tmp_path), reference.logits(tensors, SMALL.n_head, TOKENS))
@@ -131,12 +131,12 @@ def test_shards_and_mask_buffers_are_read(folder, tmp_path):
 
 
 @pytest.mark.parametrize("weight_type", ["f32", "f16", "int8", "int4"])
-def test_head_of_its_own_is_used(folder, tmp_path, weight_type):
+def test_separate_head_is_used(folder, tmp_path, weight_type):
     tensors = tensors_of()
     head = tensors["wte"][::-1].copy()
     safetensors.save_file({**named(tensors), "lm_head.weight": head}, folder / "model.safetensors")
     found = logits(folder, tmp_path, weight_type)
-    # The logits of the tied model, whose rows are those of the head in the other order.
+    # The logits of the tied model with its rows reversed, as in the head.
     (tmp_path / "tied").mkdir()
     for name in ("config.json", "vocab.json", "merges.txt"):
         shutil.copy(folder / name, tmp_path / "tied" / name)
@@ -144,7 +144,7 @@ def test_head_of_its_own_is_used(folder, tmp_path, weight_type):
     assert np.array_equal(found, logits(tmp_path / "tied", tmp_path, weight_type)[:, ::-1])
 
 
-def test_head_that_is_the_embedding_takes_no_room(folder, tmp_path):
+def test_head_that_equals_the_embedding_is_not_stored(folder, tmp_path):
     tensors = tensors_of()
     safetensors.save_file({**named(tensors), "lm_head.weight": tensors["wte"].copy()}, folder / "model.safetensors")
     convert(folder, tmp_path / "x.bin")
@@ -158,7 +158,7 @@ def test_a_folder_without_a_tokenizer_says_how_to_save_one(folder, tmp_path):
         convert(folder, tmp_path / "x.bin")
 
 
-def test_the_file_tells_where_it_came_from(whole, tmp_path):
+def test_the_file_records_its_source(whole, tmp_path):
     (whole / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\ntags:\n- x\n---\n# A model\n")
     write_config(whole, task_specific_params={"conversational": {"max_length": 1000}})
     convert(whole, tmp_path / "x.bin")
@@ -169,19 +169,19 @@ def test_the_file_tells_where_it_came_from(whole, tmp_path):
     assert metadata["chat"] == {"format": "dialogpt"}
 
 
-def test_a_weight_file_means_its_folder(whole, tmp_path):
+def test_the_path_of_a_weight_file_selects_its_folder(whole, tmp_path):
     convert(whole / "model.safetensors", tmp_path / "x.bin")
     assert ModelFile(tmp_path / "x.bin").metadata["name"] == "small"
 
 
-# --- what is no GPT-2 of ours
+# --- unsupported models
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model_type": "llama"}, "model_type is 'llama', expected gpt2"),
-        ({"model_type": "left out"}, "has no model_type"),
+        ({"model_type": "left out"}, "no model_type"),
         ({"activation_function": "relu"}, "activation_function is 'relu', expected gelu_new"),
         ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06, expected 1e-05"),
@@ -189,12 +189,12 @@ def test_a_weight_file_means_its_folder(whole, tmp_path):
         ({"scale_attn_weights": False}, "scale_attn_weights is False, expected True"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
         ({"n_inner": 95}, "n_inner is 95, expected 4 times n_embd"),
-        ({"n_head": 5}, "n_embd 24 is no multiple of n_head 5"),
-        ({"n_layer": "2"}, "n_layer is '2', expected a whole number"),
+        ({"n_head": 5}, "n_embd is 24, expected a multiple of n_head, which is 5"),
+        ({"n_layer": "2"}, "n_layer is '2', expected an integer"),
         ({"vocab_size": -1}, "n_vocab is -1"),
         ({"n_layer": 3}, r"tensor 'h.2.ln_1.weight' is missing"),
-        ({"n_layer": 1}, r"tensor 'h.1.attn.c_attn.bias' has no place in a GPT-2"),
-        ({"n_positions": 16}, r"'wpe.weight' has shape \[17, 24\], expected \[16, 24\] by config.json"),
+        ({"n_layer": 1}, r"unexpected tensor 'h.1.attn.c_attn.bias' for a GPT-2"),
+        ({"n_positions": 16}, r"'wpe.weight' has shape \[17, 24\], expected \[16, 24\] from config.json"),
     ],
 )
 def test_other_models_are_refused_by_name(whole, tmp_path, changes, message):
@@ -205,7 +205,7 @@ def test_other_models_are_refused_by_name(whole, tmp_path, changes, message):
 
 
 @pytest.mark.parametrize("changes", [{"reorder_and_upcast_attn": True}, {"n_inner": 96}, {"n_ctx": 5}])
-def test_what_changes_nothing_is_accepted(whole, tmp_path, changes):
+def test_settings_without_effect_are_accepted(whole, tmp_path, changes):
     write_config(whole, **changes)
     convert(whole, tmp_path / "x.bin")
 
@@ -220,9 +220,11 @@ def test_other_types_are_refused(folder, tmp_path):
         convert(folder, tmp_path / "x.bin")
 
 
-def test_pickles_are_refused_with_a_way_out(folder, tmp_path):
+def test_pickles_are_refused_with_advice(folder, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(CheckpointError, match=r"is a pickle, and to load .* run its code; save it as safetensors"):
+    with pytest.raises(
+        CheckpointError, match=r"is a pickle, which can run code when it is loaded \(save the model as safetensors"
+    ):
         convert(folder, tmp_path / "x.bin")
 
 
@@ -232,9 +234,9 @@ def test_folder_without_weights_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../small/x.safetensors", "/etc/passwd", "x.bin", "a/b.safetensors", ""])
-def test_an_index_names_only_files_beside_it(folder, tmp_path, name):
+def test_an_index_may_only_name_files_in_its_folder(folder, tmp_path, name):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": name}}))
-    with pytest.raises(CheckpointError, match=r"names the file .*, expected one beside it"):
+    with pytest.raises(CheckpointError, match=r"file name .* is not one in this folder"):
         convert(folder, tmp_path / "x.bin")
 
 
@@ -245,7 +247,7 @@ def test_a_missing_shard_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_damaged_files_raise_nothing_but_sentences(whole, tmp_path, seed):
+def test_damaged_files_raise_only_gpt2rt_errors(whole, tmp_path, seed):
     generator = np.random.default_rng(seed)
     name = ["model.safetensors", "config.json", "vocab.json", "merges.txt"][seed % 4]
     content = bytearray((whole / name).read_bytes())
@@ -260,9 +262,9 @@ def test_damaged_files_raise_nothing_but_sentences(whole, tmp_path, seed):
         convert(whole, tmp_path / "x.bin")
 
 
-def test_a_folder_of_something_else_is_told_what_is_accepted(tmp_path):
+def test_the_error_for_another_folder_lists_what_is_accepted(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    message = r"no GPT-2 in it, expected OpenAI's files .* or a Hugging Face folder .*; found notes.txt"
+    message = r"no GPT-2 model found, expected OpenAI's files .* or a Hugging Face folder .*; found notes.txt"
     with pytest.raises(CheckpointError, match=message):
         convert(tmp_path, tmp_path / "x.bin")
 
@@ -326,11 +328,11 @@ def test_other_tokenizers_are_refused(whole, tmp_path, content):
         convert(whole, tmp_path / "x.bin")
 
 
-# --- from model file to model file, and out again
+# --- requantization and export
 
 
 @pytest.mark.parametrize("weight_type", ["f32", "f16", "int8", "int4"])
-def test_requantized_weights_are_those_of_the_checkpoint(checkpoint, tmp_path, weight_type):
+def test_requantized_weights_equal_those_converted_from_the_checkpoint(checkpoint, tmp_path, weight_type):
     chat = {"format": "plain", "user_name": "Me"}
     convert(checkpoint, tmp_path / "f32.bin", weight_type="f32", chat=chat, licence="free", name="small")
     convert(tmp_path / "f32.bin", tmp_path / "made.bin", weight_type=weight_type)
@@ -341,13 +343,13 @@ def test_requantized_weights_are_those_of_the_checkpoint(checkpoint, tmp_path, w
     assert (made.metadata["chat"], made.metadata["licence"], made.metadata["name"]) == (chat, "free", "small")
 
 
-def test_what_is_quantized_is_not_requantized(checkpoint, tmp_path):
+def test_requantizing_a_quantized_file_is_refused(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "int8.bin")
-    with pytest.raises(CheckpointError, match="its weights are int8 already, expected f32 or f16"):
+    with pytest.raises(CheckpointError, match="its weights are already quantized to int8, expected f32 or f16"):
         convert(tmp_path / "int8.bin", tmp_path / "int4.bin", weight_type="int4")
 
 
-def test_damage_is_not_requantized(checkpoint, tmp_path):
+def test_requantizing_a_damaged_file_is_refused(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "f32.bin", weight_type="f32")
     content = bytearray((tmp_path / "f32.bin").read_bytes())
     content[-100] ^= 1
@@ -357,7 +359,7 @@ def test_damage_is_not_requantized(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("weight_type", ["f32", "f16"])
-def test_exported_folders_come_back_the_same(checkpoint, tmp_path, weight_type):
+def test_exported_folders_convert_back_to_the_same_file(checkpoint, tmp_path, weight_type):
     convert(checkpoint, tmp_path / "a.bin", weight_type=weight_type)
     export(tmp_path / "a.bin", tmp_path / "folder")
     convert(tmp_path / "folder", tmp_path / "b.bin", weight_type=weight_type)
@@ -366,7 +368,7 @@ def test_exported_folders_come_back_the_same(checkpoint, tmp_path, weight_type):
         assert a.sections[name] == b.sections[name]
 
 
-def test_export_of_a_head_of_its_own_comes_back_in_shards(folder, tmp_path, monkeypatch):
+def test_export_with_a_separate_head_converts_back_from_shards(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("gpt2rt.converter.export.SHARD", 10_000)
     tensors = tensors_of()
     head = tensors["wte"][::-1].copy()
@@ -377,10 +379,10 @@ def test_export_of_a_head_of_its_own_comes_back_in_shards(folder, tmp_path, monk
     assert np.array_equal(logits(tmp_path / "folder", tmp_path), expected)
 
 
-def test_export_writes_a_whole_folder_or_none(checkpoint, tmp_path, monkeypatch):
+def test_export_writes_a_complete_folder_or_none(checkpoint, tmp_path, monkeypatch):
     convert(checkpoint, tmp_path / "a.bin", weight_type="f32")
     (tmp_path / "there").mkdir()
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         export(tmp_path / "a.bin", tmp_path / "there")
     with pytest.raises(UsageError, match="can't write there"):
         export(tmp_path / "a.bin", tmp_path / "missing" / "folder")
@@ -394,12 +396,12 @@ def test_export_writes_a_whole_folder_or_none(checkpoint, tmp_path, monkeypatch)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "there"]
 
 
-# --- the hub
+# --- the Hugging Face Hub
 
 
 @pytest.fixture
 def hub(whole, tmp_path):
-    """Runs the command line with a hub that has the folder; returns what it did."""
+    """Run the command line with a hub that has the folder; return the finished process."""
     pytest.importorskip("huggingface_hub", reason="the extra `huggingface` is not installed")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.folder, server.daemon_threads = whole, True
@@ -420,7 +422,7 @@ def hub(whole, tmp_path):
     server.server_close()
 
 
-def test_a_name_on_the_hub_is_fetched_and_converted(hub, whole, tmp_path):
+def test_a_name_on_the_hub_is_downloaded_and_converted(hub, whole, tmp_path):
     done = hub("hf:OWNER/small@main", "--type", "f32")
     assert done.returncode == 0, done.stderr
     assert ModelFile(tmp_path / "small-f32.bin").metadata["source"] == f"Hugging Face OWNER/small at {Hub.COMMIT}"
@@ -430,15 +432,15 @@ def test_a_name_on_the_hub_is_fetched_and_converted(hub, whole, tmp_path):
     assert not list(pathlib.Path(tmp_path / "cache").rglob("*.msgpack"))
 
 
-def test_what_the_hub_has_not_is_a_sentence(hub):
+def test_a_missing_hub_model_is_reported_in_one_line(hub):
     done = hub("hf:OWNER/other")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("gpt2rt: hf:OWNER/other: can't be had: RepositoryNotFoundError: ")
+    assert done.stderr.splitlines()[-1].startswith("gpt2rt: hf:OWNER/other: download failed: RepositoryNotFoundError: ")
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:a/b/c", "hf:/x", "hf:a b", "hf:a/b@"])
-def test_what_is_no_name_on_the_hub_is_refused(tmp_path, name):
+def test_an_invalid_hub_name_is_refused(tmp_path, name):
     with pytest.raises(UsageError, match="expected hf:OWNER/NAME"):
         convert(name, tmp_path / "x.bin")
 
@@ -450,7 +452,7 @@ def test_what_is_no_name_on_the_hub_is_refused(tmp_path, name):
 @pytest.mark.parametrize("is_tied", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(257, 17, 48, 1, 2), (301, 33, 40, 5, 3)])
-def test_logits_are_transformers_own(folder, tmp_path, shape, dtype, is_tied):
+def test_logits_equal_those_of_transformers(folder, tmp_path, shape, dtype, is_tied):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     n_vocab, n_ctx, n_embd, n_head, n_layer = shape
     torch.manual_seed(0)
@@ -479,7 +481,7 @@ def test_logits_are_transformers_own(folder, tmp_path, shape, dtype, is_tied):
 
 
 @pytest.mark.slow
-def test_transformers_reads_what_was_exported(checkpoint, tmp_path):
+def test_transformers_loads_an_exported_folder(checkpoint, tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     convert(checkpoint, tmp_path / "a.bin", weight_type="f32")
     export(tmp_path / "a.bin", tmp_path / "folder")

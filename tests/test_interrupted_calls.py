@@ -1,4 +1,4 @@
-"""KeyboardInterrupt at the entry of each Python function in turn, the worst place that a signal can come at."""
+"""KeyboardInterrupt at the entry of each Python function in turn, the worst moment for a signal."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from gpt2rt.chat import Conversation
 from gpt2rt.generate import Generation
 from gpt2rt.modelfile import Hyperparameters
 
-# A generator that is freed is closed, and what is raised in that has no caller to go to.
+# Freeing a generator closes it, and an exception raised there has no caller to propagate to.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 SHAPE = Hyperparameters(n_vocab=257, n_ctx=512, n_embd=16, n_head=2, n_layer=1)
@@ -27,7 +27,7 @@ def model(tmp_path_factory):
 
 
 def interrupted_at(n, call):
-    """Call it, and raise a KeyboardInterrupt where it enters its n-th Python function; whether it has so many."""
+    """Call it, and raise KeyboardInterrupt when it enters its n-th Python function; return whether it got there."""
     left = n
 
     def trace(_frame, event, _argument):
@@ -51,7 +51,7 @@ def interrupted_at(n, call):
 
 
 def each_interruption(prepared, call):
-    """Yield what `prepared` returns, each time after `call` with it was interrupted at a later function."""
+    """Yield the result of `prepared`, each time after `call` on it was interrupted at a later function."""
     for n in itertools.count():
         subject = prepared()
         if not interrupted_at(n, functools.partial(call, subject)):
@@ -86,7 +86,7 @@ def test_an_interrupted_generation_can_be_continued(model, lookup):
             assert sampled + rest.tokens == whole.tokens
 
 
-def test_an_interrupted_batch_has_the_tokens_that_came_before(model):
+def test_an_interrupted_batch_keeps_the_tokens_before_it(model):
     prompts = ["one two", "three", "four five six"]
 
     def batch():
@@ -115,7 +115,7 @@ def test_an_interrupted_batch_has_the_tokens_that_came_before(model):
 MESSAGES = ["Hello there.", "What is it?"]
 OPTIONS = [
     pytest.param({"temperature": 0.7}, id="sampled"),
-    pytest.param({"temperature": 0.0, "drafts": 2}, id="drafts"),  # whose seeds count up: greedy ones need none
+    pytest.param({"temperature": 0.0, "drafts": 2}, id="drafts"),  # greedy, because the seeds of drafts count up
     pytest.param({"temperature": 0.7, "format": "raw"}, id="raw"),
 ]
 
@@ -133,8 +133,8 @@ def turns_of(model, options):
     return conversation.turns
 
 
-def assert_goes_on_as_its_turns_say(conversation, options):
-    conversation.set("seed", 9)  # ends an answer that is still open, which makes its turn
+def assert_continues_like_its_turns(conversation, options):
+    conversation.set("seed", 9)  # ends an unfinished answer, which completes its turn
     rebuilt = conversation_of(conversation.model, options, conversation.turns, seed=9)
     assert "".join(conversation.say("And then?")) == "".join(rebuilt.say("And then?"))
     assert conversation.turns == rebuilt.turns
@@ -154,7 +154,7 @@ def test_an_interrupted_answer_keeps_the_turns(model, options):
             assert turn.user == "More."
             assert whole.startswith(turn.answer)
         assert len(new) <= 1
-        assert_goes_on_as_its_turns_say(conversation, options)
+        assert_continues_like_its_turns(conversation, options)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -167,20 +167,20 @@ def test_an_interrupted_retry_keeps_the_turns(model, options):
         assert conversation.turns[:1] == turns[:1]
         assert [turn.user for turn in conversation.turns] == MESSAGES
         assert conversation.turns == turns or whole.startswith(conversation.turns[1].answer)
-        assert_goes_on_as_its_turns_say(conversation, options)
+        assert_continues_like_its_turns(conversation, options)
 
 
 @pytest.mark.parametrize("call", [Conversation.undo, Conversation.reset], ids=["undo", "reset"])
-def test_an_interrupted_undo_or_reset_is_done_or_not(model, call):
+def test_an_interrupted_undo_or_reset_is_complete_or_has_no_effect(model, call):
     turns = turns_of(model, {})
     after = conversation_of(model, {}, turns)
     call(after)
     for conversation in each_interruption(lambda: conversation_of(model, {}, turns), call):
         assert conversation.turns in (turns, after.turns)
-        assert_goes_on_as_its_turns_say(conversation, {})
+        assert_continues_like_its_turns(conversation, {})
 
 
-def test_an_interruption_while_an_unfinished_answer_is_closed_loses_no_older_turn(model):
+def test_an_interruption_while_closing_an_unfinished_answer_loses_no_earlier_turn(model):
     turns = turns_of(model, {})
 
     def begun():
@@ -190,4 +190,4 @@ def test_an_interruption_while_an_unfinished_answer_is_closed_loses_no_older_tur
 
     for conversation in each_interruption(begun, lambda conversation: "".join(conversation.say("Again."))):
         assert conversation.turns[:2] == turns
-        assert_goes_on_as_its_turns_say(conversation, {})
+        assert_continues_like_its_turns(conversation, {})

@@ -1,4 +1,4 @@
-"""Signal handlers that raise, and cancel() from other threads, while something runs."""
+"""Signal handlers that raise, and cancel() from other threads, during a call."""
 
 import functools
 import itertools
@@ -27,17 +27,17 @@ SAMPLING = gpt2rt.SamplingParams(temperature=1.5, repetition_penalty=1.3)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model whose passes are long for its size: it runs the portable kernels."""
+    """A model with slow forward passes, because it runs the portable kernels."""
     path = write_model(tmp_path_factory.mktemp("model") / "random.bin", SHAPE, random_tensors(SHAPE))
     return gpt2rt.open_model(path, n_threads=1, isa="portable")
 
 
 class InterruptError(Exception):
-    """What the signal handler raises."""
+    """Raised by the signal handler."""
 
 
 def interrupted(call, delay):
-    """Call it, and raise an InterruptError out of it after a delay in seconds; whether that came in time."""
+    """Call it, and raise InterruptError in it after a delay in seconds; return whether that came in time."""
 
     def handler(*_):
         raise InterruptError
@@ -63,14 +63,14 @@ def seconds_of(call, subject):
 
 
 def interruptions(n, prepared, call, check):
-    """Interrupt a call n times, at moments that are spread over all of its time.
+    """Interrupt a call n times, at moments spread over its whole duration.
 
     Args:
-        prepared: returns what is to be called with. call: takes it. check: likewise, after the call; returns whether it
-            was found unfinished.
+        prepared: returns the argument of `call` and `check`.
+        check: called after the call; returns whether the call was interrupted before its end.
     """
     moments = random.Random(n)
-    duration = min(seconds_of(call, prepared()) for _ in range(3))  # only to aim with
+    duration = min(seconds_of(call, prepared()) for _ in range(3))  # only used to choose the moments
     n_unfinished = 0
     for _ in range(n):
         subject = prepared()
@@ -78,7 +78,7 @@ def interruptions(n, prepared, call, check):
         unfinished = check(subject)
         assert came or not unfinished
         n_unfinished += unfinished
-    assert n_unfinished > 1  # else the moments were not those that matter
+    assert n_unfinished > 1  # otherwise the moments were not the interesting ones
 
 
 FEW_AND_MANY = [pytest.param(15, id="few"), pytest.param(300, id="many", marks=pytest.mark.slow)]
@@ -152,7 +152,7 @@ def test_an_interrupted_step_has_changed_nothing(model, n):
 
 
 def check_generated(sequence, prompt, expected):
-    """What an interrupted generation leaves can be continued to the same text; whether there was more to come."""
+    """Check that an interrupted generation can be continued to the same text; return whether any text was missing."""
     ids = sequence.tokens + sequence.pending
     assert_as_fresh(sequence)
     if not ids:
@@ -190,7 +190,7 @@ def test_an_interrupted_generation_can_be_continued(model, n, lookup):
 
 @needs_timer
 @each_interrupted
-def test_an_interrupted_answer_leaves_a_conversation_as_its_turns_say(model, n):
+def test_an_interrupted_answer_leaves_a_conversation_consistent_with_its_turns(model, n):
     options = {"format": "plain", "opening": "", "max_tokens": 8, "seed": 3}
     first = Conversation(model, **options)
     "".join(first.say("Hello there."))
@@ -202,7 +202,7 @@ def test_an_interrupted_answer_leaves_a_conversation_as_its_turns_say(model, n):
         return conversation
 
     def check(conversation):
-        conversation.set("seed", 9)  # ends an answer that is still open, which makes its turn
+        conversation.set("seed", 9)  # ends an unfinished answer, which completes its turn
         assert conversation.turns[:2] == first.turns
         is_unfinished = [turn.answer for turn in conversation.turns[2:]] != [whole]
         rebuilt = Conversation(model, **{**options, "seed": 9})
@@ -230,7 +230,7 @@ def test_a_handler_may_use_other_sequences_and_read_this_one(model):
             _ = sequence.history
         except UsageError as error:
             refused.append(str(error))
-            signal.setitimer(signal.ITIMER_REAL, 1e-3)  # once more: the sequence is in use
+            signal.setitimer(signal.ITIMER_REAL, 1e-3)  # again, while the sequence is in use
 
     old = signal.signal(signal.SIGALRM, handler)
     try:
@@ -274,7 +274,7 @@ def test_a_long_append_can_be_cancelled_from_another_thread(model):
         sequence.cancel()
 
     thread = in_thread(cancel)
-    with pytest.raises(CancelledError, match="sequence: it was cancelled"):
+    with pytest.raises(CancelledError, match="sequence: cancelled"):
         sequence.append(TEXT)
     thread.join()
     length = len(sequence)
@@ -295,7 +295,7 @@ def test_a_long_step_can_be_cancelled_from_another_thread(model, what):
         wait_until_in_use(sequence)
         (engine if what == "engine" else sequence).cancel()
 
-    def step():  # the first may be done before the cancel comes; no other can
+    def step():  # the first step may finish before the cancel; no other can
         for _ in range(4):
             for event in engine.step([sequence]):
                 raise event.error
@@ -313,7 +313,7 @@ def test_a_long_step_can_be_cancelled_from_another_thread(model, what):
     assert_as_fresh(sequence)
 
 
-def test_a_cancelled_sequence_holds_up_no_other(model):
+def test_a_cancelled_sequence_delays_no_other(model):
     one, other = model.sequence(), model.sequence()
     for sequence in (one, other):
         sequence.push(TEXT[:20])
@@ -327,7 +327,7 @@ def test_a_cancelled_sequence_holds_up_no_other(model):
     assert event.tokens == events[other].tokens
 
 
-def test_reading_logits_uses_up_no_cancel(model):
+def test_reading_logits_does_not_consume_a_cancel(model):
     sequence = model.sequence()
     sequence.append(TEXT[:5], 0)
     sequence.cancel()

@@ -1,4 +1,4 @@
-"""Facts about the kernels: what they compute, and that nothing but the file and the tokens decides it."""
+"""The kernels: what they compute, and that the result depends only on the file and the tokens."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from gpt2rt.converter._pack import pack_rows
 from gpt2rt.errors import ContextFullError, UsageError, VocabularyError
 from gpt2rt.modelfile import Hyperparameters, ModelFile
 
-# Widths that are no multiple of a tile or a group, one head, odd heads, vocabularies and contexts of odd sizes.
+# Widths that are not multiples of a tile or a group, one head, odd heads, vocabularies and contexts of odd sizes.
 SHAPES = [
     Hyperparameters(n_vocab=257, n_ctx=17, n_embd=48, n_head=1, n_layer=1),
     Hyperparameters(n_vocab=300, n_ctx=100, n_embd=96, n_head=2, n_layer=3),
@@ -59,7 +59,7 @@ def model(request, shape, tmp_path_factory):
     return shape, write_model(path, shape, random_tensors(shape), request.param)
 
 
-# --- what is computed
+# --- results
 
 
 def test_f32_logits_over_a_full_context_equal_the_reference(shape, tmp_path):
@@ -72,9 +72,10 @@ def test_f32_logits_over_a_full_context_equal_the_reference(shape, tmp_path):
 
 
 @pytest.mark.parametrize(("weight_type", "tolerance"), [("f16", 2e-3), ("int8", 4e-2), ("int4", 4e-1)])
-def test_smaller_types_stay_near_the_reference(weight_type, tolerance, shape, tmp_path):
-    # f16 keeps 11 bits of a weight, int8 7 bits of the largest of a group and of an input; errors add up as sqrt(n).
-    # int4 keeps 3 bits: each matrix puts an error of 8% on what it makes, and at most 0.3 was seen over the seeds.
+def test_smaller_types_stay_close_to_the_reference(weight_type, tolerance, shape, tmp_path):
+    # f16 keeps 11 bits of a weight; int8 keeps 7 bits, relative to the largest of a group, of a weight and of an
+    # input; errors grow as sqrt(n). int4 keeps 3 bits: each matrix adds an error of 8%, and over the seeds at most 0.3
+    # was seen.
     tensors, tokens = random_tensors(shape), tokens_for(shape)
     expected = reference.logits(tensors, shape.n_head, tokens)[-1]
     sequence = open_sequence(write_model(tmp_path / "m.bin", shape, tensors, weight_type))
@@ -84,8 +85,8 @@ def test_smaller_types_stay_near_the_reference(weight_type, tolerance, shape, tm
 
 @pytest.mark.parametrize("group_size", [16, 32, 64, 256])
 @pytest.mark.parametrize("weight_type", ["int8", "int4"])
-def test_quantized_logits_are_those_of_the_values_in_the_file(weight_type, group_size, shape, tmp_path):
-    # What is left are the inputs' 7 bits.
+def test_quantized_logits_match_the_values_in_the_file(weight_type, group_size, shape, tmp_path):
+    # The remaining error is that of the 7-bit inputs.
     tensors, tokens = random_tensors(shape), tokens_for(shape)
     path = write_model(tmp_path / "m.bin", shape, tensors, weight_type, group_size)
     model = ModelFile(path)
@@ -119,7 +120,7 @@ def apply(function, isa, x, y=None, z=None):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_exp_is_that_of_libm(isa):
+def test_exp_matches_libm(isa):
     x = np.linspace(-87, 88, 1_000_000).astype(np.float32)
     assert np.abs(apply("exp", isa, x) / np.exp(x.astype(np.float64)) - 1).max() < 1.5 * 2**-23
 
@@ -139,7 +140,7 @@ def test_functions_have_the_same_bits_on_every_isa(function):
 
 
 def exact_fma(x, y, z):
-    """x * y + z of f32, rounded once: of the two nearest f32, the one that exact fractions say."""
+    """Return x * y + z of f32, rounded once: exact fractions choose between the two nearest f32."""
     exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
     guess = np.float32(float(x) * float(y) + float(z))
     nearest = [np.nextafter(guess, np.float32(-np.inf)), guess, np.nextafter(guess, np.float32(np.inf))]
@@ -147,9 +148,9 @@ def exact_fma(x, y, z):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_multiply_and_add_round_once(isa):
-    # Products that end just beside the middle between two sums, by less than a double can tell, are where rounding
-    # twice goes wrong; so are subnormal sums.
+def test_fma_rounds_once(isa):
+    # Rounding twice fails for sums so close to the midpoint of two f32 that a double can't represent the difference,
+    # and for subnormal sums.
     random = np.random.default_rng(5)
     n = 4096
     z = (1 + random.integers(0, 2**23, n) * 2.0**-23) * random.choice([-1, 1], n) * 2.0 ** random.integers(-3, 4, n)
@@ -162,7 +163,7 @@ def test_multiply_and_add_round_once(isa):
     assert (apply("fma", isa, x, y, z).view(np.uint32) == expected.view(np.uint32)).all()
 
 
-def test_halves_are_those_of_numpy():
+def test_f16_conversions_match_numpy():
     values = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)  # from 0 to the largest
     between = np.nextafter(values, np.float32(1e9), dtype=np.float32)
     middle = (values[:-1] + values[1:]) / 2
@@ -191,7 +192,7 @@ def test_logits_do_not_depend_on_the_instruction_set(model):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_logits_do_not_depend_on_threads_or_split(model, isa):
+def test_logits_do_not_depend_on_threads_or_splits(model, isa):
     shape, path = model
     tokens = tokens_for(shape)
     expected = accepted(open_sequence(path, isa), tokens)
@@ -201,7 +202,7 @@ def test_logits_do_not_depend_on_threads_or_split(model, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_logits_do_not_depend_on_rewinding_or_forking(model, isa):
+def test_logits_do_not_depend_on_truncating_or_forking(model, isa):
     shape, path = model
     tokens, others = tokens_for(shape), tokens_for(shape, seed=3)
     middle = len(tokens) // 2
@@ -228,7 +229,7 @@ def test_logits_do_not_depend_on_what_else_is_in_a_batch(model, isa):
     for threads in (1, 3):
         lead = open_sequence(path, isa, threads)
         sequences = [lead] + [lead.fork() for _ in texts[1:]]
-        evaluate_together(sequences, [text[:-2] for text in texts])  # prompts: several passes where they are long
+        evaluate_together(sequences, [text[:-2] for text in texts])  # prompts; long ones take several passes
         evaluate_together(sequences, [text[-2:-1] for text in texts])  # one token each
         assert [len(sequence) for sequence in sequences] == [len(text) - 1 for text in texts]
         evaluate_together(sequences[::-1], [text[-1:] for text in texts[::-1]])
@@ -261,7 +262,7 @@ def test_a_step_is_refused_as_a_whole_before_anything_changes(model):
     engine = Engine(lead.model)
     with pytest.raises(UsageError, match="in use, by another thread or twice"):
         engine.step([lead, lead])
-    with pytest.raises(UsageError, match="of another model"):
+    with pytest.raises(UsageError, match="belongs to another model"):
         engine.step(sequences)
     with pytest.raises(UsageError, match="expected sequences"):
         engine.step([lead, None])
@@ -270,12 +271,12 @@ def test_a_step_is_refused_as_a_whole_before_anything_changes(model):
     assert [len(sequence) for sequence in sequences] == [1, 1, 0]
 
 
-def test_logits_do_not_depend_on_other_sessions_in_other_threads(model):
+def test_logits_do_not_depend_on_other_sequences_in_other_threads(model):
     shape, path = model
     tokens = [tokens_for(shape, seed) for seed in range(4)]
     expected = [accepted(open_sequence(path), t) for t in tokens]
     first = open_sequence(path, threads=2)
-    sequences = [first] + [first.fork() for _ in tokens[1:]]  # one thread pool: who finds it busy runs alone
+    sequences = [first] + [first.fork() for _ in tokens[1:]]  # one thread pool: a caller that finds it busy runs alone
     results = [None] * len(sequences)
 
     def run(i):
@@ -315,7 +316,7 @@ def test_a_full_context_is_refused_before_anything_changes(model):
     sequence = open_sequence(path)
     sequence.append([1] * (shape.n_ctx - 1))
     with pytest.raises(
-        ContextFullError, match=f"context: {shape.n_ctx - 1} tokens and 2 more, the model has {shape.n_ctx}"
+        ContextFullError, match=f"context: {shape.n_ctx - 1} tokens and 2 more, but the model has {shape.n_ctx}"
     ):
         sequence.append([1, 2])
     assert len(sequence) == shape.n_ctx - 1
@@ -326,7 +327,7 @@ def test_a_full_context_is_refused_before_anything_changes(model):
 def test_a_token_out_of_range_is_refused_before_anything_changes(model, bad):
     shape, path = model
     sequence = open_sequence(path)
-    with pytest.raises(VocabularyError, match=f"token {bad}: the model's tokens are 0 to {shape.n_vocab - 1}"):
+    with pytest.raises(VocabularyError, match=f"token {bad}: out of range, expected 0 to {shape.n_vocab - 1}"):
         sequence.append([0, bad])
     assert len(sequence) == 0
 
@@ -336,8 +337,8 @@ def test_logits_before_any_token_are_refused(model):
         open_sequence(model[1]).logits  # noqa: B018
 
 
-def test_an_instruction_set_that_can_not_run_here_is_refused(model, monkeypatch):
-    with pytest.raises(UsageError, match=r"instruction set 'mmx': this machine can run .*portable"):
+def test_an_unavailable_instruction_set_is_refused(model, monkeypatch):
+    with pytest.raises(UsageError, match=r"instruction set 'mmx': not available, expected one of .*portable"):
         open_sequence(model[1], "mmx")
     monkeypatch.setenv("GPT2RT_ISA", "z80")
     with pytest.raises(UsageError, match="instruction set 'z80'"):
@@ -369,14 +370,14 @@ except KeyboardInterrupt:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 def test_a_signal_ends_a_pass_and_the_state_stays_usable(tmp_path):
-    shape = Hyperparameters(n_vocab=256, n_ctx=300, n_embd=512, n_head=8, n_layer=8)  # a pass of seconds, portable
+    shape = Hyperparameters(n_vocab=256, n_ctx=300, n_embd=512, n_head=8, n_layer=8)  # a pass takes seconds, portable
     path = write_model(tmp_path / "m.bin", shape, random_tensors(shape), "f32")
     code = INTERRUPTED.format(tests=os.path.dirname(__file__), path=str(path))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.stdout == "interrupted 3\n", result.stderr
 
 
-def test_one_state_in_two_threads_is_refused_not_corrupted(tmp_path):
+def test_a_sequence_used_by_two_threads_is_refused_not_corrupted(tmp_path):
     shape = Hyperparameters(n_vocab=256, n_ctx=300, n_embd=256, n_head=8, n_layer=8)
     sequence = open_sequence(write_model(tmp_path / "m.bin", shape, random_tensors(shape), "f32"), "portable")
     begun, refused = threading.Event(), []
@@ -408,15 +409,15 @@ def test_one_state_in_two_threads_is_refused_not_corrupted(tmp_path):
 # --- checksums
 
 
-def test_crc32c_is_that_of_the_rfc():
+def test_crc32c_matches_the_rfc():
     assert crc32c(b"123456789") == 0xE3069283
     assert crc32c(bytes(32)) == 0x8A9136AA
     assert crc32c(b"\xff" * 32) == 0x62A8AB43
     assert crc32c(bytes(range(32))) == 0x46DD794E
 
 
-def test_crc32c_continues_wherever_a_text_is_cut():
-    text = np.random.default_rng(4).bytes(50_000)  # long enough for the stretches that are joined
+def test_crc32c_continues_wherever_the_bytes_are_split():
+    text = np.random.default_rng(4).bytes(50_000)  # long enough for the combined stretches
     whole = crc32c(text)
     assert whole == slow_crc32c(text)
     for cut in (0, 1, 7, 8, 4095, 12288, 12289, 49_999):

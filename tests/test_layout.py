@@ -1,4 +1,4 @@
-"""The package's layout and build: what is found where, and what a change rebuilds."""
+"""The package's layout and build: which package is imported, and what a change rebuilds."""
 
 import importlib.metadata
 import importlib.util
@@ -19,8 +19,8 @@ from demo import DEMO, demo_model
 import gpt2rt
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = ("_engine", "_kernels", "_sampler", "_tokenizer")  # of the package itself
-# As a user starts Python: the current folder is searched first.
+MODULES = ("_engine", "_kernels", "_sampler", "_tokenizer")  # of the gpt2rt package itself
+# As users start Python, with the current folder first in the search path.
 USERS_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
 NOT_SOURCES = shutil.ignore_patterns(
     *("*.so", "*.pyd", "*.c", "*.egg-info", "*.bin", "__pycache__"),
@@ -44,19 +44,19 @@ def python(*arguments, folder, options=("-B",), executable=sys.executable, **env
 
 @pytest.fixture
 def source(tmp_path):
-    """A checkout's folder with the package's sources and nothing built."""
+    """A checkout with the package's sources and nothing built."""
     shutil.copytree(ROOT / "gpt2rt", tmp_path / "gpt2rt", ignore=NOT_SOURCES)
     return tmp_path
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("chat",), ("bench", "model.bin")])
-def test_a_source_folder_without_extensions_run_as_a_module_says_what_to_do(source, arguments):
+def test_running_a_source_folder_without_extensions_as_a_module_says_what_to_do(source, arguments):
     done = python("-m", "gpt2rt", *arguments, folder=source)
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"gpt2rt: {source / 'gpt2rt'}: got a source folder without _engine, _kernels, _sampler, _tokenizer"
+        f"gpt2rt: {source / 'gpt2rt'}: this source folder has no built extension modules (_engine, _kernels, "
     )
     assert "pip install -e ." in line
     assert "-P" in line
@@ -75,7 +75,7 @@ def test_importing_a_source_folder_without_extensions_is_an_import_error(source,
 def test_only_extensions_that_are_missing_are_named(source):
     for suffix, name in zip((EXTENSION_SUFFIXES[0], EXTENSION_SUFFIXES[-1]), MODULES[:2], strict=True):
         (source / "gpt2rt" / f"{name}{suffix}").touch()
-    assert "without _sampler, _tokenizer," in python("-c", "import gpt2rt", folder=source).stderr
+    assert "(_sampler, _tokenizer)" in python("-c", "import gpt2rt", folder=source).stderr
 
 
 def test_the_source_folder_does_not_matter_with_safe_path(source):
@@ -96,7 +96,7 @@ def test_version_is_that_of_the_installed_package():
     assert "__version__" in dir(gpt2rt)
 
 
-def test_version_is_read_when_it_is_first_asked_for(tmp_path):
+def test_version_is_read_on_first_access(tmp_path):
     code = (
         "import sys, gpt2rt; before = 'importlib.metadata' in sys.modules; gpt2rt.__version__;"
         " print(before, 'importlib.metadata' in sys.modules, '__version__' in vars(gpt2rt))"
@@ -122,7 +122,7 @@ def test_type_checkers_find_the_converter_in_the_checkout():
 
 
 def load_build_script():
-    """setup.py as a module; nothing is built."""
+    """Load setup.py as a module, without building anything."""
     for name in ("setuptools", "Cython"):
         pytest.importorskip(name, reason=f"{name}, which builds the extensions, is not installed")
     spec = importlib.util.spec_from_file_location("gpt2rt_setup", ROOT / "setup.py")
@@ -133,7 +133,7 @@ def load_build_script():
 
 @pytest.fixture
 def build_script(monkeypatch):
-    """setup.py as a module, in the folder that it is run in."""
+    """setup.py as a module, in the folder where it runs."""
     monkeypatch.chdir(ROOT)
     for name in ("GPT2RT_DEBUG", "GPT2RT_SANITIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -144,14 +144,14 @@ def build_script(monkeypatch):
     ("name", "value"),
     [("GPT2RT_DEBUG", "1"), ("GPT2RT_SANITIZE", "address"), ("CFLAGS", "-march=native"), ("CC", "clang")],
 )
-def test_a_setting_of_the_build_is_part_of_what_is_compared(build_script, monkeypatch, name, value):
+def test_build_settings_are_part_of_the_comparison(build_script, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     if name == "GPT2RT_SANITIZE" and sys.platform == "win32":
         pytest.skip("no sanitizers there")
     changed = load_build_script()
     assert changed.BUILD != build_script.BUILD
     assert load_build_script().BUILD == changed.BUILD
-    # Cython writes other C only for other directives, which only a debug build has.
+    # Cython generates different C only for different directives, which only a debug build has.
     assert (changed.C_FOLDER != build_script.C_FOLDER) == (name == "GPT2RT_DEBUG")
 
 
@@ -159,18 +159,20 @@ def touched_by(build_script, header):
     return {name for name, source in build_script.MODULES.items() if header in build_script.depends(source)}
 
 
-def test_a_header_touches_only_the_extensions_that_include_it(build_script):
+def test_a_header_affects_only_the_extensions_that_include_it(build_script):
     assert touched_by(build_script, "gpt2rt/core/merges.h") == {"gpt2rt._tokenizer"}
     assert touched_by(build_script, "gpt2rt/core/unicode.h") == {"gpt2rt._tokenizer"}  # through pieces.h
     assert touched_by(build_script, "converter/pack.h") == {"gpt2rt.converter._pack"}
 
 
-def test_a_header_of_headers_touches_all_that_reach_it(build_script):
+def test_an_indirectly_included_header_affects_all_extensions_that_reach_it(build_script):
     assert {"gpt2rt._kernels", "gpt2rt.converter._pack"} <= touched_by(build_script, "gpt2rt/core/half.h")
-    assert "gpt2rt._kernels" in touched_by(build_script, "gpt2rt/core/kernels/lanes_avx512.h")  # beside its includer
+    assert "gpt2rt._kernels" in touched_by(
+        build_script, "gpt2rt/core/kernels/lanes_avx512.h"
+    )  # in the includer's folder
 
 
-def test_declarations_that_another_extension_shares_are_followed(build_script, tmp_path, monkeypatch):
+def test_shared_pxd_declarations_are_dependencies(build_script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(build_script, "MODULES", {"p._a": "p/_a.pyx", "p._b": "p/_b.pyx"})
     monkeypatch.setattr(build_script, "INCLUDE_DIRS", ["c"])
@@ -192,7 +194,7 @@ def test_declarations_that_another_extension_shares_are_followed(build_script, t
 
 
 class Checkout:
-    """A copy of the sources and a fresh virtual environment, where the package is built without a network."""
+    """A copy of the sources and a new virtual environment, in which the package is built offline."""
 
     def __init__(self, folder):
         self.root, self.elsewhere = folder / "checkout", folder / "elsewhere"
@@ -202,7 +204,7 @@ class Checkout:
         venv = folder / "venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
         self.python = venv / "bin" / "python"
-        # All that is installed here but gpt2rt itself.
+        # All installed packages except gpt2rt itself.
         others = folder / "others"
         others.mkdir()
         for site in {pathlib.Path(importlib.util.find_spec(name).origin).parents[1] for name in NEEDED}:
@@ -212,14 +214,14 @@ class Checkout:
         (next(venv.glob("lib/python*")) / "site-packages" / "others.pth").write_text(str(others), encoding="utf-8")
 
     def pip(self, *arguments, **environment):
-        """Run pip; it must not fail."""
+        """Run pip and check that it succeeds."""
         command, *rest = arguments
         options = ("-m", "pip", "--python", str(self.python), "--disable-pip-version-check", command)
         done = python(*options, "--no-build-isolation", "--no-deps", *rest, folder=self.root, **environment)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def rebuilt(self, **environment):
-        """Install in editable mode again; return the names of the extensions that were built."""
+        """Install in editable mode again; return the names of the extensions built."""
         before = self.times()
         self.pip("install", "-e", ".", **environment)
         return {name for name, time in self.times().items() if before.get(name) != time}
@@ -292,14 +294,14 @@ def test_a_changed_header_rebuilds_what_includes_it(checkout):
 
 
 @pytest.mark.slow
-def test_other_settings_rebuild_everything_and_so_does_the_way_back(checkout):
+def test_changing_settings_back_and_forth_rebuilds_everything(checkout):
     assert checkout.rebuilt(GPT2RT_DEBUG="1", GPT2RT_SANITIZE="") == ALL
     assert checkout.rebuilt(GPT2RT_DEBUG="1", GPT2RT_SANITIZE="") == set()
     assert checkout.rebuilt(**PLAIN) == ALL
 
 
 @pytest.mark.slow
-def test_the_compiler_finds_no_header_that_depends_leaves_out(checkout, build_script):
+def test_the_listed_dependencies_include_every_header_the_compiler_reads(checkout, build_script):
     found = set()
     include = [f"-I{folder}" for folder in (*build_script.INCLUDE_DIRS, sysconfig.get_path("include"))]
     for source in build_script.MODULES.values():
@@ -317,7 +319,7 @@ def test_the_compiler_finds_no_header_that_depends_leaves_out(checkout, build_sc
 def test_the_link_is_not_needed_to_install(checkout):
     link = checkout.root / "gpt2rt" / "converter"
     link.unlink()
-    link.write_text("../converter", encoding="utf-8")  # what git makes of a link on Windows
+    link.write_text("../converter", encoding="utf-8")  # how git checks out a link on Windows
     try:
         assert checkout.rebuilt(**PLAIN) == set()
         for folder in (checkout.root, checkout.elsewhere):
@@ -330,7 +332,7 @@ def test_the_link_is_not_needed_to_install(checkout):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["link", "file"])
-def test_an_sdist_has_the_converter_once_and_its_wheel_as_part_of_the_package(checkout, kind, tmp_path):
+def test_an_sdist_has_the_converter_once_and_its_wheel_has_it_in_the_package(checkout, kind, tmp_path):
     link = checkout.root / "gpt2rt" / "converter"
     if kind == "file":
         link.unlink()
@@ -346,7 +348,7 @@ def test_an_sdist_has_the_converter_once_and_its_wheel_as_part_of_the_package(ch
     assert {"converter/__init__.py", "converter/pack.h", "gpt2rt/core/merges.h", "setup.py"} <= names
     assert not [name for name in names if name.startswith(("gpt2rt/converter", "build"))]
     if kind == "link":
-        return  # the other's wheel is built of the same files
+        return  # the other wheel is built from the same files
     checkout.pip("wheel", "--wheel-dir", str(tmp_path), str(sdist))
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

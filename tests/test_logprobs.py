@@ -1,4 +1,4 @@
-"""Log probabilities: against numpy in float64, and the same bits everywhere."""
+"""Log probabilities: compared with numpy in float64, and the same bits everywhere."""
 
 import math
 
@@ -26,21 +26,21 @@ def reference(logits):
 
 @pytest.mark.parametrize("n_vocab", [1, 2, 7, 8, 9, 15, 63, 64, 65, 1000, 50257])
 @pytest.mark.parametrize("scale", [0.0, 0.1, 3.0, 1000.0])
-def test_log_probabilities_are_those_of_numpy(n_vocab, scale):
+def test_log_probabilities_match_numpy(n_vocab, scale):
     logits = random_logits(n_vocab, scale=scale)
     found = log_probabilities(logits, range(n_vocab))
     np.testing.assert_allclose(found, reference(logits), rtol=1e-14, atol=1e-14)
 
 
 @given(st.lists(st.floats(-(2.0**127), 2.0**127, width=32), min_size=1, max_size=40))
-def test_log_probabilities_of_any_finite_logits_are_those_of_numpy(logits):
+def test_log_probabilities_of_any_finite_logits_match_numpy(logits):
     logits = np.array(logits, np.float32)
     found = log_probabilities(logits, range(len(logits)))
     np.testing.assert_allclose(found, reference(logits), rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("n_vocab", range(2, 300, 7))
-def test_equal_logits_have_the_logarithm_of_their_number(n_vocab):
+def test_equal_logits_have_the_log_probability_of_a_uniform_distribution(n_vocab):
     (found,) = log_probabilities(np.full(n_vocab, -3, np.float32), [0])
     assert abs(found / -math.log(n_vocab) - 1) < 5e-16
 
@@ -59,7 +59,7 @@ def test_a_forbidden_token_has_the_log_probability_minus_infinity():
 
 @pytest.mark.parametrize("n_vocab", [1, 5, 64, 65, 1000, 50257])
 @pytest.mark.parametrize("k", [1, 2, 5, 20, 700, 50257])
-def test_the_most_likely_tokens_are_those_of_sorting_everything(n_vocab, k):
+def test_the_most_likely_tokens_match_a_full_sort(n_vocab, k):
     logits, k = random_logits(n_vocab, seed=k), min(k, n_vocab)
     order = np.lexsort((np.arange(n_vocab), -logits))[:k].tolist()
     assert most_likely(logits, k) == list(zip(order, log_probabilities(logits, order), strict=True))
@@ -69,7 +69,7 @@ def test_the_most_likely_tokens_are_those_of_sorting_everything(n_vocab, k):
     logits=st.lists(st.sampled_from([-math.inf, -2.0, -0.0, 0.0, 1.0]), min_size=1, max_size=300),
     k=st.integers(1, 300),
 )
-def test_the_lower_id_is_first_among_equals(logits, k):
+def test_the_lower_id_comes_first_among_ties(logits, k):
     logits = np.array([*logits, 0.5], np.float32)
     k = min(k, len(logits))
     order = np.lexsort((np.arange(len(logits)), -logits))[:k].tolist()
@@ -88,20 +88,20 @@ def test_logits_that_are_not_finite_are_refused(value):
 
 def test_logits_that_are_all_minus_infinity_are_refused():
     logits = np.full(100, -math.inf, np.float32)
-    with pytest.raises(Gpt2rtError, match="every token is forbidden"):
+    with pytest.raises(Gpt2rtError, match="all tokens are forbidden"):
         log_probabilities(logits, [0])
-    with pytest.raises(Gpt2rtError, match="every token is forbidden"):
+    with pytest.raises(Gpt2rtError, match="all tokens are forbidden"):
         most_likely(logits, 3)
 
 
 @pytest.mark.parametrize("token", [-1, 4, 1 << 40])
 def test_a_token_outside_the_vocabulary_is_refused(token):
-    with pytest.raises(VocabularyError, match=r"token .*: the model's tokens are 0 to 3"):
+    with pytest.raises(VocabularyError, match=r"token .*: out of range, expected 0 to 3"):
         log_probabilities(np.zeros(4, np.float32), [0, token])
 
 
 @pytest.mark.parametrize("k", [-1, 0, 5, 1 << 70, True])
-def test_an_impossible_number_of_tokens_is_refused(k):
+def test_an_invalid_number_of_tokens_is_refused(k):
     with pytest.raises(UsageError, match=r"k: got .*, expected a whole number from 1 to 4"):
         most_likely(np.zeros(4, np.float32), k)
 

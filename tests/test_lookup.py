@@ -1,4 +1,4 @@
-"""Guessed tokens: a faster way to the very same text."""
+"""Prompt lookup: guessed tokens make the same text faster."""
 
 import pytest
 from demo import demo_model
@@ -28,7 +28,7 @@ def test_text_tokens_and_end_are_the_same_with_and_without_guesses(model, prompt
     assert results[0] == results[1]
 
 
-def test_the_context_ends_both_at_the_same_token(model):
+def test_the_context_ends_the_text_at_the_same_token_with_and_without_guesses(model):
     results = []
     for lookup in (True, False):
         generation = model.generate(REPETITIVE, temperature=0, lookup=lookup)
@@ -37,7 +37,7 @@ def test_the_context_ends_both_at_the_same_token(model):
 
 
 def passes(model, prompt, **options):
-    """Continue a prompt and return the continuation, and the number of tokens that each step sampled."""
+    """Continue a prompt; return the continuation, and the number of tokens sampled by each step."""
     continuation = Continuation(model.sequence(), prompt, SamplingParams(temperature=0), **options)
     sampled = []
 
@@ -51,8 +51,8 @@ def passes(model, prompt, **options):
     return continuation, sampled
 
 
-def test_repetitive_text_takes_fewer_passes(model):
-    prompt = model.tokenizer.encode("She said")  # greedy, the small model soon repeats itself
+def test_repetitive_text_takes_fewer_forward_passes(model):
+    prompt = model.tokenizer.encode("She said")  # with greedy decoding, the small model soon repeats itself
     guessed, sampled = passes(model, prompt, max_tokens=100, lookup=True)
     plain, one_by_one = passes(model, prompt, max_tokens=100)
     assert len(sampled) < 50
@@ -61,7 +61,7 @@ def test_repetitive_text_takes_fewer_passes(model):
     assert guessed.sequence.tokens == plain.sequence.tokens
 
 
-def test_a_model_that_fits_in_caches_guesses_only_when_told(model, monkeypatch):
+def test_a_model_that_fits_in_caches_guesses_only_on_request(model, monkeypatch):
     seen = []
     monkeypatch.setattr(PromptLookup, "guess", lambda *_: seen.append(1) or [])
     model.generate("She said", max_tokens=20).text()
@@ -85,7 +85,7 @@ def test_a_stop_string_among_guessed_tokens_leaves_the_sequence_as_without_guess
         generation = model.generate(REPETITIVE, temperature=0.01, seed=3, stop=stop, max_tokens=60, lookup=lookup)
         generation.text()
         sequence = generation.sequence
-        sequence.set_sampling(SamplingParams(temperature=2.0))  # what comes next depends on the generator's state
+        sequence.set_sampling(SamplingParams(temperature=2.0))  # the next tokens depend on the generator's state
         found.append((sequence.tokens, sequence.pending, sequence.history, model_continues(sequence)))
     assert found[0] == found[1]
 
@@ -94,7 +94,7 @@ def model_continues(sequence):
     return Generation(sequence, [], SamplingParams(temperature=2.0), max_tokens=12).text()
 
 
-def test_guesses_are_what_followed_the_same_words():
+def test_guesses_are_what_followed_the_same_ngram():
     lookup = PromptLookup()
     assert lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 9], 100) == []
     tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4]
@@ -103,7 +103,7 @@ def test_guesses_are_what_followed_the_same_words():
     assert lookup.guess(tokens, 0) == []
 
 
-def test_wrong_guesses_are_followed_by_ever_longer_rests():
+def test_pauses_after_wrong_guesses_double():
     lookup, tokens, guesses = PromptLookup(), [1, 2, 3] * 4, 0
     for _ in range(4 * LONGEST_PAUSE):
         if lookup.guess(tokens, 4):

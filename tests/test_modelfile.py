@@ -20,7 +20,7 @@ UNSIGNED = {4: "<I", 8: "<Q"}
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """The bytes of a sound file."""
+    """The bytes of a valid file."""
     return write(tmp_path_factory.mktemp("sound") / "small.bin").read_bytes()
 
 
@@ -30,14 +30,14 @@ def path(tmp_path):
 
 
 def with_checksum(content):
-    """The file with a right checksum of its header."""
+    """Return the file with a valid checksum of its header."""
     content = bytearray(content)
     struct.pack_into("<I", content, 4092, crc32c(bytes(content[:4092])))
     return content
 
 
 def header_field(offset, value, size=4):
-    """A case: a field of the header has another value, and the header a right checksum."""
+    """Return a case: a field of the header has another value, and the header has a valid checksum."""
 
     def apply(content):
         content = bytearray(content)
@@ -48,7 +48,7 @@ def header_field(offset, value, size=4):
 
 
 def refusal(path, content, use_mmap=True):
-    """The message with which opening refuses the content. Any other exception fails the test."""
+    """Return the message with which opening refuses the content. Any other exception fails the test."""
     path.write_bytes(content)
     with pytest.raises(ModelFileError) as raised:
         ModelFile(path, use_mmap=use_mmap)
@@ -57,7 +57,7 @@ def refusal(path, content, use_mmap=True):
     return message.removeprefix(f"{path}: ")
 
 
-# What is sound
+# Valid files
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_written_file_opens(path, weight_type, group_size, use_mmap):
         assert bytes(content) == bytes([number + 1]) * tensor.length
 
 
-def test_layout_is_the_one_of_the_format_page(sound):
+def test_layout_matches_the_format_page(sound):
     assert sound[:8] == b"\x89GPT2RT\n"
     fields = struct.unpack_from("<IIQIIIIIIII", sound, 8)
     assert fields == (1, 4096, len(sound), 40, 5, 24, 3, 2, 2, 16, 0)
@@ -95,7 +95,7 @@ def test_layout_is_the_one_of_the_format_page(sound):
     assert offset + length == len(sound)
 
 
-def test_sections_can_not_be_written_to(path):
+def test_sections_are_read_only(path):
     model = ModelFile(write(path))
     assert all(view.readonly for view in model.sections.values())
 
@@ -117,12 +117,12 @@ def test_length_of_a_matrix(weight_type, group_size, n_out, n_in, expected):
     assert modelfile.matrix_length(n_out, n_in, weight_type, group_size) == expected
 
 
-def test_number_of_parameters_is_the_releases():
+def test_number_of_parameters_matches_the_release():
     assert Hyperparameters(50257, 1024, 768, 12, 12).n_parameters == 124_439_808
     assert Hyperparameters(50257, 1024, 1600, 25, 48).n_parameters == 1_557_611_200
 
 
-def test_tables_of_tensors_start_at_cache_lines():
+def test_tensors_start_at_cache_lines():
     table = modelfile.tensor_table(Hyperparameters(50257, 1023, 770, 11, 3), "int8", 128)
     assert all(tensor.offset % 64 == 0 for tensor in table)
     assert all(one.offset + one.length == two.offset for one, two in itertools.pairwise(table))
@@ -136,10 +136,10 @@ def test_merge_slots_are_a_power_of_two_and_at_most_half_full(n_merges):
     assert slots == 16 or slots // 2 < 2 * n_merges
 
 
-# Files cut short or grown
+# Truncated and extended files
 
 
-def test_file_cut_at_every_boundary_is_refused(path, sound):
+def test_file_truncated_at_any_boundary_is_refused(path, sound):
     boundaries = {0, 1, 7, 8, 63, 64, 136, 4092, 4095, 4096}
     for name in SECTIONS:
         offset, length = section(sound, name)
@@ -150,31 +150,31 @@ def test_file_cut_at_every_boundary_is_refused(path, sound):
 
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
-def test_file_cut_anywhere_is_refused(tmp_path_factory, sound, data):
+def test_file_truncated_anywhere_is_refused(tmp_path_factory, sound, data):
     length = data.draw(st.integers(0, len(sound) - 1))
     assert refusal(tmp_path_factory.getbasetemp() / "cut.bin", sound[:length])
 
 
-def test_file_cut_by_one_byte_says_so(path, sound):
+def test_file_truncated_by_one_byte_is_reported(path, sound):
     message = refusal(path, sound[:-1])
-    assert message == f"{len(sound) - 1} bytes, its header says {len(sound)} (truncated download?)"
+    assert message == f"{len(sound) - 1} bytes, expected {len(sound)} from its header (truncated download?)"
 
 
-def test_empty_file_is_no_model(path):
+def test_empty_file_is_refused(path):
     assert refusal(path, b"").startswith("not a gpt2rt model file (it is 0 bytes long")
 
 
-def test_file_cut_within_the_header_says_so(path, sound):
-    assert refusal(path, sound[:100]) == "100 bytes, expected a header of 4096 (cut short? copy or convert again)"
+def test_file_truncated_in_the_header_is_reported(path, sound):
+    assert refusal(path, sound[:100]) == "100 bytes, expected a header of 4096 (truncated? copy or convert again)"
 
 
-def test_file_with_a_byte_behind_it_says_so(path, sound):
-    assert refusal(path, sound + b"\0").endswith(f"its header says {len(sound)} (something was appended?)")
+def test_file_with_an_appended_byte_is_reported(path, sound):
+    assert refusal(path, sound + b"\0").endswith(f"expected {len(sound)} from its header (something was appended?)")
 
 
-def test_bytes_behind_the_weights_are_refused(path, sound):
+def test_bytes_after_the_weights_are_refused(path, sound):
     grown = header_field(16, len(sound) + 3, 8)(sound) + b"abc"
-    assert refusal(path, grown) == "3 bytes behind the last section, expected none"
+    assert refusal(path, grown) == "3 bytes after the last section, expected 0"
 
 
 # The header
@@ -201,8 +201,11 @@ HEADERS = {
     ),
     "header_size": (header_field(12, 8192), "header size 8192 and flags 0x0, expected 4096 and 0 or 1"),
     "flags": (header_field(52, 2), "header size 4096 and flags 0x2, expected 4096 and 0 or 1"),
-    "file_size_huge": (header_field(16, 2**64 - 1, 8), "its header says 18446744073709551615 (truncated download?)"),
-    "file_size_0": (header_field(16, 0, 8), "its header says 0 (something was appended?)"),
+    "file_size_huge": (
+        header_field(16, 2**64 - 1, 8),
+        "expected 18446744073709551615 from its header (truncated download?)",
+    ),
+    "file_size_0": (header_field(16, 0, 8), "expected 0 from its header (something was appended?)"),
     "n_vocab_0": (header_field(24, 0), "n_vocab is 0, expected 1 to 1048576"),
     "n_vocab_huge": (header_field(24, 2**32 - 1), "n_vocab is 4294967295, expected 1 to 1048576"),
     "n_ctx_0": (header_field(28, 0), "n_ctx is 0, expected 1 to 65536"),
@@ -211,7 +214,7 @@ HEADERS = {
     "n_embd_huge": (header_field(32, 2**31), "n_embd is 2147483648, expected 1 to 16384"),
     "n_head_0": (header_field(36, 0), "n_head is 0, expected 1 to 1024"),
     "n_head_huge": (header_field(36, 1025), "n_head is 1025, expected 1 to 1024"),
-    "n_head_no_divisor": (header_field(36, 5), "n_embd 24 is no multiple of n_head 5"),
+    "n_head_no_divisor": (header_field(36, 5), "n_embd is 24, expected a multiple of n_head, which is 5"),
     "n_layer_0": (header_field(40, 0), "n_layer is 0, expected 1 to 1024"),
     "n_layer_huge": (header_field(40, 2**32 - 1), "n_layer is 4294967295, expected 1 to 1024"),
     "n_layer_other": (header_field(40, 3), "section 'weights' has"),
@@ -241,8 +244,8 @@ HEADERS = {
     "vocabulary_length_huge": (header_field(96, 2**63, 8), "section 'vocabulary' ends at byte 9223372036854784000"),
     "vocabulary_length_less": (header_field(96, 63, 8), "section 'vocabulary' has 63 bytes, expected at least 64"),
     "weights_length_huge": (header_field(120, 2**64 - 1, 8), "section 'weights' ends at byte"),
-    "weights_length_less": (header_field(120, 64, 8), "bytes behind the last section, expected none"),
-    "weights_length_0": (header_field(120, 0, 8), "bytes behind the last section, expected none"),
+    "weights_length_less": (header_field(120, 64, 8), "bytes after the last section, expected 0"),
+    "weights_length_0": (header_field(120, 0, 8), "bytes after the last section, expected 0"),
 }
 
 
@@ -255,7 +258,7 @@ def test_malformed_header_is_refused(path, sound, case, use_mmap):
 
 @settings(deadline=None, max_examples=300)
 @given(changes=st.lists(st.tuples(st.integers(8, 34), st.integers(0, 2**32 - 1) | st.integers(0, 300)), max_size=4))
-def test_fuzzed_header_with_a_right_checksum_is_refused_or_sound(tmp_path_factory, sound, changes):
+def test_fuzzed_header_with_a_valid_checksum_is_refused_or_valid(tmp_path_factory, sound, changes):
     content = bytearray(sound)
     for word, value in changes:
         struct.pack_into("<I", content, 4 * word, value)
@@ -296,17 +299,16 @@ VOCABULARIES = {
 @pytest.mark.parametrize("case", VOCABULARIES)
 def test_malformed_counts_of_the_vocabulary_are_refused(path, sound, case):
     message = refusal(path, VOCABULARIES[case](sound))
-    assert message.startswith("a vocabulary of ")
-    assert message.endswith(" does not fit 40 tokens")
+    assert message.startswith("invalid vocabulary header for 40 tokens: ")
 
 
 @pytest.mark.parametrize(("offset", "value"), [(8, 40), (12, 5), (12, 2**28)])
-def test_vocabulary_shorter_or_longer_than_its_counts_is_refused(path, sound, offset, value):
+def test_vocabulary_whose_length_contradicts_its_counts_is_refused(path, sound, offset, value):
     assert "section 'vocabulary' has" in refusal(path, vocabulary_field(offset, value)(sound))
 
 
 def assembled(metadata, vocabulary):
-    """A file whose header is right for these first two sections."""
+    """Return a file whose header is valid for these first two sections."""
     content, table = bytearray(4096), []
     for body in (metadata, vocabulary, b"w"):
         content = content.ljust(-(-len(content) // 4096) * 4096, b"\0")
@@ -328,7 +330,7 @@ def test_vocabulary_without_a_header_is_refused(path, length):
     assert message == f"section 'vocabulary' has {length} bytes, expected at least 64"
 
 
-# What only verification finds
+# Damage that only verification finds
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -336,7 +338,7 @@ def test_vocabulary_without_a_header_is_refused(path, length):
 def test_flipped_byte_in_a_section_is_found_and_named(path, sound, name, where):
     offset, length = section(sound, name)
     damaged = bytearray(sound)
-    # Not the counts at the start of the vocabulary, which opening refuses already.
+    # Not the counts at the start of the vocabulary: opening refuses those.
     damaged[max(offset + 16, offset + int(where * (length - 1)))] ^= 0x40
     path.write_bytes(damaged)
     (found,) = ModelFile(path).damaged_sections()
@@ -365,14 +367,14 @@ def test_reserved_bytes_of_the_header_that_are_not_zero_are_found(path, sound, o
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "section 'metadata' is no JSON"),
-        (b"\xff", "section 'metadata' is no JSON"),
-        (b"[" * 9000, "section 'metadata' is no JSON"),
-        (b"9" * 9000, "section 'metadata' is no JSON"),
-        (b"[1]", "section 'metadata' holds a list, expected a JSON object"),
+        (b"{", "section 'metadata' is not valid JSON"),
+        (b"\xff", "section 'metadata' is not valid JSON"),
+        (b"[" * 9000, "section 'metadata' is not valid JSON"),
+        (b"9" * 9000, "section 'metadata' is not valid JSON"),
+        (b"[1]", "section 'metadata' contains a list, expected a JSON object"),
     ],
 )
-def test_metadata_that_is_no_object_is_refused_when_asked_for(path, content, message):
+def test_metadata_that_is_not_an_object_is_refused_on_access(path, content, message):
     write(path, metadata={"x": "y" * 10_000})
     damaged = bytearray(path.read_bytes())
     offset, length = section(damaged, "metadata")
@@ -383,7 +385,7 @@ def test_metadata_that_is_no_object_is_refused_when_asked_for(path, content, mes
         _ = model.metadata
 
 
-# What is no file
+# Not a regular file
 
 
 def test_folder_is_refused(tmp_path):
@@ -396,7 +398,7 @@ def test_missing_file_is_refused(path):
         ModelFile(path)
 
 
-def test_name_with_a_nul_is_refused():
+def test_path_with_a_nul_is_refused():
     with pytest.raises(ModelFileError, match="can't be opened"):
         ModelFile("a\0b")
 

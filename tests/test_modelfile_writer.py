@@ -1,4 +1,4 @@
-"""The writer of model files: it leaves a whole file or none."""
+"""The writer of model files: it leaves a complete file or none."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def path(tmp_path):
 
 
 def interrupted(path, error, **options):
-    """Writes a file and fails in the middle of it."""
+    """Write a file and fail in the middle."""
     writer = make_writer(path, **options)
     with writer:
         writer.write_tensor([bytes(writer.tensors[0].length)])
@@ -44,7 +44,7 @@ def test_failure_in_the_middle_leaves_the_old_file(tmp_path, path, error):
     assert path.read_bytes() == b"old"
 
 
-def test_file_does_not_appear_before_it_is_whole(path):
+def test_file_does_not_appear_before_it_is_complete(path):
     writer = make_writer(path)
     with writer:
         for tensor in writer.tensors:
@@ -69,36 +69,36 @@ def test_tensor_of_a_wrong_length_leaves_nothing(tmp_path, path):
 
 def test_existing_file_is_refused_unless_forced(path):
     path.write_bytes(b"old")
-    with pytest.raises(UsageError, match=r"small\.bin: exists already \(--force overwrites it\)"):
+    with pytest.raises(UsageError, match=r"small\.bin: already exists \(use --force to overwrite it\)"):
         make_writer(path)
     assert path.read_bytes() == b"old"
     ModelFile(write(path, force=True))
 
 
-def test_file_that_appears_meanwhile_is_not_overwritten(tmp_path, path):
+def test_file_created_in_the_meantime_is_not_overwritten(tmp_path, path):
     writer = write_weights(path)
     path.write_bytes(b"another's")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         writer.__exit__(None, None, None)
     assert path.read_bytes() == b"another's"
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
-def test_link_to_nothing_counts_as_a_file(tmp_path, path):
+def test_dangling_link_counts_as_an_existing_file(tmp_path, path):
     path.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         make_writer(path)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full there")
 @pytest.mark.parametrize("device", ["/dev/full", "/dev/null"])
 def test_device_is_never_replaced(device):
-    with pytest.raises(UsageError, match="is no ordinary file"):
+    with pytest.raises(UsageError, match="is not a regular file"):
         make_writer(device, force=True)
 
 
-def test_folder_is_no_place_for_a_file(tmp_path):
+def test_folder_as_output_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is a folder, expected the name of a file to write"):
         make_writer(tmp_path, force=True)
 
@@ -120,13 +120,13 @@ def test_metadata_may_be_completed_while_the_weights_are_written(path):
     assert ModelFile(path).metadata == {**METADATA, "quantization": {"max_error": 0.5}}
 
 
-def test_metadata_may_be_any_text(path):
+def test_metadata_may_contain_any_text(path):
     metadata = {"name": "Größe 大 🙂\u2028\0", "opening": '"\\\n'}
     write(path, metadata=metadata)
     assert ModelFile(path).metadata == metadata
 
 
-def test_metadata_that_outgrows_its_room_leaves_nothing(tmp_path, path):
+def test_metadata_that_grows_too_much_leaves_nothing(tmp_path, path):
     writer = write_weights(path)
     writer.metadata["name"] = "x" * 8192
     with pytest.raises(ValueError, match="the metadata grew to"):
@@ -142,7 +142,7 @@ def test_long_name_still_has_a_temporary_name(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such permissions there")
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_file_has_the_permissions_that_new_files_get(path, mask):
+def test_file_has_the_permissions_of_a_new_file(path, mask):
     old = os.umask(mask)
     try:
         write(path)
@@ -196,23 +196,23 @@ def test_ctrl_c_of_the_process_leaves_nothing(tmp_path, path):
 @pytest.mark.parametrize(
     ("numbers", "group_size", "message"),
     [
-        (NUMBERS._replace(n_head=5), 16, "n_embd 24 is no multiple of n_head 5"),
+        (NUMBERS._replace(n_head=5), 16, "n_embd is 24, expected a multiple of n_head, which is 5"),
         (NUMBERS._replace(n_layer=0), 16, "n_layer is 0, expected 1 to 1024"),
         (NUMBERS, 24, "group size 24: expected one of 16, 32, 64, 128, 256"),
     ],
 )
-def test_writer_refuses_what_no_reader_would_read(path, numbers, group_size, message):
+def test_writer_refuses_what_the_reader_would_refuse(path, numbers, group_size, message):
     with pytest.raises(UsageError, match=message):
         make_writer(path, numbers=numbers, group_size=group_size)
 
 
-def test_vocabulary_table_of_a_wrong_length_is_a_mistake():
+def test_vocabulary_table_of_a_wrong_length_is_refused():
     tables = dict.fromkeys(("token_offsets", "byte_tokens", "special_tokens", "merge_slots", "token_bytes"), b"")
     with pytest.raises(ValueError, match="table 'token_offsets': got 0 bytes, expected 164"):
         vocabulary_section(40, 7, tables)
 
 
-def test_metadata_is_json_with_spaces_behind_it(path):
+def test_metadata_is_json_followed_by_spaces(path):
     sound = write(path).read_bytes()
     offset, length = section(sound, "metadata")
     text = sound[offset : offset + length]

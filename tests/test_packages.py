@@ -1,6 +1,6 @@
-"""What the sdist and the wheels hold, and how large they are.
+"""The contents and sizes of the sdist and the wheels.
 
-The packages come from the folder that GPT2RT_PACKAGES names: `python -m build --outdir DIST . && GPT2RT_PACKAGES=DIST
+The packages are in the folder named by GPT2RT_PACKAGES: `python -m build --outdir DIST . && GPT2RT_PACKAGES=DIST
 pytest tests/test_packages.py`.
 """
 
@@ -27,20 +27,20 @@ DATA = {"gpt2rt/py.typed", "gpt2rt/demo.bin", "gpt2rt/converter/prose.txt"}
 DIST_INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 
 
-def test_there_is_something_to_look_at():
+def test_there_are_packages_to_check():
     assert WHEELS
     assert SDISTS
 
 
 def members(path):
-    """{name: compressed size} of a wheel's files; auditwheel adds its folders, which are none."""
+    """Return {name: compressed size} of a wheel's files, without the folder entries that auditwheel adds."""
     with zipfile.ZipFile(path) as wheel:
         return {one.filename: one.compress_size for one in wheel.infolist() if not one.is_dir()}
 
 
 @pytest.mark.parametrize("path", WHEELS, ids=lambda path: path.name)
-def test_a_wheel_is_for_every_python_from_3_11_or_one_without_gil(path):
-    made_here = "cp312-abi3-linux_"  # by a newer Python than 3.11; what is published never is
+def test_a_wheel_is_for_every_python_from_3_11_or_for_a_free_threaded_one(path):
+    made_here = "cp312-abi3-linux_"  # built by a Python newer than 3.11, which published wheels never are
     assert re.fullmatch(rf"gpt2rt-[\d.]+-({made_here}|cp311-abi3-|cp314-cp314t-)[\w.]+\.whl", path.name)
 
 
@@ -67,7 +67,7 @@ def test_a_wheel_is_small(path):
 
 
 @pytest.mark.parametrize("path", SDISTS, ids=lambda path: path.name)
-def test_an_sdist_holds_the_sources_and_nothing_that_is_made_of_them(path):
+def test_an_sdist_holds_the_sources_and_nothing_generated(path):
     with tarfile.open(path) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {

@@ -1,4 +1,4 @@
-"""Facts about measuring loss: against the numpy oracle, and what the command line prints."""
+"""Perplexity: compared with the numpy reference, and the output of the command."""
 
 import json
 import lzma
@@ -31,7 +31,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def cli(capsys):
-    """Runs a command line in this process: cli(*arguments) -> (exit code, stdout, stderr)."""
+    """Run a command line in this process: cli(*arguments) -> (exit code, stdout, stderr)."""
 
     def call(*arguments):
         code = run(list(map(str, arguments)))
@@ -42,7 +42,7 @@ def cli(capsys):
 
 
 def expected_losses(tokens, stride, first=1):
-    """Each token's loss by the oracle, with windows of n_ctx."""
+    """Return each token's loss by the reference, with windows of n_ctx."""
     losses, tensors, begin = [], random_tensors(SHAPE), 0
     while first < len(tokens):
         end = min(len(tokens), begin + SHAPE.n_ctx + 1)
@@ -66,10 +66,10 @@ def test_windows_score_each_token_once_after_enough_others(n_tokens, n_ctx, data
 
 
 @pytest.mark.parametrize("stride", [None, 1, 7, 24])
-def test_loss_is_the_oracle_s(models, stride):
+def test_loss_matches_the_reference(models, stride):
     model = models[0]
     result = perplexity(model, [("fox", TEXT)], stride=stride)
-    expected = expected_losses(list(TEXT.encode()), stride or 12)  # the first has none before it
+    expected = expected_losses(list(TEXT.encode()), stride or 12)  # the first token has none before it
     found = result["texts"][0]
     assert result["stride"] == (stride or 12)
     assert found["n_tokens"] == found["n_bytes"] == len(TEXT.encode()) - 1
@@ -132,7 +132,7 @@ def test_no_bos_is_an_option(cli, tmp_path):
     assert out.startswith("windows of 512 tokens, stride 256, no end-of-text token before the text\n")
 
 
-def test_first_token_stands_after_end_of_text():
+def test_first_token_follows_end_of_text():
     model = demo_model()
     found = perplexity(model, [("hello", "User: Hello!\nBot:")])["texts"][0]
     assert (found["n_tokens"], found["n_bytes"]) == (7, 17)
@@ -151,7 +151,7 @@ def test_total_is_over_all_tokens(models):
     assert total["loss"] == pytest.approx(mean, rel=1e-12)
 
 
-def test_divergence_is_that_of_the_distributions():
+def test_divergence_matches_the_distributions():
     random = np.random.default_rng(0)
     q, p = (random.standard_normal(1000).astype(np.float32) * 3 - 100 for _ in range(2))
     tally = Tally()
@@ -184,8 +184,8 @@ def test_progress_ends_at_the_total(models):
     assert seen == sorted(seen)
 
 
-def test_models_of_other_vocabularies_are_refused(models):
-    with pytest.raises(UsageError, match=r"vocabularies of 300 and 4096 tokens, expected that of"):
+def test_models_with_different_vocabularies_are_refused(models):
+    with pytest.raises(UsageError, match=r"its vocabulary is not that of .* \(300 and 4096 tokens\)"):
         perplexity(models[0], [("fox", TEXT)], against=demo_model())
 
 
@@ -199,7 +199,7 @@ def test_last_word_is_split_at_the_last_space(models):
     assert result["against"] == {"accuracy": result["accuracy"], "perplexity": result["perplexity"]}
 
 
-def test_a_word_is_right_where_each_token_is_the_most_likely():
+def test_a_word_is_predicted_if_each_token_is_the_most_likely():
     model = demo_model()
     sequence = model.sequence()
     sequence.append(model.tokenizer.encode("User: Hello!\nBot: Hi"))
@@ -210,7 +210,7 @@ def test_a_word_is_right_where_each_token_is_the_most_likely():
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[]", '{"text": 3}', '{"text": "word"}', '{"text": " word"}', "{}"])
-def test_lines_that_are_no_passages_are_refused(models, line):
+def test_lines_that_are_not_passages_are_refused(models, line):
     with pytest.raises(UsageError, match=r"lambada: line 2: expected"):
         lambada(models[0], '{"text": "two words"}\n' + line)
 
@@ -218,8 +218,8 @@ def test_lines_that_are_no_passages_are_refused(models, line):
 # --- the command line
 
 
-def test_command_reads_plain_and_packed_files_and_standard_input(cli, tmp_path, monkeypatch, models):
-    import io  # the real standard input has no text to replace
+def test_command_reads_plain_and_compressed_files_and_standard_input(cli, tmp_path, monkeypatch, models):
+    import io  # for a substitute of standard input
 
     plain, packed = tmp_path / "a.txt", tmp_path / "b.txt.xz"
     plain.write_text(TEXT, encoding="utf-8")
@@ -247,17 +247,17 @@ def test_command_prints_a_table(cli, tmp_path, models):
     ("content", "arguments", "message"),
     [
         (b"\xff", [], "TEXT: can't be read as UTF-8 text: 'utf-8' codec"),
-        (b"", [], "TEXT: no token to score, expected a longer text\n"),
-        (b"word", ["--stride", "0"], "stride: got 0, expected 1 to 512, the window\n"),
+        (b"", [], "TEXT: no token to score (use a longer text)\n"),
+        (b"word", ["--stride", "0"], "stride: got 0, expected 1 to 512, the size of the window\n"),
         (
             b"word",
             ["--task", "lambada", "--special"],
             "--task lambada: got --stride, --special, --no-bos or several files (leave them out)",
         ),
-        (b"", ["--task", "lambada"], "TEXT: no passages, expected a JSON object with a text on each line\n"),
+        (b"", ["--task", "lambada"], 'TEXT: no passages, expected a JSON object with a "text" on each line\n'),
     ],
 )
-def test_mistakes_are_sentences(cli, tmp_path, content, arguments, message):
+def test_mistakes_give_one_line_messages(cli, tmp_path, content, arguments, message):
     demo_model()
     text = tmp_path / "a.txt"
     text.write_bytes(content)
@@ -266,7 +266,7 @@ def test_mistakes_are_sentences(cli, tmp_path, content, arguments, message):
     assert err.startswith("gpt2rt: " + message.replace("TEXT", str(text)))
 
 
-def test_a_cut_packed_file_is_refused(cli, tmp_path):
+def test_a_truncated_compressed_file_is_refused(cli, tmp_path):
     demo_model()
     text = tmp_path / "a.xz"
     text.write_bytes(lzma.compress(TEXT.encode())[:-5])
@@ -276,7 +276,7 @@ def test_a_cut_packed_file_is_refused(cli, tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1e4, math.nan, math.inf])
-def test_what_a_broken_model_says_is_json_or_a_sentence(scale, cli, tmp_path):
+def test_a_broken_model_gives_json_or_an_error(scale, cli, tmp_path):
     tensors = random_tensors(SHAPE)
     tensors["ln_f/g"] = tensors["ln_f/g"] * np.float32(scale)
     path = write_model(tmp_path / "broken.bin", SHAPE, tensors)

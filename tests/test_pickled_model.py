@@ -1,4 +1,4 @@
-"""A pickled model is its path and options: whoever unpickles it opens the file again."""
+"""Pickling a model stores its path and options; unpickling opens the file again."""
 
 import copy
 import multiprocessing
@@ -23,7 +23,7 @@ def text_of(model):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_it_is_opened_again(path, protocol):
+def test_unpickling_opens_the_file_again(path, protocol):
     model = gpt2rt.open_model(path, n_threads=1)
     again = pickle.loads(pickle.dumps(model, protocol))
     assert again is not model
@@ -37,7 +37,7 @@ def test_a_copy_is_another_model_of_the_same_file(path, copied):
     assert text_of(copied(model)) == text_of(model)
 
 
-def test_its_path_does_not_depend_on_the_folder(path, tmp_path, monkeypatch):
+def test_the_pickled_path_does_not_depend_on_the_folder(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickled = pickle.dumps(gpt2rt.open_model("random.bin", n_threads=1))
     (tmp_path / "other").mkdir()
@@ -47,7 +47,7 @@ def test_its_path_does_not_depend_on_the_folder(path, tmp_path, monkeypatch):
     assert pickle.loads(pickle.dumps(again)).path == str(path)
 
 
-def test_its_options_are_kept(path, monkeypatch):
+def test_pickling_keeps_the_options(path, monkeypatch):
     model = gpt2rt.open_model(path, n_threads=1, use_mmap=False, isa="portable")
     monkeypatch.setenv("GPT2RT_THREADS", "2")
     again = pickle.loads(pickle.dumps(model))
@@ -56,7 +56,7 @@ def test_its_options_are_kept(path, monkeypatch):
     assert again.__reduce__() == model.__reduce__()
 
 
-def test_what_was_left_open_is_decided_where_it_is_opened(path, monkeypatch):
+def test_default_options_are_resolved_where_it_is_unpickled(path, monkeypatch):
     monkeypatch.setenv("GPT2RT_ISA", "portable")
     pickled = pickle.dumps(gpt2rt.open_model(path))
     monkeypatch.delenv("GPT2RT_ISA")
@@ -72,7 +72,7 @@ def test_a_file_that_is_gone_is_reported(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_workers_get_it(path, method):
+def test_worker_processes_receive_the_model(path, method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system has no {method}")
     model = gpt2rt.open_model(path, n_threads=2)

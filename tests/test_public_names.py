@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def typed_names():
-    """Those that `__init__.py` imports for type checkers."""
+    """Return the names that `__init__.py` imports for type checkers."""
     tree = ast.parse((ROOT / "gpt2rt" / "__init__.py").read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
@@ -22,7 +22,7 @@ def typed_names():
 
 
 @pytest.mark.parametrize("name", gpt2rt.__all__)
-def test_a_name_is_what_type_checkers_are_told(name):
+def test_a_name_matches_its_type_checking_import(name):
     value = getattr(gpt2rt, name)
     assert value.__name__ == name
     assert value.__module__ == typed_names()[name]

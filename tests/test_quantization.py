@@ -1,4 +1,4 @@
-"""What int8 costs a trained model; random weights would not show it."""
+"""The quality loss of int8 in a trained model; random weights would not show it."""
 
 import json
 import lzma
@@ -10,8 +10,8 @@ from conftest import shared
 from gpt2rt import open_model
 from gpt2rt.converter import convert
 
-# KL divergence from f32, nats a token. A simulation of int8 weights and inputs in groups of 64 on this model gives
-# 1.05e-3 over all held-out dialogues; the bound leaves 40% for the 2,000 tokens that are looked at here.
+# KL divergence from f32, nats per token. A simulation of int8 weights and inputs in groups of 64 on this model gives
+# 1.05e-3 over all held-out dialogues; the bound leaves 40% for the 2,000 tokens used here.
 INT8_KL = 1.5e-3
 INT8_LOSS = 2e-3  # growth of the loss, relative; over all dialogues it is 2.5e-4
 
@@ -41,7 +41,7 @@ def tokens(models):
 
 
 def log_probabilities(model, tokens):
-    """(T, n_vocab) of what follows each token, in windows of the context."""
+    """Return (T, n_vocab) log probabilities after each token, in windows of the context."""
     rows = []
     for begin in range(0, len(tokens), model.hyperparameters.n_ctx):
         sequence = model.sequence()
@@ -52,18 +52,18 @@ def log_probabilities(model, tokens):
     return np.array(rows)
 
 
-def test_int8_stays_near_f32_on_held_out_dialogues(models, tokens):
+def test_int8_stays_close_to_f32_on_held_out_dialogues(models, tokens):
     exact, quantized = (log_probabilities(model, tokens) for model in models)
     divergence = (np.exp(exact) * (exact - quantized)).sum(axis=1)
     losses = [-rows[np.arange(len(tokens) - 1), tokens[1:]].mean() for rows in (exact, quantized)]
     assert divergence.mean() <= INT8_KL
     assert losses[1] <= losses[0] * (1 + INT8_LOSS)
     assert (exact.argmax(axis=1) == quantized.argmax(axis=1)).mean() >= 0.96
-    assert 3.0 < losses[0] < 4.0  # the model is the trained one: 3.46 over all dialogues
+    assert 3.0 < losses[0] < 4.0  # confirms that the model is trained: 3.46 over all dialogues
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["f32", "int8"])
-def test_the_talk_model_greets_as_its_makers_saw_it(models, which):
+def test_the_talk_model_gives_its_known_greeting(models, which):
     sequence = models[which].sequence()
     sequence.append([277, 25, 937, 0, 198, 280, 25])  # "User: Hello!\nBot:"
     for _ in range(12):

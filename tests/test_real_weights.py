@@ -1,4 +1,4 @@
-"""Published figures of OpenAI's GPT-2 124M, checked where GPT2RT_124M names the folder of the real checkpoint."""
+"""Published figures of OpenAI's GPT-2 124M, checked if GPT2RT_124M names the folder of the real checkpoint."""
 
 import lzma
 import os
@@ -89,7 +89,7 @@ def test_all_logits_are_the_published_ones(f32):
 
 
 def shakespeare_tokens(tokenizer, text):
-    """tinyshakespeare as llm.c tokenizes it: <|endoftext|> before the text and behind every blank line."""
+    """Tokenize tinyshakespeare as llm.c does: <|endoftext|> before the text and after every blank line."""
     parts = text.split("\n\n")
     tokens = []
     for i, part in enumerate(parts):

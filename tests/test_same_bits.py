@@ -1,5 +1,5 @@
-"""Logits depend on the file and the tokens alone: the same bits for every instruction set, number of threads, split of
-the tokens, neighbors in a batch and way through the sequence, in every weight type."""
+"""Logits depend only on the file and the tokens: they have the same bits for every instruction set, number of threads,
+split of the tokens, batch and history of the sequence, in every weight type."""
 
 import itertools
 import random
@@ -10,7 +10,8 @@ from random_models import ISAS, evaluate_together, open_sequence, random_tensors
 
 from gpt2rt.modelfile import Hyperparameters
 
-# A width, heads and a vocabulary that fill no tile and no group; a prompt of several passes; little for portable C.
+# A width, heads and a vocabulary that are not multiples of tiles or groups; a prompt of several passes; small enough
+# for portable C.
 SHAPE = Hyperparameters(n_vocab=261, n_ctx=552, n_embd=10, n_head=2, n_layer=2)
 TYPES = ["f32", "f16", "int8", "int4"]
 THREADS = [1, 2, 3, 8]
@@ -22,12 +23,12 @@ FACTORS = {"type": TYPES, "isa": ISAS, "threads": THREADS, "piece": PIECES, "nei
 TEXTS = np.random.default_rng(1).integers(0, SHAPE.n_vocab, (6, SHAPE.n_ctx)).tolist()
 TEXT, DETOUR = TEXTS[0][:530], TEXTS[5][:40]
 NEIGHBOR_TEXTS = [text[:length] for text, length in zip(TEXTS[1:5], (50, 41, 16, 5), strict=True)]
-SMALL = 504  # tokens before the smallest pieces: only so many of them are quick
-TURN = 512  # tokens that a sequence has when it goes astray, and is truncated or forked
+SMALL = 504  # tokens before the smallest pieces, which are slow
+TURN = 512  # tokens after which a sequence takes a detour, and is truncated or forked
 
 
 def pairwise(factors):
-    """Combinations in which every two values of different factors meet; few of them, and always the same."""
+    """Return a small, fixed set of combinations that contains every pair of values of different factors."""
     generator = random.Random(1)
 
     def pairs(combination):
@@ -43,7 +44,7 @@ def pairwise(factors):
 
 
 def spans(piece):
-    """(begin, end) of the pieces of TEXT, cut at TURN; those below 64 tokens begin at SMALL, before it are 64s."""
+    """Return (begin, end) of the pieces of TEXT, split at TURN; before SMALL, pieces have at least 64 tokens."""
     begin = 0
     while begin < len(TEXT):
         step = piece if piece >= 64 or begin >= SMALL else min(64, SMALL - begin)
@@ -53,7 +54,7 @@ def spans(piece):
 
 
 def logits(fresh, piece, neighbors, way):
-    """The bytes of the logits after TEXT, read with forks of a fresh sequence."""
+    """Return the bytes of the logits after TEXT, computed with forks of a fresh sequence."""
     sequences = [fresh.fork() for _ in range(1 + neighbors)]
     calls = list(spans(piece))
     for i, (begin, end) in enumerate(calls):
@@ -75,18 +76,18 @@ def logits(fresh, piece, neighbors, way):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """{weight type: path} of a random model."""
+    """Return {weight type: path} of a random model."""
     folder, tensors = tmp_path_factory.mktemp("models"), random_tensors(SHAPE)
     return {kind: write_model(folder / f"{kind}.bin", SHAPE, tensors, kind) for kind in TYPES}
 
 
 @pytest.fixture(scope="module")
 def expected(files):
-    """{weight type: logits} of portable C with one thread, that reads token by token."""
+    """Return {weight type: logits} of portable C with one thread, token by token."""
     return {kind: logits(open_sequence(path, "portable"), 1, 0, "continued") for kind, path in files.items()}
 
 
-def test_every_two_circumstances_together_leave_the_logits_alone(files, expected):
+def test_every_pair_of_conditions_gives_the_same_logits(files, expected):
     for kind, isa, threads, *rest in pairwise(list(FACTORS.values())):
         found = logits(open_sequence(files[kind], isa, threads), *rest)
         assert found == expected[kind], dict(zip(FACTORS, (kind, isa, threads, *rest), strict=True))
@@ -96,14 +97,14 @@ def test_every_two_circumstances_together_leave_the_logits_alone(files, expected
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", TYPES)
-def test_all_circumstances_together_leave_the_logits_alone(kind, isa, threads, files, expected):
+def test_all_combinations_of_conditions_give_the_same_logits(kind, isa, threads, files, expected):
     fresh = open_sequence(files[kind], isa, threads)
     for rest in itertools.product(PIECES, NEIGHBORS, WAYS):
         assert logits(fresh, *rest) == expected[kind], dict(zip(list(FACTORS)[3:], rest, strict=True))
 
 
 def test_other_tokens_have_other_logits(files, expected):
-    # What is compared can tell: the first token of all is enough.
+    # The comparison is sensitive: changing the very first token is enough.
     for kind, path in files.items():
         sequence = open_sequence(path)
         sequence.append([TEXT[0] ^ 1, *TEXT[1:]])

@@ -1,4 +1,4 @@
-"""The sampler: against plain numpy, against known distributions, and the same draws everywhere."""
+"""The sampler: compared with numpy and with known distributions, and the same samples everywhere."""
 
 import math
 import threading
@@ -13,13 +13,13 @@ from gpt2rt._sampler import Sampler, exp_of
 from gpt2rt.errors import Gpt2rtError, UsageError, VocabularyError
 from gpt2rt.sampling import SamplingParams
 
-# Of the generator and the search of a cumulated sum, written in plain Python.
+# From the generator and the search in a cumulative sum, written in plain Python.
 GOLDEN = [416, 759, 903, 980, 997, 934, 917, 959, 931, 865, 904, 695]
 PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # the model's own distribution
 
 
 def reference(logits, temperature=0.8, top_k=40, top_p=0.95, min_p=0.0):
-    """{id: probability} of what may be drawn: everything sorted, filter after filter, in float64."""
+    """Return {id: probability} of the candidates: sort everything, apply one filter after the other, in float64."""
     order = np.lexsort((np.arange(len(logits)), -logits.astype(np.float64)))  # greatest first, then lowest id
     order = order[np.isfinite(logits[order])]
     if top_k:
@@ -57,7 +57,7 @@ def draws(sampler, logits, n):
     ],
     ids=str,
 )
-def test_candidates_and_probabilities_are_those_of_sorting_everything(n_vocab, options):
+def test_candidates_and_probabilities_match_a_full_sort(n_vocab, options):
     logits = random_logits(n_vocab)
     expected = reference(logits, **options)
     found = Sampler(SamplingParams(**options), 0).candidates(logits)
@@ -71,16 +71,16 @@ def test_candidates_and_probabilities_are_those_of_sorting_everything(n_vocab, o
     top_k=st.integers(0, 310),
     top_p=st.sampled_from([0.0, 0.3, 0.77, 1.0]),
 )
-def test_candidates_are_exact_among_equal_logits(logits, top_k, top_p):
+def test_candidates_are_exact_among_tied_logits(logits, top_k, top_p):
     logits = np.array([*logits, 0.25], np.float32)
     expected = reference(logits, top_k=top_k, top_p=top_p)
     found = dict(Sampler(SamplingParams(top_k=top_k, top_p=top_p), 0).candidates(logits))
-    # Where a sum of equal weights meets top_p exactly, the order of adding decides by one candidate.
+    # If a sum of equal weights meets top_p exactly, the order of addition can change the result by one candidate.
     assert len(found.keys() ^ expected.keys()) <= (1 if 0 < top_p < 1 else 0)
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "equal", "organ pipe"])
-def test_an_order_made_to_be_slow_is_still_exact(order):
+def test_a_worst_case_order_is_still_exact(order):
     n = 5000
     logits = np.arange(n, dtype=np.float32) / 1000
     logits = {
@@ -93,7 +93,7 @@ def test_an_order_made_to_be_slow_is_still_exact(order):
     assert abs(len(found) - len(reference(logits, top_k=0, top_p=0.9))) <= 1
 
 
-def test_draws_follow_the_distribution():
+def test_samples_follow_the_distribution():
     logits = np.log(np.array([0.5, 0.2, 0.15, 0.1, 0.04, 0.01])).astype(np.float32)
     n = 60_000
     counts = np.bincount(draws(Sampler(SamplingParams(**PLAIN), 12345), logits, n), minlength=6)
@@ -101,7 +101,7 @@ def test_draws_follow_the_distribution():
     assert ((counts - expected) ** 2 / expected).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
 
 
-def test_draws_over_a_large_vocabulary_follow_the_distribution():
+def test_samples_over_a_large_vocabulary_follow_the_distribution():
     logits = random_logits(4096, scale=1.0)
     n = 40_000
     weights = np.exp(logits.astype(np.float64))
@@ -111,14 +111,14 @@ def test_draws_over_a_large_vocabulary_follow_the_distribution():
     assert ((counts - expected) ** 2 / expected).sum() < 37.7  # 15 degrees of freedom, p = 0.001
 
 
-def test_a_seed_gives_these_draws_on_every_machine():
+def test_a_seed_gives_these_samples_on_every_machine():
     sampler = Sampler(SamplingParams(temperature=1.0, top_k=0, top_p=1.0), 42)
     logits = np.arange(1000, dtype=np.float32) / 256
     assert draws(sampler, logits, 12) == GOLDEN
 
 
-# Of golden_logits, 12 tokens that are sampled one after the other, token 3 exempt; then of the candidates: the first id
-# and its probability, how many there are, and the last one's probability. Made by a separate, earlier implementation.
+# For golden_logits: 12 tokens sampled one after the other, token 3 exempt; then of the candidates: the first id and its
+# probability, their number, and the last one's probability. From a separate, earlier implementation.
 GOLDENS = [
     # options, seed, n_vocab, history, tokens, candidates
     (
@@ -189,7 +189,7 @@ GOLDENS = [
 
 
 def golden_logits(n, seed):
-    """From -16 to 16, of whole numbers alone, so the same on every machine."""
+    """Return logits from -16 to 16, computed from integers only, so the same on every machine."""
     x = np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(seed) * np.uint64(40503)
     x = ((x % np.uint64(1 << 32)) * np.uint64(2246822519) + np.uint64(3266489917)) % np.uint64(1 << 32)
     x ^= x >> np.uint64(15)
@@ -200,7 +200,7 @@ def golden_logits(n, seed):
 def test_these_options_give_these_tokens_on_every_machine(options, seed, n_vocab, history, tokens, last):
     sampler, history = Sampler(SamplingParams(**options), seed, [3]), list(history)
     for step, token in enumerate(tokens):
-        # The vocabulary of 12 has the same logits at each step, so that only the forbidden tokens change.
+        # The vocabulary of 12 has the same logits at every step, so that only the forbidden tokens change.
         logits = golden_logits(n_vocab, 5 if n_vocab == 12 else seed % 1000 + step)
         assert sampler.sample(logits, history) == token
         history.append(token)
@@ -208,26 +208,26 @@ def test_these_options_give_these_tokens_on_every_machine(options, seed, n_vocab
     assert (found[0][0], found[0][1].hex(), len(found), found[-1][1].hex()) == last
 
 
-def test_a_seed_gives_the_same_draws_again_and_another_seed_does_not():
+def test_the_same_seed_gives_the_same_samples_and_another_seed_does_not():
     logits = random_logits(1000)
     first, again, other = (draws(Sampler(SamplingParams(), seed), logits, 50) for seed in (7, 7, 8))
     assert first == again != other
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 64, 1.5, "7", True, np.True_, np.float64(3), None])
-def test_an_impossible_seed_is_refused(seed):
+def test_an_invalid_seed_is_refused(seed):
     with pytest.raises(UsageError, match=r"seed: got .*, expected a whole number from 0 to 18446744073709551615"):
         Sampler(SamplingParams(), seed)
 
 
 @pytest.mark.parametrize("seed", [np.int8(7), np.uint64(7), np.int64(7)], ids=repr)
-def test_a_seed_may_be_an_integer_of_numpy(seed):
+def test_a_seed_may_be_a_numpy_integer(seed):
     sampler, logits = Sampler(SamplingParams(), seed), random_logits(1000)
     assert type(sampler.seed) is int
     assert draws(sampler, logits, 20) == draws(Sampler(SamplingParams(), 7), logits, 20)
 
 
-def test_temperature_zero_takes_the_greatest_and_of_equals_the_lowest_id():
+def test_temperature_zero_takes_the_greatest_logit_and_the_lowest_id_among_ties():
     logits = random_logits(50257)
     logits[[4000, 99, 50256]] = 20
     assert draws(Sampler(SamplingParams(temperature=0), 1), logits, 3) == [99] * 3
@@ -244,7 +244,7 @@ def test_the_logits_are_not_changed_and_may_be_bytes_or_an_array():
 @pytest.mark.parametrize(
     "logits", [np.zeros(4, np.float64), np.zeros(4, np.int32), b"", b"123", np.zeros(0, np.float32)], ids=repr
 )
-def test_logits_that_are_no_f32_are_refused(logits):
+def test_logits_that_are_not_f32_are_refused(logits):
     with pytest.raises(UsageError, match=r"logits: got \d+ bytes of .*, expected f32"):
         Sampler(SamplingParams(), 1).sample(logits)
 
@@ -266,8 +266,8 @@ def test_minus_infinity_forbids_a_token():
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_when_every_token_is_forbidden_that_is_said(temperature):
-    with pytest.raises(Gpt2rtError, match="every token is forbidden"):
+def test_forbidding_every_token_is_reported(temperature):
+    with pytest.raises(Gpt2rtError, match="all tokens are forbidden"):
         Sampler(SamplingParams(temperature=temperature), 1).sample(np.full(100, -math.inf, np.float32))
 
 
@@ -278,7 +278,7 @@ def test_the_penalty_divides_positive_and_multiplies_negative_logits_once():
     assert dict(sampler.candidates(logits, [0, 1, 1, 0])) == pytest.approx(expected)
 
 
-def test_the_penalty_looks_at_its_window_only():
+def test_the_penalty_applies_only_to_its_window():
     logits = np.array([2.0, 2.0, 2.0], np.float32)
     sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0, repeat_last_n=2), 0)
     found = dict(sampler.candidates(logits, [0, 1, 2]))
@@ -313,11 +313,11 @@ def test_no_repeat_ngram_forbids_what_followed_before(n, history, forbidden):
 @pytest.mark.parametrize("options", [{"repetition_penalty": 1.1}, {"no_repeat_ngram_size": 1}], ids=str)
 @pytest.mark.parametrize("token", [-1, 4, 1 << 40])
 def test_a_history_of_other_tokens_is_refused(options, token):
-    with pytest.raises(VocabularyError, match=r"the model's tokens are 0 to 3"):
+    with pytest.raises(VocabularyError, match=r"out of range, expected 0 to 3"):
         Sampler(SamplingParams(**options), 0).sample(np.zeros(4, np.float32), [token, 1])
 
 
-def test_after_a_refused_history_the_next_draw_is_right():
+def test_the_next_sample_after_a_refused_history_is_correct():
     sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0), 0)
     with pytest.raises(VocabularyError):
         sampler.sample(np.ones(4, np.float32), [1, 99])
@@ -325,14 +325,14 @@ def test_after_a_refused_history_the_next_draw_is_right():
     assert found[1] < found[0]
 
 
-def test_a_penalty_ends_with_the_history_it_came_from():
+def test_a_penalty_does_not_outlive_its_history():
     sampler, logits = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0), 0), np.ones(6, np.float32)
     for history in ([1, 2], [2, 3, 3], [], [4]):
         found = dict(sampler.candidates(logits, history))
         assert {token for token, p in found.items() if p < max(found.values())} == set(history)
 
 
-def test_a_penalty_ends_with_logits_that_were_refused():
+def test_a_penalty_does_not_outlive_refused_logits():
     sampler = Sampler(SamplingParams(**PLAIN, repetition_penalty=2.0), 0)
     with pytest.raises(Gpt2rtError, match="not finite"):
         sampler.sample(np.full(4, math.nan, np.float32), [1, 2])
@@ -353,7 +353,7 @@ OPTIONS_OF_HISTORY = [{"repetition_penalty": 2.0}, {"no_repeat_ngram_size": 2}]
 
 
 class Reentrant:
-    """A history that uses the sampler, for another vocabulary and with other parameters, while the sampler reads it."""
+    """A history that uses the sampler, with another vocabulary and other parameters, while the sampler reads it."""
 
     def __init__(self, sampler):
         self.sampler = sampler
@@ -406,12 +406,12 @@ def test_a_long_history_that_repeats_itself_is_cheap():
     sampler, logits = Sampler(SamplingParams(no_repeat_ngram_size=512), 0), random_logits(50)
     begin = time.perf_counter()
     assert 1 not in dict(sampler.candidates(logits, [1] * 1024))
-    assert time.perf_counter() - begin < 0.1  # some 0.1 ms
+    assert time.perf_counter() - begin < 0.1  # takes about 0.1 ms
 
 
 @pytest.mark.parametrize("exempt", [[-1], [1 << 31], [1 << 70]], ids=str)
-def test_exempt_ids_that_no_vocabulary_has_are_refused(exempt):
-    with pytest.raises(VocabularyError, match="the model's tokens are 0 to"):
+def test_exempt_ids_out_of_range_are_refused(exempt):
+    with pytest.raises(VocabularyError, match="out of range, expected 0 to"):
         Sampler(SamplingParams(), 0, exempt)
 
 
@@ -422,12 +422,12 @@ def test_exempt_ids_may_come_in_any_order():
     assert {token for token, p in found.items() if p == max(found.values())} == set(exempt)
 
 
-def test_a_sampler_is_not_made_without_its_arguments():
+def test_a_sampler_requires_its_arguments():
     with pytest.raises(TypeError):
         Sampler.__new__(Sampler)
 
 
-def test_use_changes_the_parameters_and_draws_on():
+def test_use_changes_the_parameters_and_keeps_the_generator():
     logits = random_logits(500)
     steady, changed = Sampler(SamplingParams(), 3), Sampler(SamplingParams(temperature=2.0), 3)
     draws(steady, logits, 5)
@@ -436,13 +436,13 @@ def test_use_changes_the_parameters_and_draws_on():
     assert draws(steady, logits, 20) == draws(changed, logits, 20)
 
 
-def test_one_sampler_may_see_vocabularies_of_different_sizes():
+def test_one_sampler_accepts_vocabularies_of_different_sizes():
     sampler = Sampler(SamplingParams(temperature=0), 3)
     for n in (10, 5000, 3, 64):
         assert sampler.sample(np.arange(n, dtype=np.float32)) == n - 1
 
 
-def test_a_sampler_shared_by_threads_stays_whole():
+def test_a_sampler_shared_by_threads_stays_consistent():
     sampler, logits = Sampler(SamplingParams(), 3), random_logits(2000)
     allowed = reference(logits).keys()
     found = []
@@ -455,7 +455,7 @@ def test_a_sampler_shared_by_threads_stays_whole():
     assert set(found) <= allowed
 
 
-def test_exp_is_that_of_libm():
+def test_exp_matches_libm():
     x = -np.concatenate([np.linspace(0, 1, 4001), np.geomspace(1e-300, 708, 4001)])
     worst = max(abs(exp_of(value) / math.exp(value) - 1) for value in x)
     assert worst < 5e-16

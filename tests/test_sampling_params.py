@@ -1,4 +1,4 @@
-"""SamplingParams: values that are checked, copied, pickled, and read from files of older versions."""
+"""SamplingParams: values are checked, copied, pickled, and read from files of older versions."""
 
 import copy
 import inspect
@@ -42,7 +42,7 @@ def test_parameters_are_checked_by_name():
         assert str(caught.value).startswith(message)
 
 
-def test_parameters_are_values():
+def test_parameters_compare_and_hash_by_value():
     assert SamplingParams(top_k=5) == SamplingParams().replace(top_k=5) != SamplingParams()
     assert len({SamplingParams(), SamplingParams()}) == 1
     assert repr(SamplingParams()).startswith("SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.0,")
@@ -63,14 +63,14 @@ def test_every_option_is_a_keyword_with_a_default():
 
 
 @pytest.mark.parametrize("number", [np.int8(1), np.uint16(1), np.int64(1), np.float16(1), np.float32(1), np.float64(1)])
-def test_numbers_of_numpy_are_numbers(number):
+def test_numpy_integers_are_accepted(number):
     params = SamplingParams(temperature=number, repetition_penalty=number)
     assert params == SamplingParams(temperature=1.0, repetition_penalty=1.0)
     assert type(params.temperature) is float
 
 
 @pytest.mark.parametrize("number", [np.int8(5), np.uint64(5), np.int64(5)])
-def test_whole_numbers_of_numpy_are_whole_numbers(number):
+def test_numpy_integers_are_integers(number):
     params = SamplingParams(top_k=number, repeat_last_n=number, no_repeat_ngram_size=number)
     assert params == SamplingParams(top_k=5, repeat_last_n=5, no_repeat_ngram_size=5)
     assert type(params.top_k) is int
@@ -89,16 +89,18 @@ def test_pickled_parameters_are_equal(protocol):
     assert pickle.loads(pickle.dumps(params, protocol)) == params
 
 
-def test_replace_takes_the_present_names_alone():
+def test_replace_accepts_only_current_names():
     with pytest.raises(UsageError, match="sampling option 'no_repeat_ngram': expected one of"):
         SamplingParams().replace(no_repeat_ngram=3)
 
 
-def test_saved_options_may_have_their_older_names():
+def test_saved_options_may_use_old_names():
     saved = {"top_k": 5, "penalty_window": 9, "no_repeat_ngram": 2}
     assert SamplingParams.from_dict(saved) == SamplingParams(top_k=5, repeat_last_n=9, no_repeat_ngram_size=2)
 
 
 def test_a_saved_option_with_both_of_its_names_is_refused():
-    with pytest.raises(UsageError, match="sampling option 'no_repeat_ngram': got 'no_repeat_ngram_size' too"):
+    with pytest.raises(
+        UsageError, match="sampling option 'no_repeat_ngram': 'no_repeat_ngram_size', its new name, is given too"
+    ):
         SamplingParams.from_dict({"no_repeat_ngram": 2, "no_repeat_ngram_size": 3})

@@ -1,4 +1,4 @@
-"""Scores: the log probability of each token after all before it."""
+"""Scores: the log probability of each token given all tokens before it."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def scores(model):
     return model.score(TEXT)
 
 
-def test_they_are_log_softmax_of_the_logits_before(model, scores):
+def test_scores_are_the_log_softmax_of_the_preceding_logits(model, scores):
     sequence = model.sequence()
     sequence.append(TEXT, len(TEXT))
     expected = reference.log_softmax(sequence.all_logits)[np.arange(len(TEXT) - 1), TEXT[1:]]
@@ -34,7 +34,7 @@ def test_they_are_log_softmax_of_the_logits_before(model, scores):
     assert all(type(score) is float for score in scores[1:])
 
 
-def test_they_are_the_references(tmp_path):
+def test_scores_match_the_reference(tmp_path):
     model = gpt2rt.open_model(write_model(tmp_path / "f32.bin", SHAPE, TENSORS))
     logits = reference.logits(TENSORS, SHAPE.n_head, TEXT)
     expected = reference.log_softmax(logits)[np.arange(len(TEXT) - 1), TEXT[1:]]
@@ -46,15 +46,15 @@ def test_a_text_and_its_ids_have_the_same_scores(model):
     assert model.score("Once upon a time") == model.score(ids) == model.score(iter(ids)) == model.score(np.array(ids))
 
 
-def test_nothing_has_no_scores_and_one_token_has_none_before_it(model):
+def test_an_empty_text_has_no_scores_and_a_first_token_has_none(model):
     assert model.score("") == model.score([]) == []
     assert model.score([5]) == [None]
 
 
-def test_what_cant_be_scored_is_refused(model):
-    with pytest.raises(ContextFullError, match="301 more, the model has 300 positions"):
+def test_invalid_text_to_score_is_refused(model):
+    with pytest.raises(ContextFullError, match="301 more, but the model has 300 positions"):
         model.score([1] * 301)
-    with pytest.raises(VocabularyError, match="token 261: the model's tokens are 0 to 260"):
+    with pytest.raises(VocabularyError, match="token 261: out of range, expected 0 to 260"):
         model.score([1, 261])
     sequence = model.sequence()
     sequence.append(TEXT[:200])
@@ -64,7 +64,7 @@ def test_what_cant_be_scored_is_refused(model):
 
 
 @pytest.mark.parametrize("split", [[1, 299], [299, 1], [63, 1, 64, 65, 107], [1] * 9 + [0, 291], [256, 44]], ids=str)
-def test_they_do_not_depend_on_the_split(model, scores, split):
+def test_scores_do_not_depend_on_the_split(model, scores, split):
     sequence, found = model.sequence(), []
     for n in split:
         found += sequence.score(TEXT[len(found) : len(found) + n])
@@ -73,15 +73,15 @@ def test_they_do_not_depend_on_the_split(model, scores, split):
 
 
 @pytest.mark.parametrize("n", [1, 7, 250])
-def test_they_continue_after_tokens_that_were_not_scored(model, scores, n):
+def test_scores_continue_after_tokens_that_were_not_scored(model, scores, n):
     sequence = model.sequence()
     sequence.append(TEXT[:n])
     assert sequence.score(TEXT[n : n + 20]) == scores[n : n + 20]
-    sequence.append(TEXT[n + 20 : n + 25], 0)  # no logits are kept
+    sequence.append(TEXT[n + 20 : n + 25], 0)  # keeps no logits
     assert sequence.score(TEXT[n + 25 : n + 30]) == scores[n + 25 : n + 30]
 
 
-def test_they_continue_after_truncating(model, scores):
+def test_scores_continue_after_truncating(model, scores):
     sequence = model.sequence()
     sequence.append(TEXT[::-1][:100])
     sequence.truncate(0)
@@ -92,7 +92,7 @@ def test_they_continue_after_truncating(model, scores):
 
 
 @pytest.mark.parametrize(("n_evaluated", "n_pending"), [(0, 1), (0, 100), (10, 1), (10, 70), (1, 2)])
-def test_pending_ids_come_before_and_have_no_score(model, scores, n_evaluated, n_pending):
+def test_pending_ids_come_first_and_have_no_score(model, scores, n_evaluated, n_pending):
     sequence = model.sequence()
     sequence.append(TEXT[:n_evaluated])
     begin = n_evaluated + n_pending
@@ -104,7 +104,7 @@ def test_pending_ids_come_before_and_have_no_score(model, scores, n_evaluated, n
     assert sequence.pending == []
 
 
-def test_a_sampled_token_is_pending_when_a_text_is_scored(model):
+def test_a_sampled_token_is_evaluated_before_the_scored_text(model):
     sequence = model.sequence()
     sequence.push(TEXT[:10])
     sequence.set_sampling(gpt2rt.SamplingParams(), seed=1)
@@ -113,7 +113,7 @@ def test_a_sampled_token_is_pending_when_a_text_is_scored(model):
     assert sequence.score(TEXT[10:20]) == expected[11:]
 
 
-def test_logits_and_what_follows_are_as_after_append(model):
+def test_the_state_after_score_equals_that_after_append(model):
     scored, appended = model.sequence(), model.sequence()
     scored.score(TEXT[:100])
     appended.append(TEXT[:100])

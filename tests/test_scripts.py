@@ -1,4 +1,4 @@
-"""Scripts of bench/, train/ and docs/: each runs as a user starts it, on little data, and its output is checked.
+"""Scripts of bench/, train/ and docs/: each runs as a user starts it, on small data, and its output is checked.
 
 tests/test_documents.py runs the command lines of the documents, tests/test_train.py tests the parts of train/.
 """
@@ -31,7 +31,7 @@ def run(script, *arguments, cwd=ROOT, status=0):
     result = subprocess.run(
         [sys.executable, script, *map(str, arguments)],
         cwd=cwd,
-        # A script's own folder is to be imported from.
+        # Scripts import from their own folder.
         env={**{key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}, "PATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -62,7 +62,7 @@ def test_a_test_names_every_script(script):
 
 @pytest.fixture
 def dialogues(tmp_path):
-    """Three dialogues of the kind that evaluations read."""
+    """Three dialogues in the format that evaluations read."""
     path = tmp_path / "dialogues.jsonl.xz"
     turns = [["Hello!", "Hello! How are you?"], ["Who are you?", "I am a robot."], ["hi", "hello", "What?", "Nothing."]]
     path.write_bytes(lzma.compress("".join(json.dumps({"turns": one}) + "\n" for one in turns).encode()))
@@ -120,7 +120,7 @@ class TestSpeed:
         (tmp_path / "broken.bin").write_bytes(b"no model")
         error = run("bench/compare.py", sys.executable, sys.executable, tmp_path / "broken.bin", status=1)
         assert "broken.bin: " in error
-        assert error.splitlines()[-1].endswith("its worker ended with 1")
+        assert error.splitlines()[-1].endswith("the worker exited with 1")
 
     def test_two_versions_are_compared(self):
         table = run("bench/compare.py", sys.executable, sys.executable, DEMO, "--rounds", 1, "--threads", 1)
@@ -253,7 +253,7 @@ class TestTrain:
 
     @pytest.fixture
     def work(self, tmp_path):
-        """What prepare.py makes of little text."""
+        """The output of prepare.py for a small text."""
         pytest.importorskip("tokenizers", reason="tokenizers is not installed")
         names = [name for group in text.GROUPS.values() for name in group]
         for name in names:

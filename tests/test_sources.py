@@ -1,4 +1,4 @@
-"""Source files: a long one says why it is long."""
+"""Source files: a long file gives the reason for its length."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ def is_written_by_cython(path):
 
 
 def lines_of_long_files():
-    """{path: lines} of the files that are longer than they should be."""
+    """Return {path: lines} of the files that are longer than they should be."""
     found = {}
     for path in (path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*"))):
         if path.suffix in KINDS and not is_written_by_cython(path):

@@ -1,4 +1,4 @@
-"""The reader of TensorFlow's checkpoints: against TensorFlow itself, against OpenAI's index, and against damage."""
+"""The reader of TensorFlow checkpoints: compared with TensorFlow and OpenAI's index, and with damaged files."""
 
 import json
 import pathlib
@@ -33,13 +33,13 @@ def tensorflow():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A sound checkpoint."""
+    """A valid checkpoint."""
     write_checkpoint(tmp_path / "small")
     return tmp_path / "small"
 
 
 def read_all(source):
-    """{name in the checkpoint: array as it lies there} of a whole checkpoint."""
+    """Return {name in the checkpoint: array as stored there} of a complete checkpoint."""
     checkpoint = TensorFlowCheckpoint(source)
     return {
         tensor.name: checkpoint.tensor(tensor.name) for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0)
@@ -55,17 +55,17 @@ def assert_equal_tensors(read, written):
         assert got.shape == (array.shape[1:] if array.ndim == 3 else array.shape)
 
 
-# What TensorFlow writes
+# Checkpoints written by TensorFlow
 
 
-def test_tensors_are_those_that_tensorflow_wrote(tmp_path, tensorflow):
+def test_tensors_equal_those_written_by_tensorflow(tmp_path, tensorflow):
     tensors = random_tensors()
     write_beside(tmp_path)
     save_with_tensorflow(tmp_path, tensors)
     assert_equal_tensors(read_all(tmp_path), tensors)
 
 
-def test_tensorflow_reads_what_our_own_writer_of_tests_wrote(folder, tensorflow):
+def test_tensorflow_reads_checkpoints_of_the_test_writer(folder, tensorflow):
     reader = tensorflow.train.load_checkpoint(str(folder / "model.ckpt"))
     for name, array in random_tensors().items():
         assert reader.get_tensor(name).tobytes() == array.tobytes()
@@ -157,7 +157,7 @@ def test_a_compressed_index_is_read_by_tensorflow(tmp_path, tensorflow):
     assert_equal_tensors(read_all(tmp_path), tensors)
 
 
-def test_damage_that_tensorflow_finds_names_the_tensor(tmp_path, tensorflow):
+def test_damage_found_by_tensorflow_names_the_tensor(tmp_path, tensorflow):
     write_checkpoint(tmp_path, is_compressed=True)
     content = bytearray(data_file(tmp_path).read_bytes())
     content[3] ^= 1
@@ -166,24 +166,24 @@ def test_damage_that_tensorflow_finds_names_the_tensor(tmp_path, tensorflow):
         read_all(tmp_path)
 
 
-def test_what_only_tensorflow_reads_is_refused_without_it_and_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)  # what Python itself does for a module that can't be had
+def test_a_checkpoint_that_needs_tensorflow_is_refused_without_it_and_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # makes the import fail
     write_checkpoint(tmp_path, is_compressed=True)
     with pytest.raises(CheckpointError, match=r'blocks are compressed.*pip install "gpt2rt\[tensorflow\]"'):
         TensorFlowCheckpoint(tmp_path)
     (tmp_path / "model.ckpt.index").rename(tmp_path / "model-7")
-    with pytest.raises(CheckpointError, match=r"model-7: a checkpoint of version 1.*gpt2rt\[tensorflow\]"):
+    with pytest.raises(CheckpointError, match=r"model-7: is a checkpoint of version 1.*gpt2rt\[tensorflow\]"):
         TensorFlowCheckpoint(tmp_path / "model-7")
 
     def halve(entries):
         entries["model/wpe"]["dtype"] = 19
 
     write_checkpoint(tmp_path, edit=halve)
-    with pytest.raises(CheckpointError, match=r"tensor 'model/wpe' is of float16.*gpt2rt\[tensorflow\]"):
+    with pytest.raises(CheckpointError, match=r"tensor 'model/wpe' is of type float16.*gpt2rt\[tensorflow\]"):
         TensorFlowCheckpoint(tmp_path)
 
 
-# OpenAI's own
+# OpenAI's release
 
 
 @needs_openai
@@ -197,7 +197,7 @@ def test_openais_index_has_148_tensors():
 
 
 @needs_openai
-def test_true_tensors_are_proved_and_the_missing_ones_rejected(tmp_path):
+def test_genuine_tensors_are_verified_and_missing_ones_rejected(tmp_path):
     for name in ("model.ckpt.index", "hparams.json", "checkpoint"):
         (tmp_path / name).write_bytes((OPENAI / name).read_bytes())
     entries = read_index(OPENAI / "model.ckpt.index").entries
@@ -209,23 +209,23 @@ def test_true_tensors_are_proved_and_the_missing_ones_rejected(tmp_path):
             file.write(true[name].tobytes())
     checkpoint = TensorFlowCheckpoint(tmp_path)
     assert "MIT" in checkpoint.licence
-    proved = 0
+    n_verified = 0
     for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0):
         name = f"model/{tensor.name}"
         if name in true.files:
             assert checkpoint.tensor(tensor.name).tobytes() == true[name].tobytes()
-            proved += 1
+            n_verified += 1
         else:
             with pytest.raises(CheckpointError, match=f"tensor '{name}' is damaged: checksum"):
                 checkpoint.tensor(tensor.name)
-    assert proved == len(true.files) == 103
+    assert n_verified == len(true.files) == 103
 
 
-# What a source may be
+# Forms of a source
 
 
 @pytest.mark.parametrize("form", [".", "model.ckpt", "model.ckpt.index"])
-def test_folder_prefix_and_index_mean_the_same_checkpoint(folder, form):
+def test_folder_prefix_and_index_select_the_same_checkpoint(folder, form):
     checkpoint = TensorFlowCheckpoint(folder / form)
     assert checkpoint.path == folder / "model.ckpt"
     assert checkpoint.name == "small"
@@ -243,7 +243,7 @@ def test_checkpoint_file_may_name_the_folder_it_was_saved_in(tmp_path, named):
     assert TensorFlowCheckpoint(tmp_path).path == tmp_path / "model-5"
 
 
-def test_checkpoint_file_may_name_what_is_not_ascii(tmp_path):
+def test_checkpoint_file_may_contain_a_name_that_is_not_ascii(tmp_path):
     write_checkpoint(tmp_path, name="modèle-5")
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "mod\\303\\250le-5"\n')
     assert TensorFlowCheckpoint(tmp_path).path == tmp_path / "modèle-5"
@@ -254,15 +254,15 @@ def test_folder_without_checkpoint_file_may_hold_one_checkpoint(folder):
     assert TensorFlowCheckpoint(folder).path == folder / "model.ckpt"
 
 
-def test_folder_without_checkpoint_file_must_not_hold_two(folder):
+def test_folder_without_checkpoint_file_must_not_hold_two_checkpoints(folder):
     (folder / "checkpoint").unlink()
     (folder / "model-7.index").touch()
-    with pytest.raises(CheckpointError, match=r"several checkpoints, give one: model-7, model\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"several checkpoints .* \(give one of them: model-7, model\.ckpt\)"):
         TensorFlowCheckpoint(folder)
 
 
 @pytest.mark.parametrize("scope", ["", "gpt2/model/"])
-def test_another_scope_is_accepted_where_it_is_the_only_one(tmp_path, scope):
+def test_another_scope_is_accepted_if_it_is_the_only_one(tmp_path, scope):
     def rename(entries):
         for name in list(entries):
             entries[scope + name.removeprefix("model/")] = entries.pop(name)
@@ -281,7 +281,7 @@ def test_two_other_scopes_are_refused(tmp_path):
         TensorFlowCheckpoint(tmp_path)
 
 
-def test_tensors_behind_an_odd_number_of_bytes_are_read(tmp_path):
+def test_tensors_at_an_unaligned_offset_are_read(tmp_path):
     tensors = write_checkpoint(tmp_path)
     data_file(tmp_path).write_bytes(b"x" + data_file(tmp_path).read_bytes())
 
@@ -297,15 +297,15 @@ def test_tensors_behind_an_odd_number_of_bytes_are_read(tmp_path):
     assert all(array.flags.aligned for array in read.values())
 
 
-def test_tensors_can_not_be_written_to(folder):
+def test_tensors_are_read_only(folder):
     assert not TensorFlowCheckpoint(folder).tensor("wte").flags.writeable
 
 
-# What is refused, each with its own sentence, before any weight is read
+# Refused, each with its own message, before any weight is read
 
 
 def edited(change):
-    """A case that rewrites the checkpoint with changed entries."""
+    """Return a case that rewrites the checkpoint with changed entries."""
 
     def apply(folder):
         write_checkpoint(folder, edit=change)
@@ -314,7 +314,7 @@ def edited(change):
 
 
 def hparams(**changes):
-    """A case that changes hparams.json; None takes a key away."""
+    """Return a case that changes hparams.json; None removes a key."""
 
     def apply(folder):
         content = {**SMALL._asdict(), **changes}
@@ -339,22 +339,31 @@ def truncated_data(folder):
 REFUSED = {
     "missing_tensor": (
         edited(lambda e: e.pop("model/h1/mlp/c_fc/w")),
-        r"1 of 28 tensors are missing, 'model/h1/mlp/c_fc/w'",
+        r"1 of 28 tensors are missing, the first is 'model/h1/mlp/c_fc/w'",
     ),
-    "missing_layer": (hparams(n_layer=3), r"12 of 40 tensors are missing, 'model/h2/ln_1/g'.*n_layer is 3"),
-    "extra_layer": (hparams(n_layer=1), r"tensor 'model/h1/attn/c_attn/b' has no place in a GPT-2 of 1 layers"),
+    "missing_layer": (
+        hparams(n_layer=3),
+        r"12 of 40 tensors are missing, the first is 'model/h2/ln_1/g'.*n_layer is 3",
+    ),
+    "extra_layer": (hparams(n_layer=1), r"unexpected tensor 'model/h1/attn/c_attn/b' for a GPT-2 of 1 layers"),
     "unknown_tensor": (
         edited(lambda e: e.update({"other": e["model/ln_f/g"]})),
-        r"tensor 'other' has no place in a GPT-2",
+        r"unexpected tensor 'other' for a GPT-2",
     ),
     "misshapen_tensor": (hparams(n_ctx=18), r"tensor 'model/wpe' has shape \[17, 24\], expected \[18, 24\]"),
     "other_n_vocab": (hparams(n_vocab=302), r"tensor 'model/wte' has shape \[301, 24\], expected \[302, 24\]"),
     "no_gpt2": (
         edited(lambda e: [e.pop(name) for name in list(e) if name != "model/h0/ln_1/b"]),
-        r"no GPT-2: it has no tensor 'model/wte'",
+        r"not a GPT-2 model: no tensor 'model/wte'",
     ),
-    "short_data_file": (truncated_data, r"data-00000-of-00001: \d+ bytes, tensor 'model/wte' ends at byte \d+ \(trunc"),
-    "empty_data_file": (written("model.ckpt.data-00000-of-00001", b""), r"data-00000-of-00001: 0 bytes, tensor"),
+    "short_data_file": (
+        truncated_data,
+        r"data-00000-of-00001: has \d+ bytes, but tensor 'model/wte' ends at byte \d+ \(trunc",
+    ),
+    "empty_data_file": (
+        written("model.ckpt.data-00000-of-00001", b""),
+        r"data-00000-of-00001: has 0 bytes, but tensor",
+    ),
     "missing_data_file": (removed("model.ckpt.data-00000-of-00001"), r"data-00000-of-00001: no such file"),
     "missing_second_shard": (
         lambda folder: write_checkpoint(
@@ -362,40 +371,43 @@ REFUSED = {
         ),
         r"data-0000\d-of-00002: no such file",
     ),
-    "shard_out_of_range": (edited(lambda e: e["model/wte"].update(shard=1)), r"'model/wte' lies in data file 1 of 1"),
+    "shard_out_of_range": (
+        edited(lambda e: e["model/wte"].update(shard=1)),
+        r"'model/wte' is in data file 1, expected 0 to 0",
+    ),
     "size_not_by_shape": (edited(lambda e: e["model/wte"].update(size=8)), r"'model/wte' has 8 bytes, expected 28896"),
     "huge_offset": (edited(lambda e: e["model/wte"].update(offset=2**63 - 1)), r"tensor 'model/wte' ends at byte 9223"),
-    "negative_offset": (edited(lambda e: e["model/wte"].update(offset=-4)), r"an entry has a negative number"),
-    "integers": (edited(lambda e: e["model/wte"].update(dtype=3)), r"tensor 'model/wte' is of int32"),
+    "negative_offset": (edited(lambda e: e["model/wte"].update(offset=-4)), r"an entry contains a negative number"),
+    "integers": (edited(lambda e: e["model/wte"].update(dtype=3)), r"tensor 'model/wte' is of type int32"),
     "missing_index": (
         removed("model.ckpt.index"),
-        r"checkpoint: it names 'model.ckpt', and there is no model.ckpt.index",
+        r"checkpoint: names 'model.ckpt', but model.ckpt.index does not exist",
     ),
-    "checkpoint_names_nothing": (written("checkpoint", b"all: 'x'\n"), r"it names no checkpoint"),
+    "checkpoint_names_nothing": (written("checkpoint", b"all: 'x'\n"), r"does not name a checkpoint"),
     "checkpoint_names_a_gap": (
         written("checkpoint", b'model_checkpoint_path: "m-9"'),
-        r"it names 'm-9', and there is no",
+        r"names 'm-9', but",
     ),
-    "checkpoint_no_text": (written("checkpoint", b"\xff\xfe"), r"checkpoint: no text in UTF-8"),
+    "checkpoint_no_text": (written("checkpoint", b"\xff\xfe"), r"checkpoint: not UTF-8 text"),
     "checkpoint_huge": (written("checkpoint", b" " * (1 << 21)), r"checkpoint: more than 1048576 bytes"),
     "no_hparams": (removed("hparams.json"), r"hparams.json: no such file"),
-    "hparams_no_json": (written("hparams.json", b"{"), r"hparams.json: no JSON"),
-    "hparams_deep": (written("hparams.json", b"[" * 100_000), r"hparams.json: no JSON"),
-    "hparams_long_number": (written("hparams.json", b"9" * 5000), r"hparams.json: no JSON"),
-    "hparams_list": (written("hparams.json", b"[]"), r"hparams.json: holds a list, expected an object"),
+    "hparams_no_json": (written("hparams.json", b"{"), r"hparams.json: not valid JSON"),
+    "hparams_deep": (written("hparams.json", b"[" * 100_000), r"hparams.json: not valid JSON"),
+    "hparams_long_number": (written("hparams.json", b"9" * 5000), r"hparams.json: not valid JSON"),
+    "hparams_list": (written("hparams.json", b"[]"), r"hparams.json: contains a list, expected an object"),
     "hparams_lacks_n_head": (hparams(n_head=None), r"hparams.json: has no n_head"),
-    "hparams_bool": (hparams(n_layer=True), r"n_layer is True, expected a whole number"),
-    "hparams_float": (hparams(n_layer=2.0), r"n_layer is 2.0, expected a whole number"),
-    "hparams_string": (hparams(n_ctx="17"), r"n_ctx is '17', expected a whole number"),
+    "hparams_bool": (hparams(n_layer=True), r"n_layer is True, expected an integer"),
+    "hparams_float": (hparams(n_layer=2.0), r"n_layer is 2.0, expected an integer"),
+    "hparams_string": (hparams(n_ctx="17"), r"n_ctx is '17', expected an integer"),
     "hparams_negative": (hparams(n_ctx=-17), r"n_ctx is -17, expected 1 to 65536"),
     "hparams_zero": (hparams(n_layer=0), r"n_layer is 0, expected 1 to 1024"),
     "hparams_huge": (hparams(n_embd=10**30), r"n_embd is 1000000000000000000000000000000, expected 1 to 16384"),
-    "hparams_heads": (hparams(n_head=5), r"n_embd 24 is no multiple of n_head 5"),
+    "hparams_heads": (hparams(n_head=5), r"n_embd is 24, expected a multiple of n_head, which is 5"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_before_weights_are_read(folder, case, monkeypatch):
+def test_invalid_checkpoint_is_refused_before_weights_are_read(folder, case, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     damage, message = REFUSED[case]
     damage(folder)
@@ -416,14 +428,14 @@ def test_odd_name_is_refused(tmp_path, name):
 
 
 def test_empty_folder_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="no TensorFlow checkpoint in it"):
+    with pytest.raises(CheckpointError, match="no TensorFlow checkpoint found"):
         TensorFlowCheckpoint(tmp_path)
 
 
 def test_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK" * 100)
     with pytest.raises(
-        CheckpointError, match=r"no TensorFlow checkpoint, expected a folder, a prefix or a \.index file"
+        CheckpointError, match=r"not a TensorFlow checkpoint, expected a folder, a prefix or a \.index file"
     ):
         TensorFlowCheckpoint(tmp_path / "pytorch_model.bin")
 
@@ -440,10 +452,8 @@ def test_flipped_bit_in_any_tensor_names_it(folder):
             checkpoint.tensor(name.removeprefix("model/"))
 
 
-def test_messages_stay_sentences(folder):
+def test_messages_with_odd_names_stay_on_one_line(folder):
     data_file(folder).unlink()
     with pytest.raises(CheckpointError) as raised:
         TensorFlowCheckpoint(folder)
-    assert re.fullmatch(
-        r".+: no such file, the checkpoint's index needs it \(incomplete download\?\)", str(raised.value)
-    )
+    assert re.fullmatch(r".+: no such file, but the index refers to it \(incomplete download\?\)", str(raised.value))

@@ -1,6 +1,6 @@
-"""The thread pool, whose C is tested without Python: tests/threadpool.c, built with this system's compiler.
+"""The thread pool, tested in C without Python: tests/threadpool.c, built with this system's compiler.
 
-The slow tests build it with the thread sanitizer, and for other systems with ziglang; two of these programs run under
+The slow tests build it with the thread sanitizer, and with ziglang for other systems; two of these programs run under
 wine and qemu's user mode (Debian: wine64 and qemu-user-static).
 """
 
@@ -21,11 +21,11 @@ CHECKS = re.findall(r"^CHECK\((\w+)\)", SOURCE.read_text(encoding="utf-8"), re.M
 FLAGS = ["-std=c11", "-O2", f"-I{CORE}"]
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
 HEADERS = ["atomics.h", "clock.h", "float_state.h", "thread.h", "threadpool.h"]
-SKIPPED = 77  # what the program exits with where a system can't run a check
+SKIPPED = 77  # exit status of the program if the system can't run a check
 
 
 def tool(*names):
-    """The first of these programs that is installed; skips the test where none is."""
+    """Return the first of these programs that is installed; skip the test if there is none."""
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         pytest.skip(f"{names[0]} is not installed")
@@ -49,7 +49,7 @@ def build(program, compiler, *options):
 
 
 def run(*command, **variables):
-    """Runs checks and fails with what they print. Returns why this system can't run the last one, or ""."""
+    """Run checks and fail with their output. Return why this system can't run the last one, or ""."""
     environment = {**os.environ, **variables}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode in (0, SKIPPED), done.stderr[-4000:]
@@ -105,7 +105,7 @@ def test_thread_pool_on_arm(tmp_path):
 
 
 def compiles_strictly(compiler, tmp_path):
-    for header in HEADERS:  # each alone
+    for header in HEADERS:  # each on its own
         unit = tmp_path / f"{header}.c"
         unit.write_text(f'#include "{header}"\n')
         subprocess.run([*compiler, *FLAGS, *STRICT, "-c", unit, "-o", tmp_path / "unit.o"], check=True)

@@ -1,4 +1,4 @@
-"""How many threads a model gets."""
+"""The number of threads of a model."""
 
 import json
 import os
@@ -26,7 +26,7 @@ print(gpt2rt.open_model({str(DEMO)!r}).n_threads)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to processors")
-def test_more_threads_than_processors_are_reported_and_not_started():
+def test_more_threads_than_processors_are_reported_but_not_started():
     environment = {name: value for name, value in os.environ.items() if name != "GPT2RT_THREADS"}
     command = [sys.executable, "-P", "-c", ON_ONE_PROCESSOR]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -36,14 +36,14 @@ def test_more_threads_than_processors_are_reported_and_not_started():
 
 
 @pytest.mark.parametrize("value", ["two", "-1", "1.5", "0", "257"])
-def test_a_variable_that_is_no_number_of_threads_is_refused(value, monkeypatch):
+def test_an_invalid_value_of_the_variable_is_refused(value, monkeypatch):
     demo_model()
     monkeypatch.setenv("GPT2RT_THREADS", value)
     with pytest.raises(UsageError, match=r"GPT2RT_THREADS: got .*, expected a whole number from 1 to 256"):
         open_model(DEMO)
 
 
-def test_the_variable_is_the_default(monkeypatch):
+def test_the_variable_sets_the_default(monkeypatch):
     demo_model()
     monkeypatch.setenv("GPT2RT_THREADS", "1")
     assert open_model(DEMO).n_threads == 1
@@ -55,7 +55,7 @@ def test_the_default_is_within_every_limit():
 
 
 @pytest.mark.parametrize("command", ["generate", "bench"])
-def test_the_command_line_says_in_one_line_that_threads_are_too_many(command):
+def test_the_command_line_warns_about_too_many_threads_in_one_line(command):
     demo_model()
     if (most := most_threads()) >= 256:
         pytest.skip("no number of threads is too many here")
@@ -71,7 +71,7 @@ def test_the_command_line_says_in_one_line_that_threads_are_too_many(command):
     assert "Warning" not in done.stderr + done.stdout
 
 
-def test_bench_measures_the_threads_of_the_variable():
+def test_bench_uses_the_number_of_threads_in_the_variable():
     demo_model()
     options = ["--rounds", "1", "--depths", "0", "--prompts", "1", "--json"]
     arguments = [sys.executable, "-P", "-m", "gpt2rt", "bench", str(DEMO), *options]

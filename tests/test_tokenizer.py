@@ -1,4 +1,4 @@
-"""The tokenizer: equal to the published ones, bounded by its tables, never in need of whole characters."""
+"""The tokenizer: equal to the published ones, bounded by its tables, and able to handle partial characters."""
 
 import importlib.util
 import lzma
@@ -28,8 +28,8 @@ EVALUATION = (
 )
 CODE_POINTS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
-# What splitters get wrong, beside whatever hypothesis finds. Code points that this Python's Unicode does not know are
-# left out: tokenizers of another Unicode version may class them otherwise.
+# Text that pre-tokenizers get wrong, in addition to what hypothesis finds. Code points unknown to this Python's Unicode
+# are left out: tokenizers with another Unicode version may classify them differently.
 PARTS = (
     *["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'LL", "'l", "'r", "''", "'s't", "’s", "ʼs"],
     *(" ", "  ", "   ", "\n", "\r\n", "\n\n", "\t", "\v", "\f", "\x1c", "\x1f", "\x85", "\xa0", "\u1680", "\u180e"),
@@ -107,7 +107,7 @@ def test_random_bytes_read_with_replacement_give_the_same_tokens(tokenizers, con
 @given(text=st.lists(st.sampled_from((*PARTS, "<|endoftext|>", "<|endoftext|")), max_size=20).map("".join))
 @example(text=END_OF_TEXT)
 @example(text=f" {END_OF_TEXT} {END_OF_TEXT}{END_OF_TEXT}\n")
-def test_special_tokens_are_those_of_tiktoken_and_tokenizers(tokenizers, text):
+def test_special_tokens_match_tiktoken_and_tokenizers(tokenizers, text):
     ids = tokenizers.ours.encode(text, special=True)
     assert ids == tokenizers.tiktoken.encode(text, allowed_special="all")
     assert ids == tokenizers.huggingface_special.encode(text).ids
@@ -115,7 +115,7 @@ def test_special_tokens_are_those_of_tiktoken_and_tokenizers(tokenizers, text):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 31, 32, 33, 34, 63, 64, 65, 100, 1000])
-def test_long_pieces_are_merged_like_short_ones(tokenizers, n):
+def test_long_pieces_are_merged_like_short_pieces(tokenizers, n):
     draw = random.Random(n)
     for alphabet in ("e", "the", "abcdefghijklmnopqrstuvwxyz", "-=", "éß", "日本", " ", "\n\t "):
         text = "".join(draw.choices(alphabet, k=n))
@@ -125,7 +125,7 @@ def test_long_pieces_are_merged_like_short_ones(tokenizers, n):
 
 
 @pytest.mark.parametrize("character", ["a", " ", "-", "é", "\n", "7", "🙂"])
-def test_a_million_equal_characters(tokenizers, character):
+def test_a_million_equal_characters_are_encoded(tokenizers, character):
     text = character * 1_000_000
     ids = tokenizers.ours.encode(text)
     assert ids == tokenizers.tiktoken.encode_ordinary(text)
@@ -153,7 +153,7 @@ def test_evaluation_texts_equal_tokenizers(tokenizers, name):
 
 @pytest.fixture(scope="module")
 def seams(tmp_path_factory):
-    """A vocabulary that shows seams: a character's first byte merges with the byte before it in its piece."""
+    """A vocabulary that shows seams: the first byte of a character merges with the byte before it in its piece."""
     first, last = range(0xC2, 0xF5), range(0x80, 0xC0)
     merges = [(bytes([before]), bytes([byte])) for before in (*b"a1! ", *last) for byte in first]
     seams = Tokenizers(*write_vocabulary(tmp_path_factory.mktemp("seams"), merges))
@@ -169,24 +169,24 @@ def test_every_code_point_in_a_row_is_split_like_tokenizers(seams):
     assert seams.ours.encode(text) == seams.huggingface.encode(text).ids
 
 
-def code_points_in_company():
-    """Every code point alone, doubled, and behind a letter, a digit, a sign and a space; in texts of one megabyte."""
+def code_points_in_context():
+    """Every code point alone, doubled, and after a letter, a digit, a sign and a space; in texts of one megabyte."""
     for start in range(0, len(CODE_POINTS), 1 << 15):
         yield "\n".join(f"{c}\na{c}a1{c}1!{c}! {c} {c}{c}" for c in CODE_POINTS[start : start + (1 << 15)])
 
 
-def test_every_code_point_in_company_is_split_like_tiktoken(seams):
-    for text in code_points_in_company():
+def test_every_code_point_in_context_is_split_like_tiktoken(seams):
+    for text in code_points_in_context():
         assert seams.ours.encode(text) == seams.tiktoken.encode_ordinary(text)
 
 
 @pytest.mark.slow
-def test_every_code_point_in_company_is_split_like_tokenizers(seams):
-    for text in code_points_in_company():
+def test_every_code_point_in_context_is_split_like_tokenizers(seams):
+    for text in code_points_in_context():
         assert seams.ours.encode(text) == seams.huggingface.encode(text).ids
 
 
-def test_tables_of_unicode_are_those_that_their_script_writes():
+def test_unicode_tables_match_the_output_of_their_script():
     folder = pathlib.Path(__file__).parents[1] / "gpt2rt" / "core"
     spec = importlib.util.spec_from_file_location("make_unicode", folder / "make_unicode.py")
     make_unicode = importlib.util.module_from_spec(spec)
@@ -201,7 +201,7 @@ def test_tables_of_unicode_are_those_that_their_script_writes():
 # --- merges --------------------------------------------------------------------------------------------------------
 
 
-def test_the_lowest_rank_goes_before_the_longest_match(tmp_path):
+def test_the_lowest_rank_wins_over_the_longest_match(tmp_path):
     merges = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")]
     tokenizer = tokenizer_of(Vocabulary.read(*write_vocabulary(tmp_path, merges)))
     assert tokenizer.decode_bytes(tokenizer.encode("abc")[1:]) == b"bc"
@@ -216,7 +216,7 @@ def test_two_merges_may_make_the_same_token(tmp_path):
         assert tokenizer.ours.encode(text) == tokenizer.huggingface.encode(text).ids
 
 
-def test_a_merge_lies_in_the_slot_of_its_hash():
+def test_a_merge_is_stored_in_the_slot_of_its_hash():
     for left, right in ((0, 0), (1, 2), (2, 1), (50256, 50255), (0xFFFFFFFE, 0xFFFFFFFE)):
         table = build_merge_slots([(left, right, 7)], 64)
         slot = ((left * 0x9E3779B1 + right * 0x85EBCA77) % 2**32) >> (32 - 6)
@@ -240,21 +240,21 @@ def test_ids_may_be_in_any_order(tmp_path, first):
     assert tokenizer.ours.token_bytes(tokenizer.ours.end_of_text) == END_OF_TEXT.encode()
 
 
-def test_a_whole_vocabulary_has_no_problems(tokenizers):
+def test_a_valid_vocabulary_has_no_problems(tokenizers):
     assert tokenizers.ours.problems() == []
 
 
 # --- special tokens and surrogates ---------------------------------------------------------------------------------
 
 
-def test_special_texts_are_plain_text_unless_asked_for(tokenizers):
+def test_special_tokens_are_plain_text_unless_requested(tokenizers):
     ids = tokenizers.ours.encode(END_OF_TEXT)
     assert tokenizers.ours.end_of_text not in ids
     assert ids == tokenizers.tiktoken.encode_ordinary(END_OF_TEXT)
     assert tokenizers.ours.encode(END_OF_TEXT, special=True) == [tokenizers.ours.end_of_text]
 
 
-def test_of_special_tokens_the_leftmost_and_then_the_longest_counts(tmp_path):
+def test_the_leftmost_and_then_the_longest_special_token_is_used(tmp_path):
     special = ("<|endoftext|>", "<|x|>", "<|x|>y", "|>y", "日", "<café>")
     tokenizer = tokenizer_of(Vocabulary.read(*write_vocabulary(tmp_path, [], special=special)))
     ids = tokenizer.encode("<|x|>y<|x|>|>y|><|endoftext|>日<|x|>z<café>", special=True)
@@ -263,8 +263,8 @@ def test_of_special_tokens_the_leftmost_and_then_the_longest_counts(tmp_path):
     ]
 
 
-def test_a_special_token_of_half_a_character_is_survived(trained):
-    """A damaged file may hold one: it cuts the text between the bytes of a character."""
+def test_a_special_token_of_half_a_character_does_no_harm(trained):
+    """A damaged file may contain one; it splits text between the bytes of a character."""
     vocabulary = trained.vocabulary
     tables = vocabulary.tables()
     tables["special_tokens"] = struct.pack("<2I", vocabulary.byte_tokens[0xC3], vocabulary.byte_tokens[0x80])
@@ -275,7 +275,7 @@ def test_a_special_token_of_half_a_character_is_survived(trained):
 
 @SAME_VOCABULARY
 @given(text=st.text(st.sampled_from("a \ud800\udbff\udc00\udfff€")))
-def test_lone_surrogates_are_read_as_by_tiktoken(trained, text):
+def test_lone_surrogates_are_read_as_in_tiktoken(trained, text):
     ids = trained.ours.encode(text)
     assert ids == trained.tiktoken.encode_ordinary(text)
     assert trained.ours.decode(ids) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -326,23 +326,23 @@ def test_an_id_out_of_range_is_refused(trained, token):
     content=st.lists(st.one_of(st.binary(max_size=6), CHARACTERS.map(str.encode)), max_size=12).map(b"".join),
     draw=st.randoms(),
 )
-def test_streamed_pieces_are_together_what_decode_gives(trained, content, draw):
+def test_streamed_pieces_together_equal_decode(trained, content, draw):
     ids = [trained.vocabulary.byte_tokens[byte] for byte in content]
     ids[len(ids) // 2 : len(ids) // 2] = (draw.randrange(600) for _ in range(4))
     stream = StreamDecoder(trained.ours)
-    for _ in range(2):  # finish leaves it as new
+    for _ in range(2):  # finish resets it
         pieces = [*map(stream.feed, ids), stream.finish()]
         assert "".join(pieces) == trained.ours.decode(ids)
 
 
-def test_a_stream_gives_a_character_with_its_last_byte(trained):
+def test_a_stream_returns_a_character_with_its_last_byte(trained):
     stream = StreamDecoder(trained.ours)
     feed = [stream.feed(trained.vocabulary.byte_tokens[byte]) for byte in "🙂é".encode()]
     assert feed == ["", "", "", "🙂", "", "é"]
     assert stream.finish() == ""
 
 
-def test_a_stream_gives_an_unfinished_character_at_the_end(trained):
+def test_a_stream_returns_an_incomplete_character_at_the_end(trained):
     stream = StreamDecoder(trained.ours)
     assert [stream.feed(trained.vocabulary.byte_tokens[byte]) for byte in "🙂".encode()[:3]] == ["", "", ""]
     assert stream.finish() == "\ufffd"

@@ -1,4 +1,4 @@
-"""Traces: the hidden states and attention of a forward pass are the reference's, and recording them changes nothing."""
+"""Traces: hidden states and attention match the reference, and recording them changes nothing."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from random_models import open_sequence, random_tensors, write_model
 from gpt2rt.errors import CancelledError, ContextFullError, UsageError
 from gpt2rt.modelfile import Hyperparameters
 
-SHAPE = Hyperparameters(n_vocab=261, n_ctx=600, n_embd=30, n_head=3, n_layer=3)  # heads that fill no vector
+SHAPE = Hyperparameters(n_vocab=261, n_ctx=600, n_embd=30, n_head=3, n_layer=3)  # heads that do not fill a vector
 TEXT = [(7 * i * i + 3 * i) % SHAPE.n_vocab for i in range(SHAPE.n_ctx)]
 TENSORS = random_tensors(SHAPE)
 SPLITS = [[5], [1, 1, 3], [4, 0, 16], [300], [255, 2], [10, 290], [256, 257]]  # a pass has 256 rows
@@ -16,14 +16,14 @@ SPLITS = [[5], [1, 1, 3], [4, 0, 16], [300], [255, 2], [10, 290], [256, 257]]  #
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """{weight type: path} of a random model."""
+    """Return {weight type: path} of a random model."""
     folder = tmp_path_factory.mktemp("models")
     return {kind: write_model(folder / f"{kind}.bin", SHAPE, TENSORS, kind) for kind in ("f32", "f16", "int8", "int4")}
 
 
 @pytest.fixture(scope="module")
 def expected():
-    """Logits, hidden states and attention of the whole text."""
+    """Return logits, hidden states and attention of the whole text."""
     return reference.trace(TENSORS, SHAPE.n_head, TEXT)
 
 
@@ -35,14 +35,14 @@ def assert_near(found, expected, tolerance=1e-4):
 
 
 def spans(split):
-    """(begin, end) of each part."""
+    """Return (begin, end) of each part."""
     ends = np.cumsum(split).tolist()
     return list(zip([0, *ends], ends, strict=False))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("split", SPLITS, ids=str)
-def test_a_trace_is_the_references(files, expected, split, threads):
+def test_a_trace_matches_the_reference(files, expected, split, threads):
     logits, hidden, attention = expected
     sequence = open_sequence(files["f32"], threads=threads)
     for begin, end in spans(split):
@@ -71,7 +71,7 @@ def test_a_trace_depends_on_the_tokens_alone(files, kind):
     sequence = open_sequence(files[kind], threads=2)
     sequence.append(TEXT[:40])
     sequence.push(TEXT[40:45])
-    trace = sequence.append(TEXT[45:300], trace=True)  # the pending ones first
+    trace = sequence.append(TEXT[45:300], trace=True)  # includes the pending tokens, first
     assert (trace.hidden == whole.hidden[:, 40:]).all()
     assert (trace.attention == whole.attention[:, :, 40:]).all()
 
@@ -88,12 +88,12 @@ def test_tracing_changes_no_bit_of_the_logits(files, kind, n_logits):
     assert found[0] == found[1]
 
 
-def test_what_goes_into_a_layer_comes_out_of_the_one_before(files):
+def test_the_input_of_a_layer_is_the_output_of_the_one_before(files):
     trace = open_sequence(files["f32"]).append(TEXT[:3], trace=True)
     assert (trace.hidden[0] == TENSORS["wte"][TEXT[:3]] + TENSORS["wpe"][:3]).all()
 
 
-def test_a_trace_is_its_owners(files):
+def test_a_trace_is_independent_of_the_sequence(files):
     sequence = open_sequence(files["f32"])
     first = sequence.append(TEXT[:3], trace=True)
     kept = first.hidden.copy()
@@ -105,7 +105,7 @@ def test_a_trace_is_its_owners(files):
     assert (first.hidden == kept).all()
 
 
-def test_a_trace_of_nothing_is_empty(files):
+def test_a_trace_of_no_tokens_is_empty(files):
     sequence = open_sequence(files["f32"])
     sequence.append(TEXT[:3])
     trace = sequence.append([], trace=True)
@@ -113,7 +113,7 @@ def test_a_trace_of_nothing_is_empty(files):
     assert trace.attention.shape == (SHAPE.n_layer, SHAPE.n_head, 0, 3)
 
 
-def test_what_cant_be_appended_is_refused_with_a_trace_too(files):
+def test_invalid_tokens_are_refused_with_a_trace_too(files):
     sequence = open_sequence(files["f32"])
     sequence.append(TEXT[:3])
     for error, tokens in [(UsageError, "text"), (ContextFullError, TEXT)]:

@@ -1,4 +1,4 @@
-"""The two files of a vocabulary: what they become, and one case for each way to be malformed."""
+"""The two files of a vocabulary: how they are read, and one case for each way to be malformed."""
 
 import json
 import re
@@ -18,12 +18,12 @@ MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the"), (b"\xc3", b"\xa9")]
 
 @pytest.fixture
 def paths(tmp_path):
-    """A small whole vocabulary: 256 bytes, MERGES, `<|endoftext|>`."""
+    """A small valid vocabulary: 256 bytes, MERGES, `<|endoftext|>`."""
     return write_vocabulary(tmp_path, MERGES)
 
 
 def refused(paths, sentence):
-    """The files are refused with this sentence; {encoder} and {merges} stand for the paths."""
+    """Check that the files are refused with this message; {encoder} and {merges} stand for the paths."""
     encoder, merges = paths
     with pytest.raises(VocabularyError) as caught:
         Vocabulary.read(encoder, merges)
@@ -33,7 +33,7 @@ def refused(paths, sentence):
 
 
 def edit(paths, change):
-    """Changes the ids of encoder.json, a dict, by a function; what it returns is written in their place."""
+    """Replace the ids of encoder.json, a dict, by the result of a function."""
     ids = json.loads(paths[0].read_text(encoding="utf-8"))
     changed = change(ids)
     paths[0].write_text(json.dumps(ids if changed is None else changed), encoding="utf-8")
@@ -44,10 +44,10 @@ def append(paths, line):
         file.write(line)
 
 
-# --- what a whole vocabulary becomes -------------------------------------------------------------------------------
+# --- valid vocabularies --------------------------------------------------------------------------------------------
 
 
-def test_byte_characters_are_those_of_tokenizers():
+def test_byte_characters_match_tokenizers():
     characters = byte_characters()
     ByteLevel = tokenizers.pre_tokenizers.ByteLevel  # noqa: N806 (a class)
     assert sorted(characters) == sorted(ByteLevel.alphabet())
@@ -56,7 +56,7 @@ def test_byte_characters_are_those_of_tokenizers():
         assert characters[byte] == shown[0][0]
 
 
-def test_a_whole_vocabulary_is_read(paths):
+def test_a_complete_vocabulary_is_read(paths):
     vocabulary = Vocabulary.read(*paths)
     assert vocabulary.n_vocab == 261
     assert vocabulary.tokens == [
@@ -72,7 +72,7 @@ def test_a_whole_vocabulary_is_read(paths):
     assert vocabulary.merges == [(116, 104, 256), (256, 101, 257), (32, 257, 258), (0xC3, 0xA9, 259)]
 
 
-def test_paths_may_be_text(paths):
+def test_paths_may_be_strings(paths):
     assert Vocabulary.read(*map(str, paths)).n_vocab == 261
 
 
@@ -88,7 +88,7 @@ def test_openai_and_bundled_vocabularies_are_read(openai_vocabulary, talk_vocabu
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("version", ["#version: 0.2", "#version: 0.2 - Trained by `huggingface/tokenizers`", None])
 @pytest.mark.parametrize("last", [True, False])
-def test_line_ends_and_the_version_line_do_not_matter(paths, end, version, last):
+def test_line_endings_and_the_version_line_do_not_matter(paths, end, version, last):
     expected = Vocabulary.read(*paths).merges
     lines = paths[1].read_text(encoding="utf-8").splitlines()[1:]
     text = end.join([*([version] if version else []), *lines]) + (end if last else "")
@@ -96,7 +96,7 @@ def test_line_ends_and_the_version_line_do_not_matter(paths, end, version, last)
     assert Vocabulary.read(*paths).merges == expected
 
 
-def test_a_first_merge_of_number_signs_is_no_version_line(paths):
+def test_a_first_merge_of_number_signs_is_not_a_version_line(paths):
     edit(paths, lambda ids: ids | {"##": len(ids)})
     paths[1].write_text("# #\n" + "".join(paths[1].read_text(encoding="utf-8").splitlines(True)[1:]), encoding="utf-8")
     vocabulary = Vocabulary.read(*paths)
@@ -120,7 +120,7 @@ def test_end_of_text_is_the_first_special_token(tmp_path):
     ]
 
 
-def test_a_merged_end_of_text_is_no_special_token(tmp_path):
+def test_a_merged_end_of_text_is_not_a_special_token(tmp_path):
     text = END_OF_TEXT.encode()
     merges = [(text[:n], text[n : n + 1]) for n in range(1, len(text))]
     vocabulary = Vocabulary.read(*write_vocabulary(tmp_path, merges, special=()))
@@ -129,13 +129,13 @@ def test_a_merged_end_of_text_is_no_special_token(tmp_path):
     assert tokenizer_of(vocabulary).encode(END_OF_TEXT, special=True) != [vocabulary.n_vocab - 1]
 
 
-def test_a_special_token_may_be_written_as_it_is(tmp_path):
+def test_a_special_token_may_be_written_as_plain_text(tmp_path):
     special = ("<two words>", "<日本>", "<café>", "Ġthing")
     vocabulary = Vocabulary.read(*write_vocabulary(tmp_path, MERGES, special=special))
     assert vocabulary.tokens[-4:] == [b"<two words>", "<日本>".encode(), "<café>".encode(), b" thing"]
 
 
-def test_the_section_gives_the_tokenizer_its_tables(paths, tmp_path):
+def test_the_vocabulary_section_holds_the_tables_of_the_tokenizer(paths, tmp_path):
     vocabulary = Vocabulary.read(*paths)
     section = vocabulary.section()
     counts = modelfile.VOCABULARY_HEADER.unpack_from(section)
@@ -149,7 +149,7 @@ def test_the_section_gives_the_tokenizer_its_tables(paths, tmp_path):
     assert tokenizer.encode(f"the thé the{END_OF_TEXT}", special=True) == [257, 32, 256, 259, 258, 260]
 
 
-def test_slots_are_built_only_where_they_fit():
+def test_a_wrong_number_of_merge_slots_is_refused():
     for n_slots in (0, 7, 24):
         with pytest.raises(ValueError, match=f"^{n_slots} slots for 8 merges: expected a power of two"):
             build_merge_slots([(i, i, i) for i in range(8)], n_slots)
@@ -175,25 +175,25 @@ def test_a_folder_in_place_of_a_file_is_refused(paths, which):
 
 
 @pytest.mark.parametrize("which", ["encoder", "merges"])
-def test_bytes_that_are_no_utf8_are_refused(paths, which):
+def test_bytes_that_are_not_utf8_are_refused(paths, which):
     path = paths[which == "merges"]
     content = path.read_bytes()
     path.write_bytes(content[:7] + b"\xff" + content[7:])
-    refused(paths, rf"{{{which}}}: byte 7 is no UTF-8 \(damaged download\?\)")
+    refused(paths, rf"{{{which}}}: byte 7 is not UTF-8 \(damaged download\?\)")
 
 
 @pytest.mark.parametrize(
     "content", ["", "{", '{"a": 1', "\ufeff{}", "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "<!doctype html>"]
 )
-def test_an_encoder_that_is_no_json_is_refused(paths, content):
+def test_an_encoder_that_is_not_json_is_refused(paths, content):
     paths[0].write_text(content, encoding="utf-8")
-    refused(paths, r"{encoder}: is no JSON: .+ \(damaged download\?\)")
+    refused(paths, r"{encoder}: not valid JSON: .+ \(damaged download\?\)")
 
 
 @pytest.mark.parametrize(("content", "kind"), [("[]", "list"), ("7", "int"), ("null", "NoneType"), ('"a"', "str")])
-def test_an_encoder_that_is_no_object_is_refused(paths, content, kind):
+def test_an_encoder_that_is_not_an_object_is_refused(paths, content, kind):
     paths[0].write_text(content, encoding="utf-8")
-    refused(paths, f"{{encoder}}: holds a {kind}, expected an object of tokens and their ids")
+    refused(paths, f"{{encoder}}: contains a {kind}, expected an object of tokens and their ids")
 
 
 def test_an_empty_encoder_is_refused(paths):
@@ -212,20 +212,20 @@ def test_a_gap_in_the_ids_is_refused(paths):
 
 
 @pytest.mark.parametrize("token", [-1, 1.0, "1", None, True, [], 10**30])
-def test_an_id_that_is_no_number_of_a_token_is_refused(paths, token):
+def test_an_invalid_id_is_refused(paths, token):
     edit(paths, lambda ids: ids | {"th": token})
     refused(paths, rf"{{encoder}}: token 'th' has id {re.escape(repr(token))}, expected 0 to 260 for 261 tokens")
 
 
-def test_a_doubled_id_is_refused(paths):
+def test_a_duplicate_id_is_refused(paths):
     edit(paths, lambda ids: ids | {"the": ids["th"]})
-    refused(paths, "{encoder}: id 256 is of both 'th' and 'the'")
+    refused(paths, "{encoder}: tokens 'th' and 'the' both have id 256")
 
 
-def test_a_doubled_token_is_refused(paths):
+def test_a_duplicate_token_is_refused(paths):
     text = paths[0].read_text(encoding="utf-8")
     paths[0].write_text(text[:-1] + ', "th": 261}', encoding="utf-8")
-    refused(paths, "{encoder}: token 'th' is there twice")
+    refused(paths, "{encoder}: token 'th' appears twice")
 
 
 def test_a_byte_without_a_token_is_refused(paths):
@@ -238,14 +238,14 @@ def test_an_empty_token_is_refused(paths):
     refused(paths, "{encoder}: token 261 is empty, expected at least one byte")
 
 
-def test_a_token_that_is_no_text_is_refused(paths):
+def test_a_token_that_is_not_unicode_text_is_refused(paths):
     edit(paths, lambda ids: ids | {"\ud800": len(ids)})
-    refused(paths, r"{encoder}: token 261 is '\\ud800', which is no text")
+    refused(paths, r"{encoder}: token 261 is '\\ud800', which is not valid Unicode")
 
 
 def test_too_many_bytes_are_refused(paths, monkeypatch):
     monkeypatch.setattr("gpt2rt.converter.vocabulary.MAX_TOKEN_BYTES", 279)
-    refused(paths, "{encoder}: tokens of 280 bytes, expected at most 279")
+    refused(paths, "{encoder}: 280 bytes of tokens, expected at most 279")
 
 
 # --- vocab.bpe -----------------------------------------------------------------------------------------------------
@@ -259,15 +259,21 @@ def test_a_malformed_line_is_refused(paths, line):
 
 def test_a_merge_of_an_unknown_token_is_refused(paths):
     append(paths, "the re\n")
-    refused(paths, r"{merges}: line 6 merges 'the' and 're', but 're' is no token \(files of two vocabularies\?\)")
+    refused(
+        paths,
+        r"{merges}: line 6 merges 'the' and 're', but 're' is not a token \(files from different vocabularies\?\)",
+    )
 
 
 def test_a_merge_into_an_unknown_token_is_refused(paths):
     append(paths, "the r\n")
-    refused(paths, r"{merges}: line 6 merges 'the' and 'r', but 'ther' is no token \(files of two vocabularies\?\)")
+    refused(
+        paths,
+        r"{merges}: line 6 merges 'the' and 'r', but 'ther' is not a token \(files from different vocabularies\?\)",
+    )
 
 
-def test_a_doubled_merge_is_refused(paths):
+def test_a_duplicate_merge_is_refused(paths):
     append(paths, "th e\n")
     refused(paths, "{merges}: line 6 is the same merge as line 3")
 
@@ -275,8 +281,11 @@ def test_a_doubled_merge_is_refused(paths):
 def test_more_merges_than_tokens_are_refused(tmp_path):
     parts = [b"a" * n for n in range(1, 41)]
     paths = write_vocabulary(tmp_path, [(left, right) for left in parts for right in parts if len(left + right) <= 40])
-    refused(paths, "{merges}: 780 merges, expected at most 296, as many as there are tokens")
+    refused(paths, "{merges}: 780 merges, expected at most 296, the number of tokens")
 
 
 def test_files_of_two_vocabularies_are_refused(openai_vocabulary, talk_vocabulary):
-    refused((talk_vocabulary[0], openai_vocabulary[1]), r"{merges}: line \d+ merges .+ is no token \(files of two .+")
+    refused(
+        (talk_vocabulary[0], openai_vocabulary[1]),
+        r"{merges}: line \d+ merges .+ is not a token \(files from different .+",
+    )

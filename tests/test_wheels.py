@@ -1,4 +1,4 @@
-"""Every platform gets a wheel for all Pythons and one for Python without the GIL; cibuildwheel lists them, offline."""
+"""Every platform gets an abi3 wheel and one for free-threaded Python, according to cibuildwheel, offline."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ pytest.importorskip("cibuildwheel", reason="cibuildwheel is not installed")
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "wheels.yml"
-SYSTEM = {"manylinux": "linux", "musllinux": "linux", "macosx": "macos", "win": "windows"}  # as cibuildwheel calls it
+SYSTEM = {"manylinux": "linux", "musllinux": "linux", "macosx": "macos", "win": "windows"}  # in cibuildwheel's terms
 SKIPPED = {"manylinux": "*-musllinux_*", "musllinux": "*-manylinux_*"}
 PLATFORMS = {
     ("manylinux", "x86_64"),
@@ -31,14 +31,14 @@ pytestmark = [
 ]
 
 
-def test_the_workflow_builds_for_every_platform():
+def test_the_workflow_builds_wheels_for_every_platform():
     matrix = re.findall(r"\{ platform: (\w+), archs: (\w+), os: ", WORKFLOW.read_text(encoding="utf-8"))
     assert len(matrix) == len(PLATFORMS)
     assert set(matrix) == PLATFORMS
 
 
 @pytest.mark.parametrize(("platform", "arch"), sorted(PLATFORMS))
-def test_a_platform_gets_a_wheel_for_all_pythons_and_one_without_gil(platform, arch):
+def test_a_platform_gets_an_abi3_wheel_and_a_free_threaded_one(platform, arch):
     options = ["--platform", SYSTEM[platform], "--archs", arch]
     listed = subprocess.run(
         [sys.executable, "-m", "cibuildwheel", "--print-build-identifiers", *options, str(ROOT)],
@@ -49,6 +49,6 @@ def test_a_platform_gets_a_wheel_for_all_pythons_and_one_without_gil(platform, a
         timeout=60,
     ).stdout.split()
     pythons = [identifier.removesuffix(f"-{platform}_{arch.lower()}") for identifier in listed]
-    assert pythons[0] == "cp311"  # builds the abi3 wheel, for whoever comes after it
+    assert pythons[0] == "cp311"  # builds the abi3 wheel, which newer Pythons use too
     assert {"cp311", "cp314", "cp314t", "cp315"} <= set(pythons)
     assert all(re.fullmatch(r"cp3\d+t?", python) for python in pythons)

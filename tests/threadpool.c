@@ -1,7 +1,7 @@
-/* Checks of the thread pool without Python. `threadpool NAME...` runs some of them and exits with 0, with 1 and a sentence
- * at the first that fails, or with 77 and the reason where it can't run the last one here.
+/* Checks of the thread pool without Python. `threadpool NAME...` runs some of them and exits with 0, with 1 and a
+ * message at the first failure, or with 77 and the reason if it can't run the last one here.
  *
- * Some 520 lines because every promise of the thread pool and of its chunks has a check of its own. */
+ * Some 520 lines because every guarantee of the thread pool and of its chunks has its own check. */
 #include "threadpool.h"
 
 #include <float.h>
@@ -44,7 +44,7 @@ static void doze(int milliseconds) {
 #endif
 }
 
-/* Processor seconds of all threads. */
+/* Returns the CPU seconds of all threads. */
 static double processor_seconds(void) {
 #if defined(_WIN32)
     FILETIME begin, end, kernel, user;
@@ -131,7 +131,7 @@ CHECK(a_worker_takes_its_own_part_in_order_and_few_chunks) {
     return 0;
 }
 
-/* How long workers of these speeds (units per second) need for n units. */
+/* Returns the time that workers of these speeds (units per second) need for n units. */
 static double simulated_seconds(int64_t n, int count, const double *speed) {
     double busy_until[16] = {0}, last = 0;
     int64_t begin, end;
@@ -187,19 +187,19 @@ CHECK(parts_cover_everything_once) {
     return 0;
 }
 
-/* Jobs. Each fills cells in chunks, meets the others and checks cells that others have filled. */
+/* Jobs. Each worker fills cells in chunks, meets the others at a barrier, and checks cells that others have filled. */
 
 typedef struct {
-    int cell[CELLS]; /* written by whoever takes the chunk: not atomic, so that a sanitizer sees a barrier that leaks */
+    int cell[CELLS]; /* written by the worker that takes the chunk; not atomic, so that sanitizers see a bad barrier */
     int64_t n, granule;
     double pause;  /* seconds that the last worker is late in each phase */
     Atomic wrong;  /* cells with a wrong number */
-    Atomic parted; /* workers that ran it */
+    Atomic n_ran;  /* workers that ran it */
 } Fill;
 
 static void fill(void *argument, Worker *worker) {
     Fill *f = argument;
-    atomic_add(&f->parted, 1);
+    atomic_add(&f->n_ran, 1);
     for (int phase = 1; phase <= PHASES; phase++) {
         int64_t begin, end;
         if (f->pause > 0 && worker->index == worker->count - 1) linger(f->pause);
@@ -215,14 +215,14 @@ static void fill(void *argument, Worker *worker) {
     }
 }
 
-/* Returns the number of workers that ran the job, or 0 where a cell is wrong. */
+/* Returns the number of workers that ran the job, or 0 if a cell is wrong. */
 static int run_fill(ThreadPool *pool, int64_t n, int64_t granule, double pause) {
     Fill f = {.n = n, .granule = granule, .pause = pause};
     pool_run(pool, fill, &f);
     for (int64_t i = 0; i < n; i++) {
         if (f.cell[i] != PHASES) return 0;
     }
-    return atomic_get(&f.wrong) ? 0 : (int)atomic_get(&f.parted);
+    return atomic_get(&f.wrong) ? 0 : (int)atomic_get(&f.n_ran);
 }
 
 CHECK(every_worker_runs_every_job) {
@@ -308,14 +308,14 @@ CHECK(pools_come_and_go) {
     for (int i = 0; i < 200; i++) {
         ThreadPool *pool = pool_new(3);
         EXPECT(pool, "no memory\n");
-        const int workers = i % 2 ? run_fill(pool, 10, 1, 0) : 3; /* or freed before they have begun */
+        const int workers = i % 2 ? run_fill(pool, 10, 1, 0) : 3; /* or freed before they have started */
         EXPECT(workers == 3, "%d workers\n", workers);
         pool_free(pool);
     }
     return 0;
 }
 
-/* Jobs of two threads at a time, and of a job itself. */
+/* Jobs from two threads at a time, and from within a job. */
 
 typedef struct {
     ThreadPool *inner;
@@ -351,7 +351,7 @@ CHECK(a_job_of_a_job_runs_alone) {
     return 0;
 }
 
-/* What a thread inherits. */
+/* Inherited thread state. */
 
 CHECK(a_child_process_has_no_pool) {
 #if defined(_WIN32) || defined(TSAN)
@@ -505,7 +505,7 @@ int main(int n, char **arguments) {
         NAMED(signals_are_for_the_callers_threads),
         NAMED(the_clock_counts_seconds),
         NAMED(atomics_return_the_old_value),
-        NAMED(a_pool_has_as_many_threads_as_can_be_started), /* the last: it leaves this process little memory */
+        NAMED(a_pool_has_as_many_threads_as_can_be_started), /* last, because it leaves this process little memory */
     };
     int status = 2;
     for (int a = 1; a < n; a++) {

@@ -1,4 +1,4 @@
-"""Matrices out of the model file's tiles, in numpy, by docs/format.md alone."""
+"""Unpack matrices from the model file's tiles, in numpy, implemented from docs/format.md only."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ TILE = 16
 
 
 def unpack(content, n_out, n_in, weight_type, group_size):
-    """The values and the scales of a packed matrix.
+    """Return the values and the scales of a packed matrix.
 
     Returns:
-        (values, scales): f32 (n_out, n_in), and f32 of the same shape, None for float types. What fills up the tiles is
-        asserted to be what the format says.
+        (values, scales): f32 (n_out, n_in), and f32 of the same shape, None for float types. The padding of the tiles
+        is checked against the format.
     """
     n_tiles = -(-n_out // TILE)
     tiles = np.frombuffer(content, np.uint8).reshape(n_tiles, -1)

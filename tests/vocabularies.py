@@ -28,11 +28,11 @@ SENTENCES = (
 
 
 def write_vocabulary(folder, merges, special=(END_OF_TEXT,), first=0):
-    """Writes a vocabulary of the 256 bytes, merges and special tokens.
+    """Write a vocabulary of the 256 bytes, merges and special tokens.
 
     Args:
-        merges: pairs of bytes, in the order of their ranks. special: texts. first: id of byte 0; the tokens that it
-            leaves no place for come before it, from the end.
+        merges: pairs of bytes, in rank order. special: texts.
+        first: id of byte 0; the last `first` tokens come before it.
 
     Returns:
         The paths of encoder.json and vocab.bpe.
@@ -50,7 +50,7 @@ def write_vocabulary(folder, merges, special=(END_OF_TEXT,), first=0):
 
 
 def train_vocabulary(folder):
-    """Trains byte-level BPE on `SENTENCES`, to 600 tokens; returns the two paths."""
+    """Train byte-level BPE on `SENTENCES`, to 600 tokens; return the two paths."""
     tokenizer = tokenizers.ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(SENTENCES, vocab_size=600, min_frequency=1, special_tokens=[END_OF_TEXT])
     encoder, bpe = (pathlib.Path(path) for path in tokenizer.save_model(str(folder)))
@@ -58,11 +58,11 @@ def train_vocabulary(folder):
 
 
 class Tokenizers:
-    """One vocabulary in three hands.
+    """One vocabulary in three tokenizers.
 
     Attributes:
-        vocabulary: as read. ours, tiktoken: of this package and of OpenAI. huggingface: of `tokenizers`;
-        huggingface_special: the same, with `<|endoftext|>` as a special token.
+        vocabulary: the vocabulary as read. ours, tiktoken: the tokenizers of this package and of OpenAI.
+        huggingface: that of `tokenizers`; huggingface_special: the same with `<|endoftext|>` as a special token.
     """
 
     def __init__(self, encoder, merges):
@@ -81,5 +81,5 @@ class Tokenizers:
 
 
 def tokenizer_of(vocabulary):
-    """Our tokenizer over the tables of a `Vocabulary`."""
+    """Return our tokenizer for a `Vocabulary`."""
     return Tokenizer(vocabulary.tables(), vocabulary.n_vocab)

@@ -36,12 +36,12 @@ PAGE = ROOT / "docs" / "performance.md"
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Use this 124M checkpoint, as released by OpenAI.  [default: one with random weights is made]",
+    help="Use this 124M checkpoint, as released by OpenAI.  [default: make one with random weights]",
 )
 @click.option(
     "--vocabulary",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Use this folder's encoder.json and vocab.bpe in checkpoints that are made.  [default: synthetic ones]",
+    help="Use encoder.json and vocab.bpe of this folder in generated checkpoints.  [default: synthetic ones]",
 )
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Measure each figure N times.")
 @click.option("--threads", type=click.IntRange(1), default=default_threads(), show_default=True)
@@ -49,14 +49,14 @@ PAGE = ROOT / "docs" / "performance.md"
 @click.option(
     "--smoke",
     is_flag=True,
-    help="Only try whether everything runs: one round of a tiny model, with the peers that are installed in this"
-    " environment. Nothing is downloaded, and the page goes into the cache folder, by default a temporary one.",
+    help="Only check that everything runs: one round of a tiny model, with the peers installed in this environment."
+    " Nothing is downloaded, and the page is written to the cache folder, by default a temporary one.",
 )
 def main(cache, checkpoint, vocabulary, rounds, threads, part, smoke):
     """Measure gpt2rt and its peers on one checkpoint, in alternating rounds, and write docs/performance.md.
 
-    The first run installs the peers (llama.cpp is compiled) and makes the checkpoints, which takes about an hour. Later
-    runs take some twenty minutes. Nothing else should run on the machine.
+    The first run installs the peers (llama.cpp is compiled) and makes the checkpoints, which takes about an hour; later
+    runs take about twenty minutes. Nothing else should run on the machine.
     """
     parts = part or ("peers", "ours", "page")
     if not smoke:
@@ -81,7 +81,7 @@ def measure(cache, checkpoint, vocabulary, rounds, threads, parts, scale, path):
         click.echo(line, err=True)
 
     def keep(name, result):
-        found[name] = json.loads(json.dumps(result))  # with the same keys as read from the file
+        found[name] = json.loads(json.dumps(result))  # so that keys are strings, as when read from the file
         results.write_text(json.dumps(found, indent=1))
 
     try:

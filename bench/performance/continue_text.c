@@ -1,4 +1,4 @@
-/* Continues a text by N likeliest tokens with llama.cpp and prints it: how soon llama.cpp answers without Python.
+/* Continues a text by the N most likely tokens with llama.cpp and prints it, to time llama.cpp without Python.
 
    continue_text MODEL THREADS TEXT N */
 

@@ -1,4 +1,4 @@
-"""The shortest script of a runtime that continues a text by N tokens and prints it; runs in the peer's environment.
+"""The shortest script with a runtime that continues a text by N tokens and prints it; runs in the peer's environment.
 
 python bench/performance/continue_text.py RUNTIME MODEL THREADS TEXT N
 """
@@ -50,4 +50,4 @@ RUNTIMES = {"llama.cpp": llama_cpp, "ctranslate2": ctranslate2, "openvino": open
 if __name__ == "__main__":
     runtime, model, threads, text, n = sys.argv[1:]
     print(RUNTIMES[runtime](model, int(threads), text, int(n)), flush=True)
-    os._exit(0)  # the text is there: taking the runtime down is not counted
+    os._exit(0)  # the text is complete; shutting down the runtime does not count

@@ -9,7 +9,7 @@ import sys
 
 
 def llama_cpp(source, output, kind):
-    """Quantizes a GGUF file as `llama-quantize` does."""
+    """Quantize a GGUF file as `llama-quantize` does."""
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
@@ -20,9 +20,9 @@ def llama_cpp(source, output, kind):
 
 
 def ctranslate2(source, output, kind):
-    """Fills CTranslate2's specification of a GPT-2 from a Hugging Face folder and saves it quantized.
+    """Fill CTranslate2's specification of a GPT-2 from a Hugging Face folder and save it quantized.
 
-    The specification is the one that CTranslate2's converter fills; done here, it needs neither torch nor transformers.
+    It is the specification that CTranslate2's converter fills; filling it here needs neither torch nor transformers.
     """
     import ctranslate2
     from safetensors.numpy import load_file

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made from the package registry once and kept in the cache folder.
+"""A virtual environment for each peer, installed from the package registry once and kept in the cache folder.
 
 Or this process's own environment, with the peers that happen to be installed in it.
 """
@@ -12,11 +12,11 @@ import venv
 from collections import namedtuple
 
 Environment = namedtuple("Environment", "modules requirements pip_options variables")
-Environment.__doc__ = """The modules that a peer needs, and what pip is given to install them: requirements, options and
-environment variables."""
+Environment.__doc__ = """The modules that a peer needs, and the requirements, options and environment variables with
+which pip installs them."""
 
-# Versions are pinned, so that a table can be reproduced. All of a peer's own settings are its defaults, except for
-# llama.cpp, whose wheels are built for old processors: it is compiled here, for this processor.
+# Versions are pinned, so that the tables can be reproduced. All settings are the peers' defaults, except that llama.cpp
+# is compiled here for this processor, because its wheels are built for old processors.
 ENVIRONMENTS = {
     "llama.cpp": Environment(
         ("llama_cpp",),
@@ -39,11 +39,11 @@ STAMP = "peer.txt"  # what was installed; an environment without it is incomplet
 
 
 class PeerError(Exception):
-    """A peer can't be installed, converted for or measured: it is left out, and the message says why."""
+    """A peer can't be installed or measured, or its model can't be made; it is skipped, and the message says why."""
 
 
 class NotInstalledError(PeerError):
-    """A peer is not installed in this process's own environment."""
+    """A peer is not installed in the environment of this process."""
 
 
 def run(command, log, **options):
@@ -63,10 +63,10 @@ def last_line(log):
 
 
 def python_of(peer, cache):
-    """Return the Python of the peer's own environment, which is made first if it is missing or another one.
+    """Return the Python of the peer's environment, which is made first if it is missing or out of date.
 
     Args:
-        peer: a key of ENVIRONMENTS. cache: the folder that keeps environments.
+        peer: a key of ENVIRONMENTS. cache: the folder in which environments are kept.
 
     Raises:
         PeerError: pip failed.
@@ -83,8 +83,8 @@ def python_of(peer, cache):
 
 
 def this_python(peer):
-    """Return this process's own Python if the peer is installed there. Raises NotInstalledError if it is not."""
+    """Return the Python of this process if the peer is installed there, else raise NotInstalledError."""
     missing = [name for name in ENVIRONMENTS[peer].modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise NotInstalledError(f"{peer}: left out, {' and '.join(missing)} not installed")
+        raise NotInstalledError(f"{peer}: skipped, {' and '.join(missing)} not installed")
     return sys.executable

@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).parent
 LAYERNORM_EPSILON = 1e-5
 END_OF_TEXT = "<|endoftext|>"
 
-# Our name of a tensor, without its layer, and GGUF's
+# {our name of a tensor, without its layer: GGUF's name}
 GGUF_NAMES = {
     "wte": "token_embd.weight",
     "wpe": "position_embd.weight",
@@ -40,7 +40,7 @@ GGUF_NAMES = {
 
 
 class PeerModels:
-    """The files made from one checkpoint, in a folder; each is made when it is first needed, or if it is older.
+    """The files made from one checkpoint, in a folder; each is made on first use, or if the checkpoint is newer.
 
     Attributes:
         hyperparameters: of the checkpoint.
@@ -49,7 +49,7 @@ class PeerModels:
     def __init__(self, checkpoint, folder):
         """
         Args:
-            checkpoint: a folder as OpenAI releases it. folder: where the models go.
+            checkpoint: a folder as released by OpenAI. folder: the folder for the models.
         """
         self._checkpoint = TensorFlowCheckpoint(checkpoint)
         self._folder = pathlib.Path(folder)
@@ -59,7 +59,7 @@ class PeerModels:
         self._age = max(path.stat().st_mtime for path in self._checkpoint.files)
 
     def _made(self, name, make):
-        """Return the path of `name`, which `make(path)` writes if needed; an unfinished file has another name."""
+        """Return the path of `name`, after `make(path)` has written it if needed, under a temporary name."""
         path = self._folder / name
         if not path.exists() or path.stat().st_mtime < self._age:
             part = self._folder / f"part-{name}"
@@ -72,7 +72,7 @@ class PeerModels:
         return path
 
     def gpt2rt(self, weight_type):
-        """Return our file. It is always made again: the converter may have changed. Raises PeerError."""
+        """Return our model file; it is always made again, as the converter may have changed. Raises PeerError."""
         path = self._folder / f"gpt2rt-{weight_type}.bin"
         try:
             convert(self._checkpoint.path, path, weight_type=weight_type, force=True)
@@ -81,11 +81,11 @@ class PeerModels:
         return path
 
     def hugging_face(self):
-        """Return a folder as transformers saves a GPT2LMHeadModel, in f32."""
+        """Return a folder like that of a GPT2LMHeadModel saved by transformers, in f32."""
         return self._made("hugging-face", self._write_hugging_face)
 
     def gguf(self, kind, python):
-        """Return a file for llama.cpp: F16 is written here, llama.cpp's own quantizer makes Q8_0 and Q4_0 of it."""
+        """Return a file for llama.cpp: F16 is written here; llama.cpp's quantizer makes Q8_0 and Q4_0 from it."""
         plain = self._made("model-F16.gguf", self._write_gguf)
         if kind == "F16":
             return plain
@@ -108,7 +108,7 @@ class PeerModels:
         return self._made(f"openvino-{kind}", make)
 
     def _inside(self, python, peer, source, path, kind):
-        """Run a conversion in the peer's environment, which has its quantizer."""
+        """Run a conversion in the peer's environment, with the peer's quantizer."""
         run([python, HERE / "converters.py", peer, source, path, kind], self._folder / f"{peer}.log")
 
     def _tensors(self):
@@ -185,11 +185,11 @@ class PeerModels:
 
 
 def random_checkpoint(shape, folder, vocabulary, log):
-    """Return a folder with a checkpoint of random weights, which is written first unless it is there.
+    """Return a folder with a checkpoint of random weights, which is written first unless it exists.
 
     Args:
-        shape: arguments of make_checkpoint.py, such as ["124M"]. vocabulary: a folder to take it from, or None.
-        log: gets the script's output.
+        shape: arguments of make_checkpoint.py, such as ["124M"].
+        vocabulary: a folder with the vocabulary, or None. log: a file for the script's output.
 
     Raises:
         PeerError: TensorFlow is missing, or the disk is full.

@@ -1,4 +1,4 @@
-"""gpt2rt alone: how its cost grows with the model, the context, the threads and the batch, and where the time goes."""
+"""gpt2rt alone: how speed depends on the model, the context, the threads and the batch, and where the time goes."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from gpt2rt.benchmark import START_PROMPT, Run, timed
 from gpt2rt.converter import convert
 
 Scale = namedtuple("Scale", "sizes quota_seconds n_generated")
-Scale.__doc__ = """How much is measured: {size: arguments of make_checkpoint.py}, of which the first is used for
+Scale.__doc__ = """How much to measure: {size: arguments of make_checkpoint.py}, the first of which is used for
 everything else; the seconds of decoding under a quota; and the tokens generated with prompt lookup."""
 FULL = Scale({size: [size] for size in ("124M", "355M", "774M", "1558M")}, 2.0, 200)
 TINY = ["custom", "--n-vocab", "400", "--n-embd", "64", "--n-head", "2", "--n-layer", "2"]
@@ -29,14 +29,14 @@ DEPTHS = (0, 128, 256, 512, 768, 1000)
 BATCHES = (1, 2, 4, 8, 16, 32)
 QUOTAS = (1.0, 1.5)  # CPUs
 PROMPT = 512  # tokens
-DECODED = 16  # tokens of one measurement
+DECODED = 16  # tokens per measurement
 GENERATED = 64  # tokens of the run whose memory is measured
-LISTS = "One, two, three, four, five. " * 3  # a text that repeats itself
+LISTS = "One, two, three, four, five. " * 3  # repetitive text
 PLAIN = "User: What did you do on your holidays?\nBot:"
 
 
 def medians(measures, rounds):
-    """Return {label: median of what its function returns}; each is called once a round, and once to warm up."""
+    """Return {label: median of its function's results}; each is called once per round, and once to warm up."""
     values = {label: [] for label in measures}
     for i in range(rounds + 1):
         for label, measure in measures.items():
@@ -52,15 +52,17 @@ def generate(path, n, *options):
 
 
 def measure(checkpoint, vocabulary, cache, threads, rounds, say, scale=FULL):
-    """Measure everything on this page's list with int8 weights.
+    """Measure everything in this module with int8 weights.
 
     Args:
-        checkpoint: of the scale's first size. vocabulary: a folder for the checkpoints that are made, or None.
-        cache: keeps models. threads: of a forward pass. rounds: the number of rounds. say: called with a line of
-            progress. scale: how much to measure.
+        checkpoint: of the scale's first size.
+        vocabulary: a folder with the vocabulary for checkpoints that are made, or None.
+        cache: folder in which models are kept.
+        threads: of a forward pass. rounds: the number of rounds.
+        say: called with a line of progress. scale: how much to measure.
 
     Returns:
-        JSON-ready: {name of the table: {label: figure}}, in tokens/s, seconds and bytes.
+        A JSON-serializable dict {name of the table: {label: figure}}, in tokens/s, seconds and bytes.
     """
     models = cache / "ours"
     models.mkdir(exist_ok=True)
@@ -98,7 +100,7 @@ def depths(path, threads, rounds):
 
 
 def asked_threads(path, rounds):
-    """Return {requested threads: [decode, prompt]}, up to four times the processors."""
+    """Return {requested threads: [decode, prompt]}, up to four times the number of processors."""
     runs = {n: Run(gpt2rt.open_model(path, n_threads=n)) for n in (1, 2, 4, 8) if n <= 4 * os.cpu_count()}
     decode = medians({n: lambda run=run: run.decode_speed(0) for n, run in runs.items()}, rounds)
     prompt = medians({n: lambda run=run: run.prompt_speed(PROMPT) for n, run in runs.items()}, rounds)
@@ -138,7 +140,7 @@ def quotas(path, seconds):
 
 @contextlib.contextmanager
 def control_group(cpus):
-    """A new control group (v2 or v1) that may use `cpus` CPUs; None if this user may not make one."""
+    """Make a control group (v2 or v1) that may use `cpus` CPUs; yield None if this user may not make one."""
     root = Path("/sys/fs/cgroup")
     is_v2 = (root / "cgroup.controllers").exists()
     group = (root if is_v2 else root / "cpu") / f"gpt2rt-{os.getpid()}"
@@ -159,13 +161,13 @@ def control_group(cpus):
 
 
 def batches(path, threads, rounds):
-    """Return {sequences: tokens/s of all together}, sampling included."""
+    """Return {sequences: total tokens/s}, including sampling."""
     worker = Gpt2rt(path, threads)
     return medians({n: lambda n=n: n * DECODED / worker.batch(n, DECODED) for n in BATCHES}, rounds)
 
 
 def lookup(path, rounds, n):
-    """Return {text: tokens/s with prompt lookup, divided by those without}: of repetitive text and of other text."""
+    """Return {text: speedup by prompt lookup}, for repetitive text and for other text."""
     model = gpt2rt.open_model(path)
 
     def speed(prompt, is_on, sampling):
@@ -213,7 +215,7 @@ def converting(checkpoint, folder, rounds):
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         copy, output = Path(scratch) / "copy", Path(scratch) / "124M.bin"
         command = [sys.executable, "-P", "-m", "gpt2rt", "convert", str(checkpoint), "-o", str(output), "--force"]
-        plain = [*command, "--no-receipt"]
+        plain = [*command, "--no-quality-report"]
         data = next(Path(checkpoint).glob("*.data-*"))
 
         def copied():

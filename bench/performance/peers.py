@@ -1,4 +1,4 @@
-"""gpt2rt beside its peers: every contender is measured once a round, so that background load affects all alike."""
+"""gpt2rt and its peers: every contender is measured once per round, so that background load affects all equally."""
 
 import os
 import random
@@ -16,17 +16,17 @@ from gpt2rt.benchmark import START_PROMPT, cpu_name, some_tokens, timed
 
 HERE = Path(__file__).parent
 PROMPT, DEPTH = 512, 900  # tokens
-DECODED = 24  # tokens of one measurement
+DECODED = 24  # tokens per measurement
 GENERATED = 64  # tokens of the run whose memory is measured
-SAME_MODEL = 0.35  # of the logits' standard deviation: int4 stays far below, another model far above
+SAME_MODEL = 0.35  # largest error, in standard deviations of the logits; int4 is far below, another model far above
 
 Contender = namedtuple("Contender", "runtime kind threads isa")
-Contender.__doc__ = """A row of the table: runtime, type of the weights, threads, and of ours the instruction set, or
-None for the best."""
+Contender.__doc__ = """A row of the table: runtime, weight type, threads, and for gpt2rt the instruction set, or None
+for the best."""
 
 
 def contenders(threads):
-    """Return those that are compared with `threads` threads, and some with one thread or fewer instructions."""
+    """Return the contenders with `threads` threads, and some with one thread or a lesser instruction set."""
     everyone = {
         "gpt2rt": ("int8", "int4", "f16", "f32"),
         "llama.cpp": ("Q8_0", "Q4_0", "F16"),
@@ -43,17 +43,18 @@ def contenders(threads):
 
 
 class Entrant:
-    """A contender with its model, its worker and what was measured.
+    """A contender with its model, its worker and its measurements.
 
     Attributes:
-        contender: which. version: of the runtime. values: {what: [one value a round]}. size: bytes of the model.
+        contender: its `Contender`. version: of the runtime.
+        values: {what: [one value per round]}. size: bytes of the model.
     """
 
     def __init__(self, contender, models, cache, installed_only=False):
-        """Make environment and model. Raises PeerError or WorkerError if one of them can't be made.
+        """Make the environment and the model. Raises PeerError or WorkerError if one of them can't be made.
 
         Args:
-            installed_only: use the peers of this process's own environment, and install none.
+            installed_only: use only peers in the environment of this process, and install none.
         """
         self.contender, self.values = contender, {}
         if contender.runtime == "gpt2rt":
@@ -62,7 +63,7 @@ class Entrant:
             self._python = this_python(contender.runtime) if installed_only else python_of(contender.runtime, cache)
         self._model = self._made_model(models)
         self.size = total_size(self._model)
-        self._environment = os.environ | {"PYTHONSAFEPATH": "1"}  # the installed gpt2rt, not a folder of that name
+        self._environment = os.environ | {"PYTHONSAFEPATH": "1"}  # the installed gpt2rt, not a folder with that name
         if contender.isa:
             self._environment["GPT2RT_ISA"] = contender.isa
         self._continue = self._continuation(cache)
@@ -86,7 +87,7 @@ class Entrant:
         return make(kind, self._python)
 
     def _continuation(self, cache):
-        """Return the command that continues a text, without the number of tokens: each runtime's shortest program."""
+        """Return the command that continues a text, without the number of tokens, by the runtime's shortest program."""
         model, threads = str(self._model), str(self.contender.threads)
         if self.contender.runtime == "gpt2rt":
             return [self._python, "-m", "gpt2rt", "generate", model, START_PROMPT, "--threads", threads, "-n"]
@@ -95,7 +96,7 @@ class Entrant:
         return [self._python, str(HERE / "continue_text.py"), self.contender.runtime, model, threads, START_PROMPT]
 
     def measure(self, tokens):
-        """Add one value to each figure, in tokens/s or seconds. The tokens are new each time: some cache prompts."""
+        """Add one value to each figure, in tokens/s or seconds. Tokens differ each time, because some cache prompts."""
         first, prompt, deep = tokens[:1], tokens[:PROMPT], tokens[-DEPTH:]
         if self.contender.runtime == "gpt2rt":
             self._add("memory_limit", self.ask("memory_limit"))
@@ -105,14 +106,14 @@ class Entrant:
         self._add("start", timed([*self._continue, "1"], self._environment)[0])
 
     def measure_memory(self):
-        """Add the peak of a process that continues a text."""
+        """Add the peak memory of a process that continues a text."""
         self._add("memory", timed([*self._continue, str(GENERATED)], self._environment)[1])
 
     def _add(self, what, value):
         self.values.setdefault(what, []).append(value)
 
     def as_dict(self):
-        """Return the contender, its medians and all values, JSON-ready."""
+        """Return the contender, its medians and all values, JSON-serializable."""
         medians = {what: statistics.median(values) for what, values in self.values.items()}
         return self.contender._asdict() | {
             "version": self.version,
@@ -146,7 +147,7 @@ def continue_text(python, cache):
 
 
 def check_same_model(entrants, n_vocab):
-    """Note how far off the logits of each runtime are. Raises PeerError if they are those of another model."""
+    """Record the error of each runtime's logits. Raises PeerError if they are those of another model."""
     tokens = some_tokens(32, n_vocab)
     reference = next(entrant for entrant in entrants if entrant.contender[:2] == ("gpt2rt", "f32"))
     expected = reference.ask("logits", tokens=tokens)[:n_vocab]
@@ -165,15 +166,16 @@ def compare(models, cache, threads, rounds, say, installed_only=False):
     """Measure all contenders that are available.
 
     Args:
-        models: `PeerModels`. cache: the folder that keeps environments. threads: of each contender, except for those
-            that have their own number. rounds: the number of rounds. say: called with a line of progress.
+        models: `PeerModels`. cache: the folder in which environments are kept.
+        threads: of each contender, except those with their own number. rounds: the number of rounds.
+        say: called with a line of progress.
         installed_only: as for `Entrant`.
 
     Returns:
-        JSON-ready: the machine, the rounds, the contenders, and a sentence for each peer that is missing.
+        A JSON-serializable dict: the machine, the rounds, the contenders, and a message for each missing peer.
 
     Raises:
-        PeerError, WorkerError: gpt2rt itself fails, or a peer that is installed if no others are wanted.
+        PeerError, WorkerError: gpt2rt itself fails, or, with `installed_only`, an installed peer.
     """
     shape, entrants, missing = models.hyperparameters, [], {}
     for contender in contenders(threads):
@@ -183,12 +185,12 @@ def compare(models, cache, threads, rounds, say, installed_only=False):
         except (PeerError, WorkerError) as error:
             if installed_only and not isinstance(error, NotInstalledError):
                 raise
-            missing[str(error)] = None  # a peer has several rows and one reason
+            missing[str(error)] = None  # several rows of a peer have the same reason
     for reason in missing:
         say(reason)
     try:
         check_same_model(entrants, shape.n_vocab)
-        for i in range(rounds + 1):  # the first one warms caches and is discarded
+        for i in range(rounds + 1):  # the first round warms caches and is discarded
             tokens = random.Random(i).choices(range(shape.n_vocab), k=PROMPT + DEPTH)
             for entrant in entrants:
                 entrant.measure(tokens)

@@ -147,15 +147,15 @@ def command(
         "licence": licence,
         "chat": chat or None,
         "calibration_text": None if calibrate is None else read_any_text(calibrate),
-        "receipt_text": receipt_text(weight_type, text, no_quality_report),
+        "quality_text": quality_text(weight_type, text, no_quality_report),
         "force": force,
     }
     show_result(with_progress(convert, source, output, **options), options)
 
 
-def receipt_text(weight_type: str, text: str | None, no_quality_report: bool) -> str | None:
+def quality_text(weight_type: str, text: str | None, no_quality_report: bool) -> str | None:
     """Return the text to measure the quality on, or None. Raises UsageError."""
-    from gpt2rt.converter.receipt import bundled_text
+    from gpt2rt.converter.quality import bundled_text
 
     if no_quality_report and text is not None:
         raise UsageError("--text and --no-quality-report: got both, expected one of them")
@@ -183,7 +183,7 @@ def show_result(result: Conversion, options: dict[str, Any]) -> None:
         f"{result.path}: {sizes(result)}, in {result.seconds:.1f} s; largest quantization error {result.max_error:.2g},"
         f" mean {result.mean_error:.2g}"
     )
-    if options["receipt_text"] is not None:
+    if options["quality_text"] is not None:
         show_quality(result.quality, options["weight_type"])
 
 

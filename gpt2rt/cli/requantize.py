@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gpt2rt.cli.convert import output_options, receipt_text, show_result, with_progress
+from gpt2rt.cli.convert import output_options, quality_text, show_result, with_progress
 from gpt2rt.cli.model_argument import model_argument
 
 
@@ -42,7 +42,7 @@ def command(
         "weight_type": weight_type,
         "group_size": group_size,
         "calibration_text": None if calibrate is None else read_any_text(calibrate),
-        "receipt_text": receipt_text(weight_type, text, no_quality_report),
+        "quality_text": quality_text(weight_type, text, no_quality_report),
         "force": force,
     }
     show_result(with_progress(convert, model, output, **options), options)

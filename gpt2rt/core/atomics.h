@@ -1,8 +1,9 @@
 /* A counter or flag that several threads read and write.
  *
- * atomic_get acquires: what another thread wrote before it set the value is visible after. atomic_set releases. The
- * others, which read and write in one step, do both and are sequentially consistent: all threads see all of them in one
- * order. A get may move before an earlier set of another variable; where that matters, read with atomic_add(p, 0). */
+ * atomic_get acquires: what another thread wrote before it set the value is visible afterwards. atomic_set releases.
+ * The other operations, which read and write in one step, do both and are sequentially consistent: all threads see them
+ * in the same order. A get may move before an earlier set of another variable; where that matters, read with
+ * atomic_add(p, 0). */
 #ifndef GPT2RT_ATOMICS_H
 #define GPT2RT_ATOMICS_H
 
@@ -13,7 +14,7 @@
 typedef volatile long Atomic;
 
 /* Microsoft's volatile orders accesses only under /volatile:ms, which is not the default on Arm. The __iso_volatile
- * intrinsics never do, so the barriers below are what orders them. */
+ * intrinsics never do, so the barriers below order them. */
 #if defined(_M_ARM64)
 #define ATOMIC_BARRIER() (_ReadWriteBarrier(), __dmb(_ARM64_BARRIER_ISH), _ReadWriteBarrier())
 #else /* x86 orders loads with loads and stores with stores; only the compiler may not move them */

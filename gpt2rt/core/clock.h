@@ -1,4 +1,4 @@
-/* A monotonic clock: setting the time of day does not move it. */
+/* A monotonic clock, which setting the time of day does not change. */
 #ifndef GPT2RT_CLOCK_H
 #define GPT2RT_CLOCK_H
 

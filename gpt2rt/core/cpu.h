@@ -1,6 +1,6 @@
-/* Detects the instruction sets that the processor has and whose registers the operating system saves, and compiles
- * functions for one of them. The compiler's own baseline stays at the ABI's minimum: vector code is only between
- * ISA_BEGIN and ISA_END, and runs only where cpu_has_*() allows it. */
+/* Detects the instruction sets that the processor supports and whose registers the operating system saves, and compiles
+ * functions for one of them. The compiler's baseline stays at the ABI's minimum: vector code is only between ISA_BEGIN
+ * and ISA_END, and runs only if cpu_has_*() allows it. */
 #ifndef GPT2RT_CPU_H
 #define GPT2RT_CPU_H
 
@@ -61,7 +61,7 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #endif
 
-/* Prefetches the cache line at p into L2: it is read once, later. Any address is allowed. */
+/* Prefetches the cache line at p into L2, for a single later read. Any address is allowed. */
 #if defined(__GNUC__) || defined(__clang__)
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #elif defined(GPT2RT_X86_64)

@@ -1,8 +1,8 @@
-/* CRC32C (Castagnoli; RFC 3720, appendix B.4), the checksum of the file's sections and of TensorFlow's checkpoints.
+/* CRC32C (Castagnoli; RFC 3720, appendix B.4), the checksum of the file's sections and of TensorFlow checkpoints.
  *
  * The portable implementation takes eight bytes per step through eight tables. On x86-64 with SSE4.2 the processor's
- * instruction runs over three stretches at once, since it has a latency of three cycles and a throughput of one; the
- * checksums of the stretches are combined with tables that append a stretch of zeros to a checksum. */
+ * instruction runs over three stretches at once, since it has a latency of three cycles and a throughput of one per
+ * cycle; the checksums of the stretches are combined with tables that append a stretch of zeros to a checksum. */
 #ifndef GPT2RT_CRC32C_H
 #define GPT2RT_CRC32C_H
 
@@ -41,7 +41,7 @@ static inline uint32_t crc32c_shifted(uint32_t sum) {
 }
 
 #if defined(__clang__) && __clang_major__ >= 14
-ISA_BEGIN("sse4.2,crc32") /* its own feature there, which a build's options may leave out */
+ISA_BEGIN("sse4.2,crc32") /* a separate feature there, which build options may disable */
 #else
 ISA_BEGIN("sse4.2")
 #endif

@@ -1,7 +1,7 @@
-/* The engine: plans one forward pass over many sequences, runs it, samples for those that are due, and commits.
+/* The engine: plans one forward pass over many sequences, runs it, samples, and commits.
  *
- * Two calls: engine_step() moves any number of sequences on by one pass, engine_append() evaluates ids of a single one.
- * Both run without Python. The caller has taken the engine and the sequences.
+ * engine_step() advances any number of sequences by one pass; engine_append() evaluates ids of a single sequence. Both
+ * run without Python. The caller holds the locks of the engine and the sequences.
  *
  * Letters: V as in network.h. */
 #ifndef GPT2RT_ENGINE_H
@@ -10,20 +10,20 @@
 #include "forward.h"
 #include "sequence.h"
 
-#define MIXED_TOKENS 128 /* rows of a pass that has decoding sequences, so that a long prompt stalls none of them */
-#define PROMPT_TOKENS 32 /* of these rows, kept for prompts however many sequences decode */
-#define SCORED_TOKENS 64 /* rows of a pass all of whose logits are looked at: they take 200 KB each in a GPT-2 */
+#define MIXED_TOKENS 128 /* maximum rows of a pass with decoding sequences, so that a long prompt does not stall them */
+#define PROMPT_TOKENS 32 /* rows reserved for prompts, however many sequences decode */
+#define SCORED_TOKENS 64 /* rows of a pass that needs the logits of all rows: 200 KB per row in a GPT-2 */
 
 /* One sequence's part in a step. */
 typedef struct {
     Sequence *sequence;
-    int64_t first, count;   /* rows of the pass; none where it samples from kept logits */
-    int64_t n_guesses;      /* of these rows */
+    int64_t first, count;   /* rows of the pass; count is 0 if it samples from kept logits */
+    int64_t n_guesses;      /* how many of these rows are guesses */
     int64_t logits, n_rows; /* its rows of the step's logits */
-    int samples, keeps;     /* it samples; it keeps the logits of its last row */
-    int reads_again;        /* its row is its last token again, whose logits were not kept */
-    Sampled sampled;        /* but for the most likely tokens, which are written to the sequence's own */
-    Random random;          /* the generator after them */
+    int samples, keeps;     /* whether it samples; whether it keeps the logits of its last row */
+    int reads_again;        /* it evaluates its last token again, whose logits were not kept */
+    Sampled sampled;        /* except the most likely tokens, which are written to the sequence's own */
+    Random random;          /* the generator after sampling */
 } Part;
 
 typedef struct {
@@ -40,18 +40,18 @@ typedef struct {
     int64_t wanted[MAX_TOKENS];
     Part *parts; /* (n_parts) */
     int64_t n_parts, parts_capacity;
-    int64_t turn, prompt_turn; /* where the next step begins to look for decoding sequences and for prompts, so that
-                                  none waits for ever */
-    const int32_t *next; /* (rows of the pass) the ids to score, each after its row; NULL for none */
-    double *scores;      /* as many: their log probabilities */
-    int (*check)(void);  /* runs signal handlers, now and then; NULL where the calling thread must not */
+    int64_t turn, prompt_turn; /* the sequence with which the next step starts, decoding and with prompts, so that no
+                                  sequence waits forever */
+    const int32_t *next; /* (rows of the pass) the id to score after each row; NULL for none */
+    double *scores;      /* (rows of the pass) their log probabilities */
+    int (*check)(void);  /* runs signal handlers; returns whether one raised; NULL if this thread must not run them */
     double check_at;
-    int raised; /* whether a handler did */
+    int raised; /* whether a signal handler raised */
     Atomic cancelled;
     Lock lock;
 } Engine;
 
-#define CHECK_INTERVAL 0.005 /* seconds between looks for signals; at most one look a layer */
+#define CHECK_INTERVAL 0.005 /* seconds between checks for signals; at most one check per layer */
 
 static inline int engine_open(Engine *e, const Network *network, int n_workers) {
     memset(e, 0, sizeof(*e));
@@ -69,9 +69,9 @@ static inline void engine_free(Engine *e) {
     memset(e, 0, sizeof(*e));
 }
 
-/* --- what the workers do ------------------------------------------------------------------------------------------ */
+/* --- the workers' job --------------------------------------------------------------------------------------------- */
 
-/* Whether to stop after this layer: signals, the engine's own flag, or all sequences were cancelled. */
+/* Returns whether to stop after this layer: a signal handler raised, or the engine or all sequences were cancelled. */
 static inline int engine_should_stop(void *argument) {
     Engine *e = argument;
     if (e->check) {
@@ -87,7 +87,7 @@ static inline int engine_should_stop(void *argument) {
     return e->n_parts > 0;
 }
 
-/* Samples for one part: a token after its last prompt row, then one after each guess that was right. */
+/* Samples for one part: a token after its last prompt row, then one after each correct guess. */
 static inline void sample_part(Engine *e, const Worker *w, Part *part) {
     Sequence *s = part->sequence;
     const SequenceSampler *sampler = &s->sampler;
@@ -104,7 +104,7 @@ static inline void sample_part(Engine *e, const Worker *w, Part *part) {
         int32_t token;
         sampled->random[i] = *random;
         const int status = sampler_sample(&e->samplers[w->index], logits, &input, random, &token);
-        if (status != SAMPLE_OK) { /* after the first token the next step says it */
+        if (status != SAMPLE_OK) { /* after the first token, the next step reports it */
             if (i == 0) s->status = status == SAMPLE_NOT_FINITE ? SEQUENCE_NOT_FINITE : SEQUENCE_ALL_FORBIDDEN;
             return;
         }
@@ -113,7 +113,7 @@ static inline void sample_part(Engine *e, const Worker *w, Part *part) {
             top_logprobs(&e->samplers[w->index], logits, sampler->n_logprobs, s->sampled.top_ids + i * MAX_TOP_LOGPROBS,
                          s->sampled.top_logprobs + i * MAX_TOP_LOGPROBS);
         sampled->ids[sampled->n++] = token;
-        sampler->history[input.n_history++] = token; /* there is room; it counts from the commit on */
+        sampler->history[input.n_history++] = token; /* room was reserved; the commit updates the count */
         for (int j = 0; j < sampler->n_stop; j++)
             if (token == sampler->stop[j]) return;
         if (i < part->n_guesses && token != s->guesses[i]) return;
@@ -140,7 +140,7 @@ static inline void engine_job(void *argument, Worker *w) {
         }
 }
 
-/* Runs the planned pass; returns 0 where it was stopped. */
+/* Runs the planned pass; returns 0 if it was stopped. */
 static inline int engine_run(Engine *e) {
     ForwardPass *p = &e->pass;
     p->network = e->network, p->scratch = &e->scratch;
@@ -154,11 +154,11 @@ static inline int engine_run(Engine *e) {
     return !atomic_get(&p->stopped);
 }
 
-/* Around each exchange of memory, so that a child process that is forked meanwhile knows that it was not finished. */
+/* Bracket each exchange of memory, so that a child process forked in between knows that it is incomplete. */
 static inline void exchange_begin(Engine *e) { atomic_set(&e->lock.committing, 1); }
 static inline void exchange_end(Engine *e) { atomic_set(&e->lock.committing, 0); }
 
-/* Makes room for a pass; returns 0 where there is no memory. */
+/* Makes room for a pass; returns 0 if memory runs out. */
 static inline int engine_reserve(Engine *e, int64_t n_rows, int64_t logits_rows, int is_sampling) {
     if (n_rows > e->scratch.max_rows) {
         Scratch scratch = {0};
@@ -189,26 +189,26 @@ static inline int engine_reserve(Engine *e, int64_t n_rows, int64_t logits_rows,
 
 /* --- a single sequence -------------------------------------------------------------------------------------------- */
 
-/* Evaluates what is pending and then n ids, in passes of at most MAX_TOKENS; each is committed when it is done, and one
- * that is stopped leaves the sequence at the last commit, with what is left of the pending ones still pending.
+/* Evaluates the pending ids and then n more, in passes of at most MAX_TOKENS. Each pass is committed when it is done;
+ * a stopped pass leaves the sequence at the last commit, with the remaining pending ids still pending.
  *
- * n_logits: of how many of the last of these tokens to keep the logits. scores: NULL, or (pending and n) log
- * probabilities, each of the token after; the last one's is not computed. trace: NULL, or one with n_rows = pending + n. */
+ * n_logits: how many of the last tokens to keep logits for. scores: NULL, or (pending + n) log probabilities, each of
+ * the following token; the last one is not computed. trace: NULL, or a trace with n_rows = pending + n. */
 static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t *ids, int64_t n, int64_t n_logits,
                                     double *scores, Trace *trace) {
     ForwardPass *p = &e->pass;
     const int64_t V = e->network->config.V, begin = s->length, end = s->n_ids + n;
-    const int64_t rows = end - begin, kept = n_logits < rows ? n_logits : rows; /* kept: the last of them */
+    const int64_t rows = end - begin, kept = n_logits < rows ? n_logits : rows; /* kept: the last rows */
     const int64_t most = scores ? SCORED_TOKENS : MAX_TOKENS;
     if (rows == 0) return SEQUENCE_OK;
     if (!sequence_reserve_spare(s, kept) || !sequence_reserve_positions(s, end)) return SEQUENCE_NO_MEMORY;
     if (!engine_reserve(e, rows < most ? rows : most, scores ? rows < most ? rows : most : 0, 0)) return SEQUENCE_NO_MEMORY;
-    if (n) memcpy(s->ids + s->n_ids, ids, (size_t)n * sizeof(int32_t)); /* scratch, until it is committed */
+    if (n) memcpy(s->ids + s->n_ids, ids, (size_t)n * sizeof(int32_t)); /* scratch until the commit */
     if (atomic_swap(&s->cancelled, 0)) return SEQUENCE_STOPPED;
     Part part = {.sequence = s};
     Part *const parts = e->parts;
     SequenceStatus status = SEQUENCE_OK;
-    int64_t in_spare = 0; /* rows of logits that lie in `spare`, or in `logits` once it has taken spare's place */
+    int64_t in_spare = 0; /* rows of logits written to `spare`, or to `logits` after the swap */
     for (int64_t at = begin; at < end;) {
         const int64_t count = end - at < most ? end - at : most;
         memcpy(e->tokens, s->ids + at, (size_t)count * sizeof(int32_t));
@@ -222,7 +222,7 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
         if (!scores && at > begin) p->logits = (in_spare ? s->logits : s->spare) + in_spare * V;
         e->next = s->ids + at + 1;
         e->scores = scores ? scores + (at - begin) : NULL;
-        if (scores && at + count == end) s->ids[end] = 0; /* nothing follows the last token: any id, not looked at */
+        if (scores && at + count == end) s->ids[end] = 0; /* any id: nothing follows the last token */
         e->parts = &part, e->n_parts = 1;
         const int is_done = engine_run(e);
         e->parts = parts, e->n_parts = 0;
@@ -245,8 +245,8 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
     return status;
 }
 
-/* Computes the logits after the last token once more, into out (V), and changes nothing: the same keys and values are
- * stored again. Only a signal handler stops it: the sequence's cancel() is for its next change. */
+/* Computes the logits after the last token again, into out (V). The sequence does not change: the same keys and values
+ * are stored again. Only a signal handler stops it: the sequence's cancel() applies to its next change. */
 static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, float *out) {
     ForwardPass *p = &e->pass;
     if (!engine_reserve(e, 1, 0, 0)) return SEQUENCE_NO_MEMORY;
@@ -258,16 +258,17 @@ static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, f
     return engine_run(e) ? SEQUENCE_OK : SEQUENCE_STOPPED;
 }
 
-/* --- many sequences ------------------------------------------------------------------------------------------------ */
+/* --- many sequences
+ * ------------------------------------------------------------------------------------------------ */
 
-/* The positions that a sequence may have after a step. */
+/* Returns the most positions that a sequence may have after a step. */
 static inline int64_t step_end(const Sequence *s) {
     const int64_t n_ctx = s->network->config.n_ctx, pending = s->n_ids - s->length;
     const int64_t end = s->length + (pending < MAX_TOKENS ? pending : MAX_TOKENS) + s->n_guesses;
     return end < n_ctx ? end : n_ctx;
 }
 
-/* Gives a sequence its rows of the pass. */
+/* Adds a sequence's rows to the pass. */
 static inline void plan_part(Engine *e, Sequence *s, int64_t count, int64_t n_guesses) {
     ForwardPass *p = &e->pass;
     const int64_t pending = s->n_ids - s->length;
@@ -287,12 +288,12 @@ static inline void plan_part(Engine *e, Sequence *s, int64_t count, int64_t n_gu
     }
 }
 
-/* Changes a sequence's fields to what the step computed. */
+/* Commits the results of a step to a sequence. */
 static inline void commit_part(Part *part) {
     Sequence *s = part->sequence;
     Sampled *sampled = &part->sampled;
     const int n = part->samples ? sampled->n : 0;
-    if (part->samples && s->status != SEQUENCE_OK) return; /* nothing was sampled: it stays as it was */
+    if (part->samples && s->status != SEQUENCE_OK) return; /* nothing was sampled: the sequence is unchanged */
     commit_begin(s);
     s->sampled.n = s->n_new = n;
     if (part->keeps) sequence_swap_logits(s);
@@ -302,7 +303,7 @@ static inline void commit_part(Part *part) {
     }
     if (n) {
         memcpy(s->ids + s->length, sampled->ids, (size_t)n * sizeof(int32_t));
-        s->length += n - 1; /* the guesses that were right */
+        s->length += n - 1; /* the correct guesses */
         if (n > 1) s->n_logits = 0;
         s->n_ids = s->length + 1;
         s->sampler.n_history += n;
@@ -315,27 +316,27 @@ static inline void commit_part(Part *part) {
     commit_end(s);
 }
 
-/* What stands in the way of a sequence's part in a step, SEQUENCE_OK where nothing does. */
+/* Returns why a sequence can't take part in a step, or SEQUENCE_OK. */
 static inline SequenceStatus part_problem(const Sequence *s) {
     if (s->n_ids == 0) return SEQUENCE_EMPTY;
-    if (s->n_ids > s->network->config.n_ctx) return SEQUENCE_FULL; /* the sampled token has no position */
+    if (s->n_ids > s->network->config.n_ctx) return SEQUENCE_FULL; /* there is no position for the sampled token */
     return SEQUENCE_OK;
 }
 
-/* Ends a step that reports who was cancelled; a step that fails as a whole leaves that to the next one. */
+/* Ends a step that reports cancelled sequences; a step that fails as a whole leaves that to the next one. */
 static inline SequenceStatus report_cancelled(Sequence *const *sequences, int64_t n) {
     for (int64_t i = 0; i < n; i++)
         if (sequences[i]->status == SEQUENCE_STOPPED) atomic_set(&sequences[i]->cancelled, 0);
     return SEQUENCE_OK;
 }
 
-/* What a step needs. */
+/* The memory that a step needs. */
 typedef struct {
     int64_t rows, logits; /* at most */
     int is_sampling, has_prompts;
 } StepNeeds;
 
-/* Finds out who takes part, and makes room in each sequence for all that a commit may need, before anything runs. */
+/* Determines which sequences take part, and reserves all memory that their commits may need, before anything runs. */
 static inline SequenceStatus prepare_step(Sequence *const *sequences, int64_t n, StepNeeds *needs) {
     memset(needs, 0, sizeof(*needs));
     for (int64_t i = 0; i < n; i++) {
@@ -361,7 +362,7 @@ static inline SequenceStatus prepare_step(Sequence *const *sequences, int64_t n,
     return SEQUENCE_OK;
 }
 
-/* Gives every decoding sequence a row, with its guesses, while there are rows. Returns where the next step begins. */
+/* Adds a row for each decoding sequence, with its guesses, while there is room. Returns where the next step starts. */
 static inline int64_t plan_decoding(Engine *e, Sequence *const *sequences, int64_t n, int64_t most) {
     int64_t turn = 0;
     int is_full = 0;
@@ -369,7 +370,7 @@ static inline int64_t plan_decoding(Engine *e, Sequence *const *sequences, int64
         Sequence *s = sequences[(e->turn + i) % n];
         const int64_t pending = s->n_ids - s->length, room = most - e->pass.n_rows;
         if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples)) continue;
-        if (room == 0) { /* the first that is left out goes first next time */
+        if (room == 0) { /* the first one left out goes first next time */
             if (!is_full) turn = (e->turn + i) % n;
             is_full = 1;
             continue;
@@ -382,7 +383,7 @@ static inline int64_t plan_decoding(Engine *e, Sequence *const *sequences, int64
     return turn;
 }
 
-/* Gives prompts the rows that are left. Returns where the next step begins. */
+/* Gives the remaining rows to prompts. Returns where the next step starts. */
 static inline int64_t plan_prompts(Engine *e, Sequence *const *sequences, int64_t n) {
     const int64_t decoding = e->pass.n_rows;
     const int64_t mixed = decoding + PROMPT_TOKENS > MIXED_TOKENS ? decoding + PROMPT_TOKENS : MIXED_TOKENS;
@@ -393,21 +394,21 @@ static inline int64_t plan_prompts(Engine *e, Sequence *const *sequences, int64_
         const int64_t pending = s->n_ids - s->length, room = most - e->pass.n_rows;
         if (s->status != SEQUENCE_OK || pending <= 1 || room <= 0) continue;
         plan_part(e, s, pending < room ? pending : room, 0);
-        turn = (e->prompt_turn + i + (pending <= room)) % n; /* one that is not done goes first next time */
+        turn = (e->prompt_turn + i + (pending <= room)) % n; /* an unfinished prompt goes first next time */
     }
     return turn;
 }
 
-/* Moves sequences on by one pass: first a row for each decoding one, with its guesses, then chunks of prompts.
+/* Advances sequences by one pass: first a row for each decoding one, with its guesses, then chunks of prompts.
  *
- * Each sequence's `status` says what came of it, `n_new` how many of `sampled` are new. Returns
- * SEQUENCE_OK, or why no sequence has changed at all: SEQUENCE_STOPPED or SEQUENCE_NO_MEMORY. */
+ * Sets each sequence's `status`, and `n_new`, the number of tokens sampled. Returns SEQUENCE_OK, or SEQUENCE_STOPPED or
+ * SEQUENCE_NO_MEMORY if no sequence has changed. */
 static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, int64_t n) {
     ForwardPass *p = &e->pass;
     StepNeeds needs;
     if (atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
 
-    /* 1. The memory. */
+    /* 1. Memory. */
     if (n > e->parts_capacity) {
         Part *parts = malloc((size_t)n * sizeof(Part));
         if (!parts) return SEQUENCE_NO_MEMORY;
@@ -419,7 +420,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     if (prepare_step(sequences, n, &needs) != SEQUENCE_OK) return SEQUENCE_NO_MEMORY;
     if (!engine_reserve(e, needs.rows, needs.logits, needs.is_sampling)) return SEQUENCE_NO_MEMORY;
 
-    /* 2. The plan: decoding sequences, then prompts. */
+    /* 2. Plan: decoding sequences, then prompts. */
     e->n_parts = 0, e->scores = NULL;
     p->n_rows = p->n_slices = p->n_logits = 0;
     p->logits = e->logits, p->trace = NULL;
@@ -427,14 +428,14 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     const int64_t prompt_turn = plan_prompts(e, sequences, n);
     if (e->n_parts == 0) return report_cancelled(sequences, n);
 
-    /* 3. The pass and the samples; a stopped one changes nothing. */
+    /* 3. Forward pass and sampling; if stopped, nothing changes. */
     if (!engine_run(e)) {
         if (e->raised || atomic_swap(&e->cancelled, 0)) return SEQUENCE_STOPPED;
         for (int64_t i = 0; i < e->n_parts; i++) e->parts[i].sequence->status = SEQUENCE_STOPPED; /* all cancelled */
         return report_cancelled(sequences, n);
     }
 
-    /* 4. The commit. */
+    /* 4. Commit. */
     e->turn = turn, e->prompt_turn = prompt_turn;
     for (int64_t i = 0; i < e->n_parts; i++) {
         Sequence *s = e->parts[i].sequence;

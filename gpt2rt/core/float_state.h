@@ -1,4 +1,4 @@
-/* The processor state that rounding and subnormal numbers depend on; a host program may have changed it. Each thread
+/* The processor state that controls rounding and subnormal numbers, which a host program may have changed. Each thread
  * has its own. */
 #ifndef GPT2RT_FLOAT_STATE_H
 #define GPT2RT_FLOAT_STATE_H
@@ -12,7 +12,8 @@
 #define FPCR_REGISTER 0x5A20 /* ARM64_SYSREG(3, 3, 4, 4, 0) in Microsoft's terms */
 #endif
 
-/* Rounds to nearest, keeps subnormal numbers and traps nothing, until float_state_end() with the value returned here. */
+/* Rounds to nearest, keeps subnormal numbers and disables traps, until float_state_end() with the value returned
+ * here. */
 static inline uint64_t float_state_begin(void) {
 #if defined(__x86_64__) || defined(_M_X64)
     const unsigned old = _mm_getcsr();

@@ -1,6 +1,6 @@
 /* One forward pass through a network: rows of one or more sequences.
  *
- * Every worker of the thread pool runs the same code, takes chunks of the tiles, heads or rows of a step until none is
+ * Every worker of the thread pool runs the same code, takes chunks of the tiles, heads or rows of a step until none are
  * left, and meets the others at barriers. Work is never split along a sum, so the logits do not depend on the number
  * of workers.
  *
@@ -16,8 +16,8 @@
 #include "network.h"
 #include "threadpool.h"
 
-#define MAX_TOKENS 256 /* rows of a pass: more add nothing to the speed, but memory */
-#define CHUNK_TILES 4  /* tiles that are handed out together at least: what kernels multiply side by side */
+#define MAX_TOKENS 256 /* rows of a pass: more would take memory without being faster */
+#define CHUNK_TILES 4  /* minimum tiles per chunk: as many as kernels multiply side by side */
 
 #ifdef GPT2RT_SLOW_WORKER /* a benchmark build: worker 1 computes each of its chunks twice */
 #define REPEATS(worker) ((worker)->index == 1 ? 2 : 1)
@@ -25,14 +25,14 @@
 #define REPEATS(worker) 1
 #endif
 
-/* What one worker writes alone. */
+/* Per-worker scratch. */
 typedef struct {
     float *norm;      /* (E) */
     Inputs inputs;    /* (1, F) */
     float *attention; /* attention_scratch() */
 } WorkerScratch;
 
-/* Activations; nothing in here outlives a pass. */
+/* Activations, valid during one pass. */
 typedef struct {
     int64_t max_rows;
     void *memory;
@@ -45,26 +45,26 @@ typedef struct {
     WorkerScratch *workers; /* (n_workers) */
 } Scratch;
 
-/* Consecutive tokens of one sequence: rows [first, first + count) of a pass, from `position` on. */
+/* Consecutive tokens of one sequence: rows [first, first + count) of a pass, starting at `position`. */
 typedef struct {
-    KVCache kv; /* of layer 0; those of the next layers follow */
+    KVCache kv; /* of layer 0; those of the other layers follow */
     int64_t position, first, count;
 } SequenceSlice;
 
-/* Consecutive queries that attention answers together: rows [row, row + count), of one sequence slice. */
+/* Consecutive queries that attention computes together: rows [row, row + count) of one sequence slice. */
 typedef struct {
     int64_t slice, row, position, count;
 } QueryRun;
 
-/* Copies of what a pass computes on its way, for who asks. */
+/* Copies of intermediate results of a pass. */
 typedef struct {
     float *hidden;    /* (n_layer + 1, n_rows, n_embd): the residual stream before layer 0 and after each layer */
     float *attention; /* (n_layer, n_head, n_rows, n_positions): 0 after a row's own position */
     int64_t n_rows, n_positions;
-    int64_t first; /* the trace's row that the pass's row 0 is */
+    int64_t first; /* the trace's row for row 0 of the pass */
 } Trace;
 
-/* What a pass spends its time on, the wait for the other workers included. */
+/* The steps of a pass that are timed, including the wait for the other workers. */
 typedef enum {
     STEP_EMBED,
     STEP_ATTN_C_ATTN,
@@ -88,11 +88,11 @@ typedef struct {
     float *logits;             /* (R, V) */
     Trace *trace;              /* or NULL */
     double *seconds;           /* (N_STEPS) to add to, or NULL */
-    int (*should_stop)(void *); /* asked by worker 0, the calling thread, after each layer; or NULL */
+    int (*should_stop)(void *); /* called by worker 0, the calling thread, after each layer; or NULL */
     void *stop_argument;
     Atomic stopped;
     QueryRun runs[MAX_TOKENS];   /* of all rows */
-    QueryRun wanted[MAX_TOKENS]; /* of the R rows, by their places among them */
+    QueryRun wanted[MAX_TOKENS]; /* of the R rows, numbered from 0 */
     int64_t n_runs, n_wanted;
 } ForwardPass;
 
@@ -102,13 +102,13 @@ static inline void scratch_free(Scratch *s) {
     s->max_rows = 0;
 }
 
-/* Makes room for passes of n_rows on n_workers; returns 0 where there is no memory, then nothing has changed. */
+/* Makes room for passes of n_rows on n_workers; returns 0, with nothing changed, if memory runs out. */
 static inline int scratch_reserve(Scratch *s, const Config *c, int64_t n_rows, int n_workers) {
     if (n_rows <= s->max_rows) return 1;
     n_rows = n_rows > 32 ? MAX_TOKENS : n_rows > 1 ? 32 : 1;
     const int64_t groups = c->F / TILE; /* at most */
     const int64_t scores = attention_scratch(align(c->n_ctx, TILE), c->head_dim);
-    const int64_t own = align(c->E + 2 * groups + scores, 16) + 16; /* the last 16: no cache line belongs to two workers */
+    const int64_t own = align(c->E + 2 * groups + scores, 16) + 16; /* the last 16: no shared cache lines */
     const int64_t floats = n_rows * (3 * c->E + c->Q + c->F + 2 * groups) + n_workers * own;
     const int64_t bytes = (n_rows + n_workers) * c->F;
     void *memory = calloc((size_t)(4 * floats + bytes + n_workers * (int64_t)sizeof(WorkerScratch) + 128), 1);
@@ -137,7 +137,7 @@ static inline int scratch_reserve(Scratch *s, const Config *c, int64_t n_rows, i
     return 1;
 }
 
-/* Splits the pass's rows, and those whose logits are wanted, into runs of queries; what is left to do before forward(). */
+/* Splits the rows of the pass, and those whose logits are wanted, into runs of queries. Call it before forward(). */
 static inline void plan_queries(ForwardPass *p) {
     p->n_runs = p->n_wanted = 0;
     int64_t i = 0;
@@ -148,7 +148,7 @@ static inline void plan_queries(ForwardPass *p) {
             p->runs[p->n_runs++] = (QueryRun){.slice = s, .row = slice->first + t, .position = slice->position + t,
                                               .count = left < ATTENTION_QUERIES ? left : ATTENTION_QUERIES};
         }
-        int64_t run = -1; /* none to continue yet */
+        int64_t run = -1; /* no run to extend yet */
         for (; i < p->n_logits && p->logit_rows[i] < slice->first + slice->count; i++) {
             const int64_t position = slice->position + p->logit_rows[i] - slice->first;
             QueryRun *last = run < 0 ? NULL : &p->wanted[run];
@@ -186,8 +186,8 @@ typedef struct {
     const float *g, *b; /* (n_embd) */
 } Norm;
 
-/* Makes n rows (n, stride) the inputs of a matrix: through the norm, where there is one, and quantized.
- * A single row is made by every worker for itself, which saves a barrier. Returns the inputs. */
+/* Makes n rows (n, stride) the inputs of a matrix: applies the norm, if there is one, and quantizes them. Every worker
+ * computes a single row for itself, which saves a barrier. Returns the inputs. */
 static inline Inputs inputs_of(const ForwardPass *p, Worker *w, const Matrix *m, float *rows, int64_t stride, int64_t n, Norm norm) {
     WorkerScratch *own = &p->scratch->workers[w->index];
     const int is_alone = n == 1;
@@ -224,7 +224,7 @@ static inline void project(const ForwardPass *p, Worker *w, const Matrix *m, con
     }
 }
 
-/* One head's keys and values of a slice go to its cache. */
+/* Stores one head's keys and values of a slice in its KV cache. */
 static inline void store_keys_values(const ForwardPass *p, const KVCache *cache, const SequenceSlice *slice, int64_t head) {
     const Config *c = &p->network->config;
     const float *row = p->scratch->qkv + slice->first * c->Q + head * c->head_dim;
@@ -232,7 +232,7 @@ static inline void store_keys_values(const ForwardPass *p, const KVCache *cache,
         p->network->kernels->kv_store(cache, row + c->n_embd, row + 2 * c->n_embd, head, slice->position + t);
 }
 
-/* Answers a run of queries of one head: q of qkv -> att. */
+/* Computes attention for a run of queries of one head: q of qkv -> att. */
 static inline void answer(const ForwardPass *p, Worker *w, const KVCache *cache, const QueryRun *run, int64_t layer, int64_t head) {
     const Config *c = &p->network->config;
     Trace *trace = p->trace;
@@ -263,7 +263,7 @@ static inline void store_all(const ForwardPass *p, Worker *w, int64_t layer) {
             }
 }
 
-/* Answers runs of queries, every head of each. */
+/* Computes attention for runs of queries, all heads of each. */
 static inline void answer_all(const ForwardPass *p, Worker *w, int64_t layer, const QueryRun *runs, int64_t n) {
     const int64_t n_head = p->network->config.n_head;
     for (int64_t item, end; pool_chunk(w, n * n_head, 1, &item, &end);)
@@ -273,7 +273,7 @@ static inline void answer_all(const ForwardPass *p, Worker *w, int64_t layer, co
         }
 }
 
-/* Attention of all rows: qkv -> att. A single row needs no barrier between storing and answering a head. */
+/* Attention of all rows: qkv -> att. A single row needs no barrier between a head's KV store and its attention. */
 static inline void attend(const ForwardPass *p, Worker *w, int64_t layer) {
     if (p->n_rows > 1) {
         store_all(p, w, layer);
@@ -308,8 +308,8 @@ static inline void keep_wanted_rows(const ForwardPass *p, const Matrix *m, const
     }
 }
 
-/* Attention of the last layer where not all rows' logits are wanted: keys and values of all rows, but queries and
- * answers only of those R, which then lie in front of x and att. */
+/* Attention of the last layer if not all rows' logits are wanted: keys and values of all rows, but queries and outputs
+ * only of those R, which are then at the front of x and att. */
 static inline void attend_wanted(const ForwardPass *p, Worker *w, int64_t layer, const Inputs *inputs) {
     const Config *c = &p->network->config;
     const Matrix *m = &p->network->layers[layer].attn_c_attn;
@@ -323,7 +323,7 @@ static inline void attend_wanted(const ForwardPass *p, Worker *w, int64_t layer,
     answer_all(p, w, layer, p->wanted, p->n_wanted);
 }
 
-/* Copies the residual stream before layer `layer` (after all: n_layer) to the trace. */
+/* Copies the residual stream before layer `layer` (n_layer: after the last one) to the trace. */
 static inline void trace_hidden(const ForwardPass *p, const Worker *w, int64_t layer) {
     const Config *c = &p->network->config;
     const Trace *t = p->trace;
@@ -333,7 +333,7 @@ static inline void trace_hidden(const ForwardPass *p, const Worker *w, int64_t l
                sizeof(float) * (size_t)c->n_embd);
 }
 
-/* Adds to a step what it took; returns when the next one begins. */
+/* Adds the time of a step; returns when the next step begins. */
 static inline double end_step(const ForwardPass *p, const Worker *w, ForwardStep step, double begin) {
     if (!p->seconds || w->index) return begin;
     const double now = clock_seconds();
@@ -341,7 +341,7 @@ static inline double end_step(const ForwardPass *p, const Worker *w, ForwardStep
     return now;
 }
 
-/* Runs the pass on all workers of a pool; returns 0 where it was told to stop after a layer. */
+/* Runs the pass on all workers of a pool; returns 0 if it was stopped after a layer. */
 static inline int forward(ForwardPass *p, Worker *w) {
     const Network *network = p->network;
     const Config *c = &network->config;
@@ -360,7 +360,7 @@ static inline int forward(ForwardPass *p, Worker *w) {
         const Layer *layer = &network->layers[i];
         trace_hidden(p, w, i);
 
-        /* 2. Queries, keys and values. 3. Attention. The last layer's queries are those whose logits are wanted. */
+        /* 2. Queries, keys and values. 3. Attention. In the last layer, only for the rows whose logits are wanted. */
         inputs = inputs_of(p, w, &layer->attn_c_attn, s->x, c->E, n, (Norm){layer->ln_1_g, layer->ln_1_b});
         if (i + 1 == c->n_layer && p->n_logits < n && !p->trace) {
             attend_wanted(p, w, i, &inputs);
@@ -381,7 +381,7 @@ static inline int forward(ForwardPass *p, Worker *w) {
         pool_barrier(w);
         begin = end_step(p, w, STEP_ATTN_C_PROJ, begin);
 
-        /* 5. The MLP, added as well. */
+        /* 5. The MLP, also added to the residual stream. */
         inputs = inputs_of(p, w, &layer->mlp_c_fc, s->x, c->E, n, (Norm){layer->ln_2_g, layer->ln_2_b});
         project(p, w, &layer->mlp_c_fc, &inputs, n, s->fc, c->F, MATMUL_GELU, 0, layer->mlp_c_fc.tiles);
         pool_barrier(w);
@@ -395,9 +395,9 @@ static inline int forward(ForwardPass *p, Worker *w) {
     }
     trace_hidden(p, w, c->n_layer);
 
-    /* 6. The logits of the wanted rows, which are in front now. */
-    if (p->n_logits < n) {  /* a trace has all rows */
-        pool_barrier(w);       /* after every worker's part of the trace */
+    /* 6. The logits of the wanted rows, which are at the front now. */
+    if (p->n_logits < n) {  /* with a trace, all rows are still there */
+        pool_barrier(w);       /* until every worker has written its part of the trace */
         if (w->index == 0) keep_wanted_rows(p, NULL, NULL);
         pool_barrier(w);
         n = p->n_logits;

@@ -1,4 +1,4 @@
-/* f16 (IEEE 754 binary16) to and from f32 in integer arithmetic, with the bits of the processors' own
+/* Converts f16 (IEEE 754 binary16) to and from f32 in integer arithmetic, with the same bits as processors' own
  * conversions. */
 #ifndef GPT2RT_HALF_H
 #define GPT2RT_HALF_H
@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Exact. Without branches, so that compilers vectorize loops over it. */
+/* Exact, and without branches, so that compilers vectorize loops over it. */
 static inline float float_from_half(uint16_t half) {
     uint32_t size = (uint32_t)(half & 0x7fff) << 13, bits, sign = (uint32_t)(half & 0x8000) << 16;
     uint32_t infinite = 0u - (size >= 0x0f800000u), nan = 0u - (size > 0x0f800000u);
@@ -20,7 +20,7 @@ static inline float float_from_half(uint16_t half) {
     return value;
 }
 
-/* Rounded to nearest, ties to even; out of range becomes infinity. */
+/* Rounds to nearest, ties to even; values out of range become infinity. */
 static inline uint16_t half_from_float(float value) {
     uint32_t bits, size;
     memcpy(&bits, &value, 4);

@@ -1,5 +1,5 @@
-/* The keys and values of one layer. Keys lie in tiles as a matrix whose rows are positions, values as one whose rows are
- * dimensions, so that attention's scores and weighted sums are matrix products like any other. */
+/* The keys and values of one layer. Keys are stored in tiles as a matrix whose rows are positions, values as one whose
+ * rows are dimensions, so that attention's scores and weighted sums are ordinary matrix products. */
 #ifndef GPT2RT_KVCACHE_H
 #define GPT2RT_KVCACHE_H
 
@@ -29,12 +29,12 @@ static inline int64_t kvcache_head_v_size(const KVCache *c) {
 static inline int64_t kvcache_k_size(const KVCache *c) { return c->n_head * kvcache_head_k_size(c); }
 static inline int64_t kvcache_v_size(const KVCache *c) { return c->n_head * kvcache_head_v_size(c); }
 
-/* The tile with a position's key, whose row in it is position % 16. */
+/* Returns the tile with a position's key, in row position % 16. */
 static inline uint8_t *kvcache_key_tile(const KVCache *c, int64_t head, int64_t position) {
     return c->k + head * kvcache_head_k_size(c) + position / TILE * kvcache_key_layout(c).stride;
 }
 
-/* The first 16 dimensions of a position's value; the next 16 lie a stride of kvcache_value_layout() further. */
+/* Returns the first 16 dimensions of a position's value; the next 16 are one stride of kvcache_value_layout() on. */
 static inline uint8_t *kvcache_value(const KVCache *c, int64_t head, int64_t position) {
     return c->v + head * kvcache_head_v_size(c) + float_offset(c->type, position, 0);
 }

@@ -1,6 +1,6 @@
-/* A lock that nobody waits for, and that fork() cannot leave locked.
+/* A lock that is never waited for, and that fork() cannot leave locked.
  *
- * It holds the number of the process whose thread has it. In a child process that inherited it locked, that thread does
+ * It stores the id of the process whose thread holds it. In a child process that inherits it locked, that thread does
  * not exist: the lock is free there, unless what it guards was being changed at that moment. */
 #ifndef GPT2RT_LOCK_H
 #define GPT2RT_LOCK_H
@@ -10,7 +10,7 @@
 #include "atomics.h"
 
 typedef struct {
-    Atomic process;    /* 0 for nobody */
+    Atomic process;    /* 0 if free */
     Atomic committing; /* what it guards is being changed */
 } Lock;
 

@@ -1,8 +1,8 @@
-"""Writes unicode.h: the classes of Unicode 16.0's code points that GPT-2's pattern matches.
+"""Write unicode.h: the classes of code points in GPT-2's pattern, from Unicode 16.0.
 
-Run with `python gpt2rt/core/make_unicode.py` where `unicodedata` or the package `unicodedata2` is of that version
-(Python 3.14, or `pip install unicodedata2==16.0.0`). Another version would split text differently from the published
-tokenizers, which have this one, wherever code points were added.
+Run `python gpt2rt/core/make_unicode.py` with a `unicodedata`, or a package `unicodedata2`, of that version (Python
+3.14, or `pip install unicodedata2==16.0.0`). With another version, text that contains code points added since would be
+split differently from the published tokenizers, which use this version.
 """
 
 import importlib
@@ -45,7 +45,7 @@ static inline int unicode_class(uint32_t c) {{
 
 
 def unicode_data() -> ModuleType:
-    """The module with the tables of `VERSION`."""
+    """Return the module with the tables of `VERSION`."""
     for name in ("unicodedata", "unicodedata2"):
         try:
             module = importlib.import_module(name)
@@ -57,7 +57,7 @@ def unicode_data() -> ModuleType:
 
 
 def class_of(character: str, category: str) -> int:
-    """The class of a character, by its general category; \\s is Unicode's property White_Space."""
+    """Return the class of a character, by its general category; \\s is Unicode's property White_Space."""
     if category[0] == "L":
         return LETTER
     if category[0] == "N":
@@ -68,7 +68,7 @@ def class_of(character: str, category: str) -> int:
 
 
 def two_stages(classes: Sequence[int], shift: int) -> tuple[list[int], list[bytes]]:
-    """(block numbers, blocks as bytes of four classes) for blocks of 1 << shift code points."""
+    """Return (block numbers, blocks as bytes of four classes) for blocks of 1 << shift code points."""
     block = 1 << shift
     blocks: dict[bytes, int] = {}
     index: list[int] = []
@@ -82,7 +82,7 @@ def two_stages(classes: Sequence[int], shift: int) -> tuple[list[int], list[byte
 
 
 def rows(values: Iterable[int]) -> str:
-    """Numbers as lines of C."""
+    """Format numbers as lines of C."""
     lines = ["   "]
     for value in values:
         text = f" {value},"
@@ -93,7 +93,7 @@ def rows(values: Iterable[int]) -> str:
 
 
 def unicode_header() -> str:
-    """The text of unicode.h."""
+    """Return the text of unicode.h."""
     category = unicode_data().category
     classes = [class_of(chr(c), category(chr(c))) for c in range(0x110000)]
     candidates = [(shift, *two_stages(classes, shift)) for shift in range(5, 11)]

@@ -1,4 +1,4 @@
-/* A matrix, the inputs it is multiplied with, and the table of kernels that every instruction set fills.
+/* A matrix, its inputs, and the table of kernels that every instruction set implements.
  *
  * Letters: T rows of inputs, one for each token. */
 #ifndef GPT2RT_MATRIX_H
@@ -25,7 +25,8 @@ typedef struct {
     int32_t *offset; /* (T, n_in / group): initial accumulator of a group: -excess of the weights * sum of q */
 } Inputs;
 
-/* Where a row's sum goes: stored, added to `out`, or stored through GELU; or it starts from `out` (f32 and f16 only). */
+/* What happens to a row's sum: it is stored, added to `out`, or stored after GELU; or `out` is its initial value (f32
+ * and f16 only). */
 enum { MATMUL_STORE, MATMUL_ADD, MATMUL_GELU, MATMUL_CONTINUE };
 
 typedef struct {
@@ -37,7 +38,7 @@ typedef struct {
     int mode; /* MATMUL_* */
 } MatmulArgs;
 
-#define ATTENTION_QUERIES 6 /* at most, in one call */
+#define ATTENTION_QUERIES 6 /* maximum queries in one call */
 
 typedef struct {
     const KVCache *cache;
@@ -49,7 +50,7 @@ typedef struct {
     float *out;        /* (n_queries, out_stride): head_dim in each row */
     int64_t out_stride;
     float *scratch; /* attention_scratch() */
-    float *weights; /* (n_queries, weights_stride): softmax of the first position + n_queries scores; NULL for none */
+    float *weights; /* (n_queries, weights_stride): softmax of the first position + n_queries scores; or NULL */
     int64_t weights_stride;
 } AttentionArgs;
 
@@ -59,7 +60,7 @@ typedef struct {
     const char *name;
     /* IN: x (n); g, b (n, padded with zeros to 16). OUT: out (n, padded with zeros to 16). */
     void (*layernorm)(float *out, const float *x, const float *g, const float *b, int64_t n);
-    /* Quantizes a row of inputs for a matrix; does nothing for one of floats. IN: x. OUT: q, scale and offset. */
+    /* Quantizes a row of inputs for a matrix; does nothing for f32 and f16. IN: x. OUT: q, scale and offset. */
     void (*quantize_inputs)(const Inputs *inputs, int64_t row, const Matrix *matrix);
     /* Multiplies rows of inputs by the rows of a matrix in tiles [first_tile, end_tile). */
     void (*matmul)(const MatmulArgs *args, int64_t first_tile, int64_t end_tile);
@@ -69,12 +70,13 @@ typedef struct {
     void (*attention)(const AttentionArgs *args);
     /* x (n, a multiple of 16) = FUNCTION_* of x, in place; FUNCTION_FMA is x * y + z. For tests. */
     void (*evaluate)(int function, float *x, const float *y, const float *z, int64_t n);
-    /* Reads n bytes as fast as memory allows, in the order in which matmul() reads the tiles of a matrix for one token:
-     * the limit of its speed. Returns the sum of their 64-bit words, the last one padded with zeros, modulo 2^64. */
+    /* Reads n bytes as fast as memory allows, in the order in which matmul() reads the tiles of a matrix for one token,
+     * to measure the limit of its speed. Returns the sum of their 64-bit words modulo 2^64, the last word padded with
+     * zeros. */
     uint64_t (*read_bytes)(const uint8_t *p, int64_t n);
 } Kernels;
 
-/* Floats of scratch that attention() needs: scores and weighted sums for each query. */
+/* Returns the floats of scratch that attention() needs: scores and weighted sums for each query. */
 static inline int64_t attention_scratch(int64_t n_ctx, int64_t head_dim) {
     return ATTENTION_QUERIES * (n_ctx + align(head_dim, TILE));
 }

@@ -1,5 +1,5 @@
-/* Merges of byte-level BPE over the tables of a model file (docs/format.md, "Vocabulary"): the pair of the lowest rank
- * first, the leftmost of equals. Every value is checked when it is read from the tables. */
+/* Merges of byte-level BPE over the tables of a model file (docs/format.md, "Vocabulary"): the pair with the lowest
+ * rank first, the leftmost if several have it. Every value is checked when it is read from the tables. */
 #ifndef GPT2RT_MERGES_H
 #define GPT2RT_MERGES_H
 
@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MERGES_SHORT 32         /* tokens of a piece up to which a scan of all pairs beats a heap */
+#define MERGES_SHORT 32         /* the longest piece, in tokens, for which a scan of all pairs beats a heap */
 #define MERGES_PATIENCE 0x4000  /* pairs between checks for signals, a power of two */
 #define MERGES_NONE 0xFFFFFFFFu  /* no merge, no position */
 #define MERGES_WRONG 0xFFFFFFFEu /* instead of a rank: the tables are damaged */
 
-enum { MERGES_DAMAGED = -1, MERGES_RAISED = -2 }; /* instead of the number of tokens that are left */
+enum { MERGES_DAMAGED = -1, MERGES_RAISED = -2 }; /* returned instead of the number of tokens left */
 
 typedef struct {
     uint32_t left, right; /* tokens; left is MERGES_NONE in an empty slot */
@@ -49,9 +49,9 @@ static inline uint32_t find_merge(const Tables *t, uint32_t left, uint32_t right
     return MERGES_WRONG;
 }
 
-/* Merges a piece of 2 to MERGES_SHORT tokens in place; returns how many are left, or MERGES_DAMAGED. */
+/* Merges a piece of 2 to MERGES_SHORT tokens in place; returns the number of tokens left, or MERGES_DAMAGED. */
 static inline ptrdiff_t merge_short(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
-    uint32_t ranks[MERGES_SHORT], merged[MERGES_SHORT]; /* of each token with the next one */
+    uint32_t ranks[MERGES_SHORT], merged[MERGES_SHORT]; /* of each token and the next one */
     for (ptrdiff_t i = 0; i < n - 1; i++) {
         ranks[i] = find_merge(t, tokens[i], tokens[i + 1], &merged[i]);
         if (ranks[i] == MERGES_WRONG) return MERGES_DAMAGED;
@@ -96,8 +96,8 @@ static inline void heap_push(uint64_t *heap, size_t n, uint64_t key) {
     heap[i] = key;
 }
 
-/* merge_long() in the memory that it allocates: heap (2 n), pairs as rank << 32 | position of the left token; links
- * (4 n), a linked list of tokens. */
+/* Does the work of merge_long(), in memory that the latter allocates: heap (2 n), pairs as rank << 32 | position of the
+ * left token; links (4 n), a linked list of tokens. */
 static inline ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t n, uint64_t *heap, uint32_t *links) {
     uint32_t *following = links, *preceding = links + n;
     uint32_t *ranks = links + 2 * (size_t)n, *merged = links + 3 * (size_t)n; /* as in merge_short */
@@ -118,7 +118,7 @@ static inline ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t
         heap[0] = heap[--size];
         heap_sift_down(heap, size, 0);
         const uint32_t left = (uint32_t)key;
-        if (ranks[left] != key >> 32) continue; /* one of the two has been merged since */
+        if (ranks[left] != key >> 32) continue; /* one of the two tokens has been merged since */
         const uint32_t right = following[left], after = following[right], before = preceding[left];
         tokens[left] = merged[left];
         ranks[right] = ranks[left] = MERGES_NONE;
@@ -139,7 +139,7 @@ static inline ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t
     return (ptrdiff_t)size;
 }
 
-/* Merges a piece of n < MERGES_NONE tokens in place, in O(n log n). Returns how many are left, MERGES_DAMAGED, or
+/* Merges a piece of n < MERGES_NONE tokens in place, in O(n log n). Returns the number left, MERGES_DAMAGED, or
  * MERGES_RAISED if memory runs out or a signal handler raises. Needs the GIL. */
 static inline ptrdiff_t merge_long(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
     /* A merge removes one key from the heap and adds at most two. */

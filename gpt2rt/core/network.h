@@ -1,4 +1,4 @@
-/* A GPT-2 as pointers into the weights section of a model file.
+/* A GPT-2 network: pointers into the weights section of a model file.
  *
  * Letters: E = n_embd and F = 4 n_embd padded to whole groups, Q = 3 n_embd and V = n_vocab padded to 16. */
 #ifndef GPT2RT_NETWORK_H
@@ -33,16 +33,16 @@ typedef struct {
     const float *ln_f_g; /* (n_embd) */
     const float *ln_f_b; /* (n_embd) */
     Matrix wte;          /* (n_vocab, n_embd): the embedding */
-    Matrix head;         /* (n_vocab, n_embd): the output head; `wte` unless the model has its own */
+    Matrix head;         /* (n_vocab, n_embd): the output head, `wte` if they are tied */
 } Network;
 
-/* Number of tensors of a network, with or without its own output head. */
+/* Returns the number of tensors of a network, with or without a separate output head. */
 static inline int64_t network_tensors(int64_t n_layer, int has_head) { return 12 * n_layer + 4 + has_head; }
 
 /* The tensors of a section, in the order of the model file's tensor table. */
 typedef struct {
     const uint8_t *section;
-    const int64_t *offsets; /* of the next tensor on */
+    const int64_t *offsets; /* of the next tensor and those after it */
     int type;
     int64_t group;
 } Tensors;
@@ -56,7 +56,8 @@ static inline Matrix next_matrix(Tensors *t, int64_t n_out, int64_t n_in, int ha
     return m;
 }
 
-/* Fills a network whose kernels and hyperparameters are set; returns 0 if memory runs out. The caller frees `layers`. */
+/* Fills a network whose kernels and hyperparameters are set; returns 0 if memory runs out. The caller frees
+ * `layers`. */
 static inline int network_open(Network *network, Tensors t, int has_head) {
     Config *c = &network->config;
     const int64_t n = c->n_embd, width = t.group > TILE ? t.group : TILE;

@@ -1,4 +1,4 @@
-/* Splits UTF-8 text into the pieces that BPE merges one by one, by GPT-2's pattern
+/* Splits UTF-8 text into pieces, within which BPE merges, by GPT-2's pattern
  *     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
 #ifndef GPT2RT_PIECES_H
 #define GPT2RT_PIECES_H
@@ -8,8 +8,8 @@
 
 #include "unicode.h"
 
-/* Returns the class of the character at p < end. OUT: size, its bytes; 1 where it is not UTF-8, which happens where a
- * special token cuts a character. */
+/* Returns the class of the character at p < end. OUT: size, its bytes; 1 if it is not UTF-8, which happens if a special
+ * token cuts a character. */
 static inline int class_at(const uint8_t *p, const uint8_t *end, ptrdiff_t *size) {
     uint32_t c = p[0];
     ptrdiff_t n = 1;

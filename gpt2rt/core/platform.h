@@ -1,4 +1,4 @@
-/* What has to be defined before the first system header. */
+/* Macros that must be defined before the first system header. */
 #ifndef GPT2RT_PLATFORM_H
 #define GPT2RT_PLATFORM_H
 

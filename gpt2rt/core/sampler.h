@@ -1,11 +1,11 @@
-/* Sampling: the next token from logits, the same one on every machine.
+/* Samples the next token from logits, the same one on every machine.
  *
- * Everything that decides on a token is plain IEEE arithmetic in a fixed order: own exponential and logarithm, own
- * random generator, no libm; compile with -ffp-contract=off. The order of the filters is the usual one, so that settings
- * can be carried over from other programs: penalties and forbidden tokens, temperature, top_k, top_p of what top_k left,
- * min_p. One scan reads all logits in blocks; only what may be among the chosen few is gathered and sorted.
+ * The choice of a token uses only IEEE arithmetic in a fixed order: its own exponential, logarithm and random
+ * generator, and no libm; compile with -ffp-contract=off. The filters apply in the usual order, so that settings can be
+ * carried over from other programs: penalties and forbidden tokens, temperature, top_k, top_p of what top_k keeps,
+ * min_p. One scan reads all logits in blocks; only possible candidates are gathered and sorted.
  *
- * Nothing here takes a lock: one scratch and one Random per thread. */
+ * There are no locks: use one scratch and one Random per thread. */
 #ifndef GPT2RT_SAMPLER_H
 #define GPT2RT_SAMPLER_H
 
@@ -14,15 +14,15 @@
 #include <string.h>
 
 enum {
-    SAMPLER_BLOCK = 64,         /* logits whose maximum is kept */
-    SAMPLER_FEW = 32,           /* candidates that are sorted outright */
-    SAMPLER_MAX_PARTITIONS = 64 /* then the rest is sorted: an order made to be slow costs n log n */
+    SAMPLER_BLOCK = 64,         /* logits per block, whose maximum is kept */
+    SAMPLER_FEW = 32,           /* candidates that are sorted directly */
+    SAMPLER_MAX_PARTITIONS = 64 /* then the rest is sorted, so that the worst case is n log n */
 };
 
 enum { SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_ALL_FORBIDDEN };
 
 typedef struct {
-    double temperature;            /* divides the logits; 0: the most likely token, the lowest id among equals */
+    double temperature;            /* divides the logits; 0: the most likely token, the lowest id if tied */
     double top_p;                  /* 1: off */
     double min_p;                  /* 0: off */
     int64_t top_k;                 /* 0: off */
@@ -36,14 +36,14 @@ typedef struct {
 } Random;
 
 typedef struct {
-    int64_t rank;  /* (logit as an integer, -id): the greater logit is first, then the lower id */
+    int64_t rank;  /* (logit as an integer, -id): higher logits first, then lower ids */
     double weight; /* probability, not normalized */
 } Candidate;
 
 typedef struct {
     int64_t n_vocab;
     float *logits;      /* (n_vocab) a copy, penalized */
-    int32_t *block_max; /* (n_vocab / SAMPLER_BLOCK, rounded up) of float_order */
+    int32_t *block_max; /* (n_vocab / SAMPLER_BLOCK, rounded up) float_order of each block's maximum */
     Candidate *pool;    /* (n_vocab) */
     uint8_t *seen;      /* (n_vocab) zero between calls */
 } SamplerScratch;
@@ -60,17 +60,17 @@ typedef struct {
 
 /* e^x for x <= 0, to about 2e-16 relative; 0 below -708.
  *
- * x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, the first ends in zeros so that k times it is exact), then
- * Taylor's series, whose rest is below 5e-18, and k added to the exponent. */
+ * x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts; the first ends in zeros, so k times it is exact), then the
+ * Taylor series, with a remainder below 5e-18, and k is added to the exponent. */
 static inline double exp_negative(double x) {
-    const double shift = 6755399441055744.0;          /* 1.5 * 2^52: the last bits are the nearest whole number */
+    const double shift = 6755399441055744.0;          /* 1.5 * 2^52: the low bits are the nearest integer */
     double rounded = x * 1.4426950408889634 + shift;
     uint64_t k, bits;
     memcpy(&k, &rounded, 8);
     rounded -= shift;
     const double r = (x - rounded * 0.6931471803691238) - rounded * 1.9082149292705877e-10;
     const double r2 = r * r;
-    /* Two halves, so that a processor can work on both at once; 1 + r last, which keeps the rounding small. */
+    /* Even and odd terms, which a processor can evaluate in parallel; 1 + r last, for a small rounding error. */
     double y = 1 / 479001600.0 + r * (1 / 6227020800.0);
     y = y * r2 + (1 / 3628800.0 + r * (1 / 39916800.0));
     y = y * r2 + (1 / 40320.0 + r * (1 / 362880.0));
@@ -86,8 +86,8 @@ static inline double exp_negative(double x) {
 
 /* ln x for normal x > 0, to about 3e-16 relative; 0 for 1.
  *
- * x = 2^k m with m from sqrt(1/2) to sqrt(2); ln m = 2 artanh(f), f = (m - 1) / (m + 1), whose series' rest is below
- * 3e-19 relative. */
+ * x = 2^k m with m from sqrt(1/2) to sqrt(2); ln m = 2 artanh(f), f = (m - 1) / (m + 1), whose series has a relative
+ * remainder below 3e-19. */
 static inline double log_positive(double x) {
     uint64_t bits;
     memcpy(&bits, &x, 8);
@@ -111,9 +111,9 @@ static inline double log_positive(double x) {
     return k * 0.6931471803691238 + (2.0 * f + (2.0 * f * f2 * y + k * 1.9082149292705877e-10));
 }
 
-enum { ORDER_INFINITY = 0x7F800000, ORDER_MINUS_INFINITY = -0x7F800001 }; /* as float_order gives them */
+enum { ORDER_INFINITY = 0x7F800000, ORDER_MINUS_INFINITY = -0x7F800001 }; /* as float_order */
 
-/* The float's bits as an integer that orders as floats do; NaN is above or below the infinities. */
+/* Returns the float's bits as an integer with the same order as floats; NaN is above or below the infinities. */
 static inline int32_t float_order(float x) {
     int32_t bits;
     x += 0.0f; /* -0 becomes +0 */
@@ -136,7 +136,7 @@ static inline int32_t rank_token(int64_t rank) { return (int32_t)(-rank & 0xFFFF
 
 /* --- random numbers --------------------------------------------------------------------------------------------- */
 
-/* splitmix64 fills the state, as the generator's authors (Blackman and Vigna) ask. */
+/* splitmix64 fills the state, as recommended by the generator's authors (Blackman and Vigna). */
 static inline void random_seed(Random *random, uint64_t seed) {
     for (int i = 0; i < 4; i++) {
         seed += 0x9E3779B97F4A7C15u;
@@ -175,7 +175,7 @@ static inline void candidates_sift_down(Candidate *c, int64_t i, int64_t n) {
     }
 }
 
-/* Heapsort, descending: no memory, no slow case. */
+/* Heapsort, descending: it needs no memory and has no slow case. */
 static inline void candidates_sort(Candidate *c, int64_t n) {
     for (int64_t i = n / 2 - 1; i >= 0; i--) candidates_sift_down(c, i, n);
     for (int64_t i = n - 1; i > 0; i--) {
@@ -189,8 +189,8 @@ static inline int64_t rank_median(int64_t a, int64_t b, int64_t c) {
     return lower > bounded ? lower : bounded;
 }
 
-/* Brings to the front the fewest candidates of highest rank whose weights together reach the target; all n where they
- * don't reach it. Returns how many, at least one. Quickselect by weight: the part that holds the border is split again.
+/* Moves to the front the fewest highest-ranked candidates whose total weight reaches the target, or all n if it is not
+ * reached. Returns their number, at least one. Quickselect by weight: the part that contains the border is split again.
  * INOUT c (n), reordered. */
 static inline int64_t candidates_leading(Candidate *c, int64_t n, double target) {
     int64_t low = 0, high = n;
@@ -204,7 +204,7 @@ static inline int64_t candidates_leading(Candidate *c, int64_t n, double target)
             weight += c[i].weight;
             candidates_swap(&c[front++], &c[i]);
         }
-        if (front == high) { /* the pivot is the least: put it last, it is decided on alone */
+        if (front == high) { /* the pivot ranks last: move it to the end and decide on it alone */
             int64_t i = low;
             while (c[i].rank != pivot) i++;
             candidates_swap(&c[i], &c[high - 1]);
@@ -257,7 +257,7 @@ static inline void block_scan(const float *logits, int64_t n, int32_t *greatest,
     }
 }
 
-/* Checks all logits and finds the greatest, as float_order. OUT block_max (blocks of n), may be NULL. */
+/* Checks all logits and finds the greatest, as float_order. OUT block_max (number of blocks), may be NULL. */
 static inline int logits_scan(const float *logits, int64_t n, int32_t *block_max, int32_t *greatest) {
     int32_t least = INT32_MAX;
     *greatest = INT32_MIN;
@@ -272,8 +272,8 @@ static inline int logits_scan(const float *logits, int64_t n, int32_t *block_max
     return *greatest == ORDER_MINUS_INFINITY ? SAMPLE_ALL_FORBIDDEN : SAMPLE_OK;
 }
 
-/* A floor of the k-th greatest logit, as float_order: the k-th greatest block maximum. Minus infinity is below it.
- * Overwrites the pool. */
+/* Returns a lower bound of the k-th greatest logit, as float_order: the k-th greatest block maximum, but above minus
+ * infinity. Overwrites the pool. */
 static inline int32_t sampler_floor(SamplerScratch *scratch, int64_t k) {
     const int64_t n_blocks = (scratch->n_vocab + SAMPLER_BLOCK - 1) / SAMPLER_BLOCK;
     Candidate *c = scratch->pool;
@@ -286,7 +286,7 @@ static inline int32_t sampler_floor(SamplerScratch *scratch, int64_t k) {
     return key > ORDER_MINUS_INFINITY ? key : ORDER_MINUS_INFINITY + 1;
 }
 
-/* Fills the pool with the logits that are at least the threshold, by ascending id, of weight 1; returns how many. */
+/* Fills the pool with the logits not below the threshold, by ascending id, with weight 1; returns their number. */
 static inline int64_t sampler_gather(SamplerScratch *scratch, const float *logits, int32_t threshold) {
     const int64_t n = scratch->n_vocab;
     int64_t count = 0;
@@ -315,7 +315,7 @@ static inline int sampler_is_exempt(const SamplerInput *input, int32_t token) {
     return low < input->n_exempt && input->exempt[low] == token;
 }
 
-/* Makes the last tokens of the history less likely, each once however often it is there. */
+/* Makes the last tokens of the history less likely, each token once however often it occurs. */
 static inline void sampler_penalize(SamplerScratch *scratch, const SamplerInput *input) {
     const float penalty = input->options.repetition_penalty;
     const int64_t n = input->n_history, last = input->options.repeat_last_n;
@@ -331,14 +331,14 @@ static inline void sampler_penalize(SamplerScratch *scratch, const SamplerInput 
     for (int64_t i = first; i < n; i++) scratch->seen[input->history[i]] = 0;
 }
 
-/* Forbids the tokens that would repeat n tokens of the history. At most n_history times n ids are compared, and few of
- * them in a text that does not repeat itself. */
+/* Forbids the tokens that would repeat an n-gram of the history. Compares at most n_history * n ids, and far fewer in
+ * text that does not repeat itself. */
 static inline void sampler_forbid_repetition(SamplerScratch *scratch, const SamplerInput *input) {
     const int64_t n = input->n_history, size = input->options.no_repeat_ngram_size;
     const int32_t minus_infinity = -0x800000;
     if (size <= 0 || n < size) return;
     const int64_t width = size - 1;
-    const int32_t *end = input->history + (n - width); /* (width) what the next token will follow */
+    const int32_t *end = input->history + (n - width); /* (width) the ids before the next token */
     for (int64_t i = 0; i < n - width; i++) {
         const int32_t *begin = input->history + i, token = begin[width];
         if (width && (begin[0] != end[0] || memcmp(begin, end, (size_t)width * sizeof(int32_t)))) continue;
@@ -356,7 +356,7 @@ static inline void sampler_scratch_free(SamplerScratch *scratch) {
     memset(scratch, 0, sizeof(*scratch));
 }
 
-/* Makes a scratch for n_vocab >= 1 logits; returns 0, with nothing to free, where there is no memory. */
+/* Makes a scratch for n_vocab >= 1 logits; returns 0, with nothing to free, if memory runs out. */
 static inline int sampler_scratch_new(SamplerScratch *scratch, int64_t n_vocab) {
     const size_t n = (size_t)n_vocab;
     scratch->n_vocab = n_vocab;
@@ -369,8 +369,8 @@ static inline int sampler_scratch_new(SamplerScratch *scratch, int64_t n_vocab) 
     return 0;
 }
 
-/* Puts the tokens that may be sampled, and their weights, in front of the pool, in no order; the most likely token
- * always is among them. Returns SAMPLE_OK or what is wrong with the logits.
+/* Puts the tokens that may be sampled, with their weights, at the front of the pool, unordered; they always include the
+ * most likely token. Returns SAMPLE_OK or what is wrong with the logits.
  * logits: (n_vocab) of the scratch; minus infinity forbids a token. OUT count. */
 static inline int sampler_choose(SamplerScratch *scratch, const float *logits, const SamplerInput *input,
                                  int64_t *count) {
@@ -378,7 +378,7 @@ static inline int sampler_choose(SamplerScratch *scratch, const float *logits, c
     Candidate *c = scratch->pool;
     int32_t greatest;
     *count = 0;
-    if (options->repetition_penalty != 1 || options->no_repeat_ngram_size > 0) { /* they change logits: of a copy */
+    if (options->repetition_penalty != 1 || options->no_repeat_ngram_size > 0) { /* these change a copy of the logits */
         memcpy(scratch->logits, logits, (size_t)scratch->n_vocab * sizeof(float));
         sampler_penalize(scratch, input);
         sampler_forbid_repetition(scratch, input);
@@ -388,7 +388,7 @@ static inline int sampler_choose(SamplerScratch *scratch, const float *logits, c
     if (status != SAMPLE_OK) return status;
     if (options->temperature == 0) {
         sampler_gather(scratch, logits, greatest);
-        *count = 1; /* gathered by id, so the first is the lowest */
+        *count = 1; /* gathered by id, so the first has the lowest */
         return SAMPLE_OK;
     }
 
@@ -411,8 +411,8 @@ static inline int sampler_choose(SamplerScratch *scratch, const float *logits, c
     return SAMPLE_OK;
 }
 
-/* Samples a token; the arguments are those of sampler_choose. A number is taken from `random` only where there is a
- * choice. OUT token, on SAMPLE_OK. */
+/* Samples a token; the arguments are those of sampler_choose. Takes a number from `random` only if there is a choice.
+ * OUT token, on SAMPLE_OK. */
 static inline int sampler_sample(SamplerScratch *scratch, const float *logits, const SamplerInput *input,
                                  Random *random, int32_t *token) {
     const Candidate *c = scratch->pool;
@@ -428,14 +428,14 @@ static inline int sampler_sample(SamplerScratch *scratch, const float *logits, c
             if (at < 0) {
                 chosen = i;
                 break;
-            } /* never reached where a rounded sum was passed by less than an ulp: then the first is chosen */
+            } /* if rounding keeps this from being reached, the first candidate is chosen */
         }
     }
     *token = rank_token(c[chosen].rank);
     return SAMPLE_OK;
 }
 
-/* --- log probabilities: of the model's own distribution, before any option ---------------------------------------- */
+/* --- log probabilities: of the model's own distribution, before any sampling option ------------------------------- */
 
 typedef struct {
     double greatest;  /* logit */
@@ -463,7 +463,7 @@ static inline int log_softmax_new(LogSoftmax *softmax, const float *logits, int6
     return SAMPLE_OK;
 }
 
-/* The natural logarithm of a token's probability; NaN where the logits are not finite or all minus infinity. */
+/* Returns the log probability (natural) of a token; NaN if the logits are not finite or all are minus infinity. */
 static inline double token_logprob(const float *logits, int64_t n_vocab, int32_t token) {
     static const uint64_t nan_bits = 0x7FF8000000000000u;
     LogSoftmax softmax;
@@ -472,7 +472,7 @@ static inline double token_logprob(const float *logits, int64_t n_vocab, int32_t
     return log_softmax_new(&softmax, logits, n_vocab) == SAMPLE_OK ? log_softmax(&softmax, logits[token]) : nan;
 }
 
-/* The k <= n_vocab most likely tokens, descending, the lower id first among equals. Returns SAMPLE_OK or what is wrong
+/* Finds the k <= n_vocab most likely tokens, descending, lower ids first if tied. Returns SAMPLE_OK or what is wrong
  * with the logits. OUT ids (k), logprobs (k), on SAMPLE_OK. */
 static inline int top_logprobs(SamplerScratch *scratch, const float *logits, int64_t k, int32_t *ids,
                                double *logprobs) {
@@ -483,7 +483,7 @@ static inline int top_logprobs(SamplerScratch *scratch, const float *logits, int
     if (status != SAMPLE_OK || k <= 0) return status;
     logits_scan(logits, scratch->n_vocab, scratch->block_max, &greatest);
     int64_t n = sampler_gather(scratch, logits, sampler_floor(scratch, k));
-    if (n < k) n = sampler_gather(scratch, logits, ORDER_MINUS_INFINITY); /* forbidden tokens are needed as well */
+    if (n < k) n = sampler_gather(scratch, logits, ORDER_MINUS_INFINITY); /* forbidden tokens are needed too */
     candidates_leading(c, n, (double)k);
     candidates_sort(c, k);
     for (int64_t i = 0; i < k; i++) {

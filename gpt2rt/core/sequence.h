@@ -1,8 +1,8 @@
-/* A sequence: the one owner of its token ids, KV cache, length, kept logits and sampler state.
+/* A sequence: the only owner of its token ids, KV cache, length, kept logits and sampler state.
  *
- * What is committed is what the fields say. Everything after `length` in the cache, after `n_ids` in ids, after
- * `n_history` in the history and in the spare logits is scratch: a step works there, and commits at its end by
- * changing the counts. A step that fails or is stopped changes none of them.
+ * The fields are the committed state. Everything after `length` in the cache, after `n_ids` in ids, after `n_history`
+ * in the history and in the spare logits is scratch: a step works there, and commits at its end by changing the counts.
+ * A step that fails or is stopped changes none of them.
  *
  * Letters: V as in network.h. */
 #ifndef GPT2RT_SEQUENCE_H
@@ -18,57 +18,57 @@
 #define MAX_GUESSES 7                /* tokens that prompt lookup may propose at a time */
 #define MAX_SAMPLED (MAX_GUESSES + 1) /* tokens that a step may sample for a sequence */
 #define MAX_STOP_TOKENS 16
-#define MIN_POSITIONS 64 /* of a cache */
+#define MIN_POSITIONS 64 /* of a KV cache */
 #define MAX_TOP_LOGPROBS 32
 
-/* What came of a call, or of a sequence in a step. */
+/* The result of a call, or of a step for one sequence. */
 typedef enum {
     SEQUENCE_OK,
-    SEQUENCE_STOPPED,       /* cancelled, or a signal handler raised: at the last commit */
+    SEQUENCE_STOPPED,       /* cancelled, or a signal handler raised; the state is that of the last commit */
     SEQUENCE_NO_MEMORY,     /* nothing has changed */
-    SEQUENCE_FULL,          /* no position is left for the token that is to be evaluated */
-    SEQUENCE_EMPTY,         /* nothing to sample from: it has no token */
+    SEQUENCE_FULL,          /* no position is left for the next token */
+    SEQUENCE_EMPTY,         /* there are no tokens, so nothing to sample from */
     SEQUENCE_NOT_FINITE,    /* a logit is NaN or infinite */
-    SEQUENCE_ALL_FORBIDDEN, /* every token is forbidden */
+    SEQUENCE_ALL_FORBIDDEN, /* all tokens are forbidden */
 } SequenceStatus;
 
 /* How a sequence chooses its next token. */
 typedef struct {
     SamplingOptions options;
     Random random;
-    int32_t *history; /* (n_history) the ids that penalties look at, oldest first */
+    int32_t *history; /* (n_history) the ids that penalties apply to, oldest first */
     int64_t n_history, history_capacity;
     int32_t *exempt; /* (n_exempt) ascending: ids that are never penalized */
     int64_t n_exempt;
-    int32_t stop[MAX_STOP_TOKENS]; /* (n_stop) ids after which no guess is looked at */
+    int32_t stop[MAX_STOP_TOKENS]; /* (n_stop) ids after which guesses are ignored */
     int n_stop;
-    int n_logprobs; /* the most likely tokens to report; 0: the sampled one's probability alone; -1: nothing */
+    int n_logprobs; /* number of most likely tokens to report; 0: only the sampled one's log probability; -1: nothing */
 } SequenceSampler;
 
-/* What the last step sampled. */
+/* The tokens that the last step sampled. */
 typedef struct {
     int n;
     int32_t ids[MAX_SAMPLED];
     double logprobs[MAX_SAMPLED];
-    int32_t *top_ids;      /* (MAX_SAMPLED, MAX_TOP_LOGPROBS), NULL until they are wanted */
-    double *top_logprobs;  /* likewise */
+    int32_t *top_ids;      /* (MAX_SAMPLED, MAX_TOP_LOGPROBS), NULL until requested */
+    double *top_logprobs;  /* the same */
     Random random[MAX_SAMPLED]; /* the generator before each of them */
 } Sampled;
 
 typedef struct {
     const Network *network;
-    KVCache kv;   /* k and v of layer 0, those of the next follow; n_ctx: the positions that there is memory for */
+    KVCache kv;   /* of layer 0; those of the other layers follow. n_ctx is the number of positions allocated */
     void *memory; /* of the cache */
-    int32_t *ids;   /* (n_ctx + 1): evaluated ones, then pending ones */
-    int64_t length; /* tokens whose keys and values are in the cache */
-    int64_t n_ids;  /* tokens known; ids[length:n_ids] are pending */
+    int32_t *ids;   /* (n_ctx + 1) evaluated ids, then pending ones */
+    int64_t length; /* evaluated tokens, whose keys and values are in the cache */
+    int64_t n_ids;  /* all ids; ids[length:n_ids] are pending */
     float *logits, *spare; /* (logits_rows, V), (spare_rows, V) */
     int64_t logits_rows, spare_rows;
-    int64_t n_logits; /* rows of `logits` that are kept: of the last n_logits evaluated tokens */
-    int samples;      /* whether a step samples once nothing is pending */
+    int64_t n_logits; /* kept rows of `logits`: those of the last n_logits evaluated tokens */
+    int samples;      /* whether a step samples when nothing is pending */
     SequenceSampler sampler;
     Sampled sampled;
-    int32_t guesses[MAX_GUESSES]; /* (n_guesses) what may follow the pending token */
+    int32_t guesses[MAX_GUESSES]; /* (n_guesses) guessed tokens after the pending one */
     int n_guesses;
     SequenceStatus status; /* of the last step */
     int n_new;             /* tokens that the last step sampled */
@@ -93,7 +93,7 @@ static inline void sequence_free(Sequence *s) {
     memset(s, 0, sizeof(*s));
 }
 
-/* Fills an empty sequence over a network; returns 0 where there is no memory, for the caller to free the sequence. */
+/* Fills an empty sequence of a network; returns 0 if memory runs out. The caller frees the sequence. */
 static inline int sequence_open(Sequence *s, const Network *network) {
     const Config *c = &network->config;
     memset(s, 0, sizeof(*s));
@@ -105,7 +105,7 @@ static inline int sequence_open(Sequence *s, const Network *network) {
     return s->ids != NULL;
 }
 
-/* Copies the cache's first `length` positions, of all layers. */
+/* Copies the first `length` positions of the cache, of all layers. */
 static inline void sequence_copy_cache(const KVCache *to, const KVCache *from, int64_t n_layer, int64_t length) {
     KVCache a = *to, b = *from;
     for (int64_t i = 0; i < n_layer; i++) {
@@ -115,8 +115,8 @@ static inline void sequence_copy_cache(const KVCache *to, const KVCache *from, i
     }
 }
 
-/* Makes room for n positions in the cache; returns 0 where there is no memory. A cache grows: heads of a short sequence
- * that lay n_ctx positions apart would touch many more pages of memory. */
+/* Makes room for n positions in the cache; returns 0 if memory runs out. The cache grows on demand: if the heads of a
+ * short sequence were n_ctx positions apart, they would touch many more pages of memory. */
 static inline int sequence_reserve_positions(Sequence *s, int64_t n) {
     const Config *c = &s->network->config;
     KVCache kv = s->kv;
@@ -136,7 +136,7 @@ static inline int sequence_reserve_positions(Sequence *s, int64_t n) {
     return 1;
 }
 
-/* Makes room for rows of logits that a pass may write before its commit; returns 0 where there is no memory. */
+/* Makes room for rows of logits that a pass may write before its commit; returns 0 if memory runs out. */
 static inline int sequence_reserve_spare(Sequence *s, int64_t rows) {
     if (rows <= s->spare_rows) return 1;
     float *spare = malloc((size_t)(rows * s->network->config.V) * sizeof(float));
@@ -148,7 +148,7 @@ static inline int sequence_reserve_spare(Sequence *s, int64_t rows) {
     return 1;
 }
 
-/* Makes the spare rows the kept ones. Part of a commit. */
+/* Exchanges the spare and the kept rows. Part of a commit. */
 static inline void sequence_swap_logits(Sequence *s) {
     float *logits = s->logits;
     const int64_t rows = s->logits_rows;
@@ -156,7 +156,7 @@ static inline void sequence_swap_logits(Sequence *s) {
     s->spare = logits, s->spare_rows = rows;
 }
 
-/* Makes room for so many ids more in the history; returns 0 where there is no memory. */
+/* Makes room for more ids in the history; returns 0 if memory runs out. */
 static inline int sequence_reserve_history(Sequence *s, int64_t more) {
     SequenceSampler *sampler = &s->sampler;
     const int64_t needed = sampler->n_history + more;
@@ -179,7 +179,7 @@ static inline int sequence_reserve_top(Sequence *s) {
     return s->sampled.top_ids && s->sampled.top_logprobs;
 }
 
-/* --- operations: the caller has taken the sequence and checked the arguments --------------------------------------- */
+/* --- operations: the caller holds the lock and has checked the arguments ------------------------------------------ */
 
 /* Adds ids to the pending ones. */
 static inline void sequence_push(Sequence *s, const int32_t *ids, int64_t n) {
@@ -190,7 +190,7 @@ static inline void sequence_push(Sequence *s, const int32_t *ids, int64_t n) {
     commit_end(s);
 }
 
-/* Keeps the first `length` evaluated tokens; whatever was pending is gone. */
+/* Keeps the first `length` evaluated tokens, and drops the others and the pending ones. */
 static inline void sequence_truncate(Sequence *s, int64_t length) {
     commit_begin(s);
     const int64_t dropped = s->length - length;
@@ -200,12 +200,12 @@ static inline void sequence_truncate(Sequence *s, int64_t length) {
     commit_end(s);
 }
 
-/* Discards the last n of the tokens that the last step sampled, as if it had not sampled them. */
+/* Undoes the last n of the tokens that the last step sampled. */
 static inline void sequence_retract(Sequence *s, int n) {
     const int kept = s->sampled.n - n;
     if (n == 0) return;
     commit_begin(s);
-    /* Of m sampled tokens the last one is pending, the m - 1 before it were guessed and are evaluated. */
+    /* Of m sampled tokens, the last is pending; the m - 1 before it were guessed and are evaluated. */
     s->length -= s->sampled.n - 1 - (kept ? kept - 1 : 0);
     s->n_ids = s->length + (kept ? 1 : 0);
     if (kept) s->ids[s->length] = s->sampled.ids[kept - 1];
@@ -216,7 +216,7 @@ static inline void sequence_retract(Sequence *s, int n) {
     commit_end(s);
 }
 
-/* Gives it another sampler, whose memory it takes over. */
+/* Replaces the sampler; the sequence owns the new sampler's memory. */
 static inline void sequence_configure(Sequence *s, const SequenceSampler *sampler, int samples) {
     commit_begin(s);
     free(s->sampler.history);
@@ -227,8 +227,8 @@ static inline void sequence_configure(Sequence *s, const SequenceSampler *sample
     commit_end(s);
 }
 
-/* Copies a sequence into an empty one over the same network: cache, ids, logits and sampler; returns 0 where there is
- * no memory, for the caller to free the copy. */
+/* Copies a sequence into an empty one of the same network: cache, ids, logits and sampler; returns 0 if memory runs
+ * out. The caller frees the copy. */
 static inline int sequence_copy(Sequence *to, const Sequence *from) {
     const Config *c = &from->network->config;
     const SequenceSampler *sampler = &from->sampler;

@@ -1,4 +1,4 @@
-/* A thread and what it sleeps on, of pthreads or Windows. */
+/* Threads, mutexes and condition variables, of pthreads or Windows. */
 #ifndef GPT2RT_THREAD_H
 #define GPT2RT_THREAD_H
 
@@ -20,7 +20,7 @@ typedef CONDITION_VARIABLE Condition;
 #define THREAD_FUNCTION(name, argument) static unsigned __stdcall name(void *argument)
 typedef unsigned(__stdcall *ThreadFunction)(void *);
 
-/* Starts function(argument). Returns whether it could. */
+/* Starts function(argument). Returns whether it succeeded. */
 static inline int thread_start(Thread *thread, ThreadFunction function, void *argument) {
     *thread = (HANDLE)_beginthreadex(NULL, THREAD_STACK, function, argument, STACK_SIZE_PARAM_IS_A_RESERVATION, NULL);
     return *thread != NULL;
@@ -61,9 +61,9 @@ typedef pthread_cond_t Condition;
 #define THREAD_FUNCTION(name, argument) static void *name(void *argument)
 typedef void *(*ThreadFunction)(void *);
 
-/* Starts function(argument) in a thread that takes no signals: a handler that expects the host program's threads never
- * runs on it. Faults of its own are the exception, so that a debugger or faulthandler sees them. Returns whether it
- * could. */
+/* Starts function(argument) in a thread that blocks signals, so that a handler that expects the host program's threads
+ * never runs on it. Its own faults are the exception, so that a debugger or faulthandler sees them. Returns whether it
+ * succeeded. */
 static inline int thread_start(Thread *thread, ThreadFunction function, void *argument) {
     sigset_t blocked, old;
     sigfillset(&blocked);
@@ -75,7 +75,7 @@ static inline int thread_start(Thread *thread, ThreadFunction function, void *ar
     if (pthread_attr_init(&attributes)) return 0;
     int failed = pthread_sigmask(SIG_SETMASK, &blocked, &old);
     if (!failed) {
-        /* Thread-local variables of the host program lie on the stack too; where they leave too little, the default. */
+        /* Thread-local variables of the host program take stack too; if too little is left, use the default size. */
         failed = pthread_attr_setstacksize(&attributes, THREAD_STACK) ||
                  pthread_create(thread, &attributes, function, argument);
         if (failed) failed = pthread_create(thread, NULL, function, argument);
@@ -91,7 +91,7 @@ static inline void thread_yield(void) { sched_yield(); }
 
 static inline long current_process(void) { return (long)getpid(); }
 
-/* The initializers return whether they could. */
+/* The initializers return whether they succeeded. */
 static inline int mutex_init(Mutex *mutex) { return !pthread_mutex_init(mutex, NULL); }
 static inline void mutex_free(Mutex *mutex) { pthread_mutex_destroy(mutex); }
 static inline void mutex_lock(Mutex *mutex) { pthread_mutex_lock(mutex); }
@@ -104,7 +104,7 @@ static inline void condition_wait(Condition *condition, Mutex *mutex) { pthread_
 
 #endif
 
-/* Tells the processor that this thread spins. */
+/* Tells the processor that this thread is spinning. */
 static inline void thread_pause(void) {
 #if defined(_WIN32)
     YieldProcessor();

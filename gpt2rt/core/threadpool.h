@@ -1,8 +1,8 @@
-/* Threads that run one function together.
+/* A thread pool: threads that run one function together.
  *
- * The caller is worker 0; the helpers are started once. After each job they stay awake for a moment and then park, so an
- * idle pool uses no CPU. A child process inherits a pool by fork() without its threads: pool_is_alive() says so, and the
- * owner makes a new one. */
+ * The caller is worker 0; the helpers are started once. After each job they spin briefly and then park, so an idle pool
+ * uses no CPU. A child process inherits a pool through fork() without its threads: pool_is_alive() detects this, and
+ * the owner makes a new pool. */
 #ifndef GPT2RT_THREADPOOL_H
 #define GPT2RT_THREADPOOL_H
 
@@ -19,16 +19,16 @@
 #include "thread.h"
 
 #define POOL_MAX_THREADS 1024
-#define POOL_SPIN 10e-6   /* seconds before a thread that waits lets others run */
-#define POOL_AWAKE 200e-6 /* seconds before a helper that waits for a job parks */
+#define POOL_SPIN 10e-6   /* seconds before a waiting thread yields to others */
+#define POOL_AWAKE 200e-6 /* seconds before a helper without a job parks */
 #define POOL_APART CHUNKS_APART
 
 typedef struct ThreadPool ThreadPool;
 
 typedef struct {
-    ThreadPool *pool; /* NULL where the caller runs alone */
+    ThreadPool *pool; /* NULL if the caller runs alone */
     int index, count;
-    int64_t next; /* where the caller runs alone: what pool_chunk() has not handed out begins here */
+    int64_t next; /* if the caller runs alone: the start of what pool_chunk() has not handed out */
 } Worker;
 
 typedef void (*PoolJob)(void *argument, Worker *worker);
@@ -39,31 +39,31 @@ typedef struct {
     Thread thread;
     Mutex mutex;
     Condition wake;
-    Atomic parked; /* it sleeps, or is about to */
+    Atomic parked; /* it is asleep, or about to be */
     char apart[POOL_APART];
 } PoolHelper;
 
 struct ThreadPool {
-    int n_threads; /* the caller included */
+    int n_threads; /* including the caller */
     long process;
-    Atomic busy; /* some thread's job runs */
+    Atomic busy; /* a job is running */
     char apart_1[POOL_APART];
     Atomic jobs;  /* number of jobs given to the helpers */
-    PoolJob job;  /* the last of them; NULL ends a helper */
+    PoolJob job;  /* the last job; NULL ends a helper */
     void *argument;
     char apart_2[POOL_APART];
-    ChunkPart *parts; /* (n_threads): of what pool_chunk() hands out until the next barrier */
+    ChunkPart *parts; /* (n_threads) the parts from which pool_chunk() takes until the next barrier */
     char apart_3[POOL_APART];
     Atomic arrived; /* workers at the barrier */
     char apart_4[POOL_APART];
     Atomic barriers; /* number of barriers passed */
     char apart_5[POOL_APART];
-    PoolHelper helper[]; /* (n_threads), of which [0], the caller's place, is not used */
+    PoolHelper helper[]; /* (n_threads), of which [0], the caller's, is not used */
 };
 
-/* Sets [*begin, *end) to a piece of [0, n) that no worker has taken since the last barrier, and returns 1; returns 0 once
- * there is none for this worker. All workers pass the same n and granule, and meet at a barrier before they divide
- * anything else. */
+/* Sets [*begin, *end) to a chunk of [0, n) that no worker has taken since the last barrier, and returns 1; returns 0 if
+ * none is left for this worker. All workers pass the same n and granule, and meet at a barrier before they divide other
+ * work. */
 static inline int pool_chunk(Worker *worker, int64_t n, int64_t granule, int64_t *begin, int64_t *end) {
     if (worker->count > 1) {
         return chunk_take(worker->pool->parts, worker->count, worker->index, n, granule, begin, end);
@@ -74,8 +74,8 @@ static inline int pool_chunk(Worker *worker, int64_t n, int64_t granule, int64_t
     return 1;
 }
 
-/* Waits until *p is no longer `old`, at most about `seconds`: first spinning, then letting other threads run, since the
- * one waited for may need this processor. Returns whether it changed. */
+/* Waits until *p is no longer `old`, for at most about `seconds`: first spins, then yields, since the thread it waits
+ * for may need this processor. Returns whether *p changed. */
 static inline int pool_wait(const Atomic *p, long old, double seconds) {
     double begin = 0, waited = 0;
     do {
@@ -92,12 +92,12 @@ static inline int pool_wait(const Atomic *p, long old, double seconds) {
     return 0;
 }
 
-/* Waits until all workers have come here. */
+/* Waits until all workers have arrived. */
 static inline void pool_barrier(Worker *worker) {
     worker->next = 0;
     if (worker->count == 1) return;
     ThreadPool *pool = worker->pool;
-    const long passed = atomic_get(&pool->barriers); /* nobody can pass this one before this worker has arrived */
+    const long passed = atomic_get(&pool->barriers); /* no worker can pass this barrier before this one arrives */
     if (atomic_add(&pool->arrived, 1) == worker->count - 1) {
         atomic_set(&pool->arrived, 0);
         chunks_reset(pool->parts, worker->count);
@@ -107,11 +107,11 @@ static inline void pool_barrier(Worker *worker) {
     }
 }
 
-/* No wake-up is lost. A helper sets `parked` and then reads `jobs`; the caller counts up `jobs` and then reads `parked`;
- * all four are steps of the one order that sequentially consistent operations have. So either the helper's read comes
- * after the new job and it does not sleep, or its `parked` comes before the caller's read and the caller wakes it. The
- * caller then takes the mutex, which the helper holds from before `parked` until it sleeps: the signal finds it asleep. A
- * `parked` that the caller clears is never a later one, since a helper has to pass the caller at the job's last barrier
+/* No wake-up is lost. A helper sets `parked` and then reads `jobs`; the caller increments `jobs` and then reads
+ * `parked`; all four are sequentially consistent, so they have one total order. Either the helper's read comes after
+ * the new job, and it does not sleep, or its `parked` comes before the caller's read, and the caller wakes it. The
+ * caller then takes the mutex, which the helper holds from before `parked` until it sleeps, so the signal finds it
+ * asleep. The caller never clears a later `parked`, since a helper must meet the caller at the job's last barrier
  * before it can park again. */
 static inline void pool_park(PoolHelper *helper, long seen) {
     mutex_lock(&helper->mutex);
@@ -138,7 +138,7 @@ static inline void pool_give(ThreadPool *pool, PoolJob job, void *argument) {
 THREAD_FUNCTION(pool_help, argument) {
     PoolHelper *helper = argument;
     ThreadPool *pool = helper->pool;
-    float_state_begin(); /* for the thread's life */
+    float_state_begin(); /* for the lifetime of the thread */
     for (long seen = 0;;) {
         if (!pool_wait(&pool->jobs, seen, POOL_AWAKE)) pool_park(helper, seen);
         seen = atomic_get(&pool->jobs); /* the next job waits for this worker */
@@ -149,8 +149,8 @@ THREAD_FUNCTION(pool_help, argument) {
     }
 }
 
-/* Makes a pool of n_threads threads, the caller included, or of as many as can be started (at most POOL_MAX_THREADS).
- * Returns NULL without memory. */
+/* Makes a pool of n_threads threads, including the caller, or of as many as can be started (at most POOL_MAX_THREADS).
+ * Returns NULL if memory runs out. */
 static inline ThreadPool *pool_new(int n_threads) {
     if (n_threads > POOL_MAX_THREADS) n_threads = POOL_MAX_THREADS;
     if (n_threads < 1) n_threads = 1;
@@ -176,10 +176,10 @@ static inline ThreadPool *pool_new(int n_threads) {
 
 static inline int pool_threads(const ThreadPool *pool) { return pool->n_threads; }
 
-/* Returns 0 in a child process that inherited the pool by fork(). */
+/* Returns 0 in a child process that inherited the pool through fork(). */
 static inline int pool_is_alive(const ThreadPool *pool) { return pool->process == current_process(); }
 
-/* Ends the helpers, who must have no job; in a child process there are none. */
+/* Ends the helpers, which must be idle (in a child process there are none), and frees the pool. */
 static inline void pool_free(ThreadPool *pool) {
     if (!pool) return;
     if (pool_is_alive(pool)) {
@@ -194,9 +194,9 @@ static inline void pool_free(ThreadPool *pool) {
     free(pool);
 }
 
-/* Runs job(argument, worker) on all threads of the pool and returns when all are done. The caller runs it alone where
- * there is no pool, where the pool is busy with another thread's job (or with the one that calls this), and where it was
- * inherited by fork(). */
+/* Runs job(argument, worker) on all threads of the pool and returns when all are done. The caller runs it alone if
+ * there is no pool, if the pool is busy (with another thread's job, or the job that calls this), or if the pool was
+ * inherited through fork(). */
 static inline void pool_run(ThreadPool *pool, PoolJob job, void *argument) {
     const uint64_t old = float_state_begin();
     if (!pool || pool->n_threads == 1 || !pool_is_alive(pool) || atomic_swap(&pool->busy, 1)) {

@@ -1,8 +1,8 @@
-/* How a matrix lies in memory, in a model file (docs/format.md) and in the KV cache: the only place that knows.
+/* The layout of a matrix in memory, in a model file (docs/format.md) and in the KV cache. No other file knows it.
  *
- * A tile holds 16 rows (outputs) of a matrix. Of f32 and f16 an input's 16 values lie together, (n_in, 16). Of int8 and
- * int4 the f16 scales come first, (n_groups, 16), padded to 64 bytes, then the values in lines of 64 bytes: a word of
- * 32 bits for each row, which holds four inputs in bytes or eight in nibbles. */
+ * A tile holds 16 rows (outputs) of a matrix. In f32 and f16, the 16 values of an input are stored together, (n_in,
+ * 16). In int8 and int4, the f16 scales come first, (n_groups, 16), padded to 64 bytes; then the values in lines of 64
+ * bytes: a 32-bit word for each row, which holds four inputs in bytes or eight in nibbles. */
 #ifndef GPT2RT_TILE_H
 #define GPT2RT_TILE_H
 
@@ -11,7 +11,7 @@
 
 #include "half.h"
 
-#define TILE 16      /* rows that lie together */
+#define TILE 16      /* rows of a tile */
 #define TILE_LINE 64 /* bytes of a line of int8 or int4 */
 
 enum { TYPE_F32, TYPE_F16, TYPE_INT8, TYPE_INT4 }; /* as in the file's header */
@@ -19,7 +19,7 @@ enum { TYPE_F32, TYPE_F16, TYPE_INT8, TYPE_INT4 }; /* as in the file's header */
 typedef struct {
     int type;
     int64_t group;  /* inputs that share a scale; 0 for f32 and f16 */
-    int64_t n_in;   /* inputs that are stored: int8 and int4 are padded to whole groups */
+    int64_t n_in;   /* stored inputs: int8 and int4 are padded to whole groups */
     int64_t values; /* bytes from the start of a tile to its values, after the scales */
     int64_t stride; /* bytes from one tile to the next */
 } TileLayout;
@@ -49,19 +49,19 @@ static inline TileLayout tile_layout(int type, int64_t n_in, int64_t group) {
 /* Inputs in a line of int8 or int4. */
 static inline int line_inputs(int type) { return type == TYPE_INT4 ? 8 : 4; }
 
-/* What is added to a stored value of int8 or int4 so that it has no sign. */
+/* The offset added to int8 and int4 values so that they are stored unsigned. */
 static inline int tile_excess(int type) { return type == TYPE_INT4 ? 8 : 128; }
 
-/* The bit in a row's word of a line where input i begins. */
+/* The first bit of input i in a row's word of a line. */
 static inline int line_shift(int type, int i) { return type == TYPE_INT4 ? i % 4 * 8 + i / 4 % 2 * 4 : i % 4 * 8; }
 
-/* Where the f32 or f16 value of input i in row `lane` of a tile lies, in bytes. */
+/* Byte offset in a tile of the f32 or f16 value of input i in row `lane`. */
 static inline int64_t float_offset(int type, int64_t i, int64_t lane) { return (i * TILE + lane) * float_size(type); }
 
-/* Where the scale of a group in row `lane` of a tile lies, in bytes. */
+/* Byte offset in a tile of the scale of a group in row `lane`. */
 static inline int64_t scale_offset(int64_t group, int64_t lane) { return (group * TILE + lane) * 2; }
 
-/* Where the line with input i lies in a tile of int8 or int4, in bytes. */
+/* Byte offset in an int8 or int4 tile of the line with input i. */
 static inline int64_t line_offset(const TileLayout *layout, int64_t i) {
     return layout->values + i / line_inputs(layout->type) * TILE_LINE;
 }
@@ -100,7 +100,7 @@ static inline void tile_write_scale(uint8_t *tile, int64_t group, int64_t lane, 
     memcpy(tile + scale_offset(group, lane), &half, 2);
 }
 
-/* Writes the line with input i to a tile of int8 or int4: the word of each row, whose inputs begin at line_shift(). */
+/* Writes the line with input i to a tile of int8 or int4: a word for each row, whose inputs start at line_shift(). */
 static inline void tile_write_line(const TileLayout *layout, uint8_t *tile, int64_t i, const uint32_t words[TILE]) {
     uint8_t *line = tile + line_offset(layout, i);
     for (int lane = 0; lane < TILE; lane++, line += 4)

@@ -1,7 +1,7 @@
-"""The model file: how it is laid out, read and written; nothing outside this package knows an offset.
+"""The model file: its layout, reader and writer. No code outside this package knows an offset.
 
-`docs/format.md` is normative. `layout` is shared by the `reader` and the `writer`. What opening a file needs can be
-imported from here; `writer` and `vocabulary`, which it doesn't need, stand for themselves.
+`docs/format.md` is normative. `reader` and `writer` share `layout`. This module exports what opening a file needs;
+import `writer` and `vocabulary` separately.
 """
 
 from gpt2rt.modelfile.layout import (

@@ -1,4 +1,4 @@
-"""The layout of a model file: its numbers, its limits, and where everything lies.
+"""The layout of a model file: constants, limits and offsets.
 
 `docs/format.md` is normative.
 """
@@ -12,7 +12,7 @@ MAGIC = b"\x89GPT2RT\n"
 VERSION = 1
 ALIGNMENT = 4096  # of sections
 TENSOR_ALIGNMENT = 64  # of tensors in the weights, and of tables in the vocabulary: one cache line
-TILE = 16  # rows of a matrix that lie together
+TILE = 16  # rows of a matrix that are stored together
 
 WEIGHT_TYPES = ("f32", "f16", "int8", "int4")  # the header holds the index
 QUANTIZED = ("int8", "int4")
@@ -25,14 +25,14 @@ MAX_N_EMBD = 1 << 14
 MAX_N_HEAD = 1 << 10
 MAX_N_LAYER = 1 << 10
 MAX_METADATA = 1 << 20  # bytes
-METADATA_ROOM = 1024  # bytes that the metadata may still grow while the weights are written
+METADATA_ROOM = 1024  # bytes by which the metadata may grow while the weights are written
 MAX_TOKEN_BYTES = 1 << 28  # of all tokens of a vocabulary together
 
 HEADER = struct.Struct("<8sIIQIIIIIIII")  # up to the section table
 SECTION = struct.Struct("<QQII")
 SECTION_TABLE = 64  # offset of the section table in the header
 SECTIONS = ("metadata", "vocabulary", "weights")
-FLAG_HEAD = 1  # the output head is a matrix of its own
+FLAG_HEAD = 1  # the output head is a separate matrix
 CHECKSUM = struct.Struct("<I")
 CHECKSUM_OFFSET = ALIGNMENT - CHECKSUM.size
 VOCABULARY_HEADER = struct.Struct("<IIII")  # n_merges, n_slots, n_special, token_bytes
@@ -46,28 +46,28 @@ Table.__doc__ = "A table of the vocabulary section: name, byte offset in the sec
 
 
 def align(n: int, to: int) -> int:
-    """The least multiple of `to` that is not below `n`."""
+    """Return the smallest multiple of `to` that is at least `n`."""
     return -(-n // to) * to
 
 
 class Hyperparameters(namedtuple("Hyperparameters", "n_vocab n_ctx n_embd n_head n_layer")):
-    """The five numbers that fix a GPT-2, named as in the release's hparams.json."""
+    """The five numbers that define the shape of a GPT-2, named as in the release's hparams.json."""
 
     __slots__ = ()
 
     def problem(self) -> str | None:
-        """What is wrong with these numbers, as the end of a sentence, or None."""
+        """Return what is wrong with these numbers, as the rest of a message, or None."""
         limits = (MAX_N_VOCAB, MAX_N_CTX, MAX_N_EMBD, MAX_N_HEAD, MAX_N_LAYER)
         for name, value, limit in zip(self._fields, self, limits, strict=True):
             if not 1 <= value <= limit:
                 return f"{name} is {value}, expected 1 to {limit}"
         if self.n_embd % self.n_head:
-            return f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}"
+            return f"n_embd is {self.n_embd}, expected a multiple of n_head, which is {self.n_head}"
         return None
 
     @property
     def n_parameters(self) -> int:
-        """Number of trained values of a GPT-2, whose output head is `wte` and not counted twice."""
+        """The number of trained parameters; an output head that is `wte` is not counted twice."""
         n: int = self.n_embd
         per_layer = 12 * n**2 + 13 * n
         n_parameters: int = (self.n_vocab + self.n_ctx) * n + self.n_layer * per_layer + 2 * n
@@ -75,7 +75,7 @@ class Hyperparameters(namedtuple("Hyperparameters", "n_vocab n_ctx n_embd n_head
 
 
 def matrix_length(n_out: int, n_in: int, weight_type: str, group_size: int) -> int:
-    """Bytes of a matrix of n_out rows (outputs) and n_in columns (inputs), in tiles of 16 rows."""
+    """Return the bytes of a matrix of n_out rows (outputs) and n_in columns (inputs), in tiles of 16 rows."""
     if weight_type in QUANTIZED:
         groups = -(-n_in // group_size)
         values = groups * group_size * TILE
@@ -88,10 +88,10 @@ def matrix_length(n_out: int, n_in: int, weight_type: str, group_size: int) -> i
 def tensor_table(
     hyperparameters: Hyperparameters, weight_type: str, group_size: int, is_tied: bool = True
 ) -> list[Tensor]:
-    """All tensors of the weights section, in the order in which a forward pass reads them.
+    """Return all tensors of the weights section, in the order in which a forward pass reads them.
 
     Args:
-        is_tied: whether the output head is `wte`, as GPT-2's is; else `lm_head` follows.
+        is_tied: whether the output head is `wte`, as in GPT-2; if not, `lm_head` follows.
 
     Returns:
         A list of `Tensor`; shapes are (n_out, n_in) for the matrices of the layers, `wte` and `lm_head`.
@@ -135,7 +135,7 @@ def tensor_table(
 
 
 def vocabulary_tables(n_vocab: int, n_merges: int, n_slots: int, n_special: int, token_bytes: int) -> list[Table]:
-    """The tables of the vocabulary section, behind its 64-byte header, in order."""
+    """Return the tables of the vocabulary section, which follow its 64-byte header, in order."""
     tables, offset = [], TENSOR_ALIGNMENT
     for name, length in (
         ("token_offsets", 4 * (n_vocab + 1)),
@@ -150,5 +150,5 @@ def vocabulary_tables(n_vocab: int, n_merges: int, n_slots: int, n_special: int,
 
 
 def slots_for(n_merges: int) -> int:
-    """Slots of the merge table: a power of two, at most half full."""
+    """Return the number of slots of the merge table: a power of two, so that it is at most half full."""
     return 1 << max(4, (2 * n_merges - 1).bit_length()) if n_merges else 16

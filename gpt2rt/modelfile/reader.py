@@ -1,4 +1,4 @@
-"""A model file that is read: opened, mapped and checked.
+"""The reader of model files: opens, maps and validates them.
 
 `docs/format.md` is normative; `validate()` checks the same list in the same order.
 """
@@ -46,12 +46,14 @@ if TYPE_CHECKING:
 
 
 class ModelFile:
-    """An open, validated model file: its numbers and read-only views of its sections.
+    """An open, validated model file: its header fields and read-only views of its sections.
 
     Attributes:
-        path: as it was given. hyperparameters: `Hyperparameters`. weight_type: one of `WEIGHT_TYPES`.
-        group_size: inputs that share a scale, 0 for float types. is_tied: whether `wte` is the output head.
-        size: bytes of the file. sections: {name: memoryview}. checksums: {name: CRC32C}.
+        path: the path passed in. size: bytes in the file.
+        hyperparameters: `Hyperparameters`. weight_type: one of `WEIGHT_TYPES`.
+        group_size: number of inputs that share a scale, 0 for float types.
+        is_tied: whether `wte` is also the output head.
+        sections: {name: memoryview}. checksums: {name: CRC32C}.
     """
 
     def __init__(self, path: Path, use_mmap: bool = True, prefetch: bool = True):
@@ -67,14 +69,14 @@ class ModelFile:
         self.path = os.fspath(path)
         try:
             if stat.S_ISFIFO(os.stat(self.path).st_mode):
-                self._refuse("is a pipe, expected a model file")  # to open it might wait for ever
+                self._refuse("is a pipe, expected a model file")  # opening it could block forever
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < ALIGNMENT:
                     head = file.read(len(MAGIC))
                     if not MAGIC.startswith(head) or not head:
                         self._refuse(f"not a gpt2rt model file (it is {size} bytes long and starts with {head!r})")
-                    self._refuse(f"{size} bytes, expected a header of {ALIGNMENT} (cut short? copy or convert again)")
+                    self._refuse(f"{size} bytes, expected a header of {ALIGNMENT} (truncated? copy or convert again)")
                 if use_mmap:
                     self._buffer: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                     if prefetch and hasattr(mmap, "MADV_WILLNEED"):
@@ -85,7 +87,7 @@ class ModelFile:
             self._refuse("is a folder, expected a model file (gpt2rt convert makes one from a checkpoint)")
         except FileNotFoundError:
             self._refuse("no such file (gpt2rt convert makes one from a checkpoint)")
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             self._refuse(f"can't be opened: {getattr(error, 'strerror', None) or error}")
         self._view = memoryview(self._buffer)
         self.size = len(self._view)
@@ -95,7 +97,7 @@ class ModelFile:
         raise ModelFileError(f"{self.path}: {what}")
 
     def validate(self) -> None:
-        """Checks everything that `docs/format.md` lists under "What a reader checks", in that order."""
+        """Check everything listed in `docs/format.md` under "What a reader checks", in that order."""
         view = self._view
         magic, version, header_size, file_size, *numbers = HEADER.unpack_from(view)
         *five, type_code, group_size, flags = numbers
@@ -113,7 +115,7 @@ class ModelFile:
         self.is_tied = not flags & FLAG_HEAD
         if file_size != self.size:
             hint = "truncated download?" if self.size < file_size else "something was appended?"
-            self._refuse(f"{self.size} bytes, its header says {file_size} ({hint})")
+            self._refuse(f"{self.size} bytes, expected {file_size} from its header ({hint})")
         self.hyperparameters = Hyperparameters(*five)
         if problem := self.hyperparameters.problem():
             self._refuse(problem)
@@ -132,12 +134,12 @@ class ModelFile:
             if offset != expected or reserved:
                 self._refuse(f"section {name!r} starts at byte {offset}, expected {expected}")
             if length > self.size or offset + length > self.size:
-                self._refuse(f"section {name!r} ends at byte {offset + length}, the file has {self.size}")
+                self._refuse(f"section {name!r} ends at byte {offset + length}, but the file has {self.size}")
             self.sections[name] = view[offset : offset + length]
             self.checksums[name] = checksum
             expected = align(offset + length, ALIGNMENT)
         if offset + length != self.size:
-            self._refuse(f"{self.size - offset - length} bytes behind the last section, expected none")
+            self._refuse(f"{self.size - offset - length} bytes after the last section, expected 0")
 
         if len(self.sections["metadata"]) > MAX_METADATA:
             self._refuse(f"metadata of {len(self.sections['metadata'])} bytes, expected at most {MAX_METADATA}")
@@ -148,14 +150,12 @@ class ModelFile:
         n_vocab = self.hyperparameters.n_vocab
         if n_merges > n_vocab or n_special > n_vocab or n_slots != slots_for(n_merges) or token_bytes > MAX_TOKEN_BYTES:
             self._refuse(
-                f"a vocabulary of {n_merges} merges in {n_slots} slots, {n_special} special tokens and"
-                f" {token_bytes} bytes does not fit {n_vocab} tokens"
+                f"invalid vocabulary header for {n_vocab} tokens: {n_merges} merges in {n_slots} slots,"
+                f" {n_special} special tokens and {token_bytes} bytes"
             )
         last = vocabulary_tables(n_vocab, *self._vocabulary_counts)[-1]
         if last.offset + last.length != len(vocabulary):
-            self._refuse(
-                f"section 'vocabulary' has {len(vocabulary)} bytes, its tables need {last.offset + last.length}"
-            )
+            self._refuse(f"section 'vocabulary' has {len(vocabulary)} bytes, expected {last.offset + last.length}")
         self.tensors = tensor_table(self.hyperparameters, self.weight_type, self.group_size, self.is_tied)
         end = self.tensors[-1].offset + self.tensors[-1].length
         if end != len(self.sections["weights"]):
@@ -166,32 +166,32 @@ class ModelFile:
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata, a dict. Raises ModelFileError where it is no JSON object."""
-        import json  # not needed on the way to the first token
+        """The metadata, a dict. Raises ModelFileError if it is not a JSON object."""
+        import json  # not needed before the first token
 
         try:
             metadata = json.loads(bytes(self.sections["metadata"]))
         except (ValueError, RecursionError) as error:
-            self._refuse(f"section 'metadata' is no JSON: {error} (gpt2rt verify tells which sections are damaged)")
+            self._refuse(f"section 'metadata' is not valid JSON: {error} (gpt2rt verify lists damaged sections)")
         if not isinstance(metadata, dict):
-            self._refuse(f"section 'metadata' holds a {type(metadata).__name__}, expected a JSON object")
+            self._refuse(f"section 'metadata' contains a {type(metadata).__name__}, expected a JSON object")
         return metadata
 
     def vocabulary(self) -> dict[str, memoryview]:
-        """Read-only views of the vocabulary's tables: {name: memoryview of bytes}."""
+        """Return read-only views of the vocabulary's tables: {name: memoryview of bytes}."""
         section = self.sections["vocabulary"]
         tables = vocabulary_tables(self.hyperparameters.n_vocab, *self._vocabulary_counts)
         return {table.name: section[table.offset : table.offset + table.length] for table in tables}
 
     def damaged_sections(self) -> Iterator[tuple[str, int, int]]:
-        """Reads the whole file; yields (section, stored CRC32C, actual CRC32C) of each one that differs."""
+        """Read the whole file; yield (section, stored CRC32C, actual CRC32C) for each section where they differ."""
         for name in SECTIONS:
             actual = crc32c(self.sections[name])
             if actual != self.checksums[name]:
                 yield name, self.checksums[name], actual
 
     def nonzero_padding(self) -> int | None:
-        """The offset of the first byte between the sections that is not zero, or None."""
+        """Return the offset of the first byte between the sections that is not zero, or None."""
         end = SECTION_TABLE + len(SECTIONS) * SECTION.size
         gaps = [(HEADER.size, SECTION_TABLE), (end, CHECKSUM_OFFSET)]
         position = ALIGNMENT

@@ -1,4 +1,4 @@
-"""The vocabulary section of a model file: its bytes, the hash table of its merges, and what may be wrong with it."""
+"""The vocabulary section of a model file: its bytes, the hash table of its merges, and a full check of its tables."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NO_TOKEN = 0xFFFFFFFF  # the left token of an empty slot
 
 
 def vocabulary_section(n_vocab: int, n_merges: int, tables: Mapping[str, bytes]) -> bytes:
-    """The bytes of a vocabulary section.
+    """Return the bytes of a vocabulary section.
 
     Args:
-        tables: {name: bytes} of `vocabulary_tables`: `token_offsets` u32 (n_vocab + 1,), `byte_tokens` u32 (256,),
-            `special_tokens` u32 (n_special,), `merge_slots` of `slots_for(n_merges)` slots, `token_bytes`.
+        tables: {name: bytes} for each of `vocabulary_tables`: `token_offsets` u32 (n_vocab + 1,), `byte_tokens` u32
+            (256,), `special_tokens` u32 (n_special,), `merge_slots` with `slots_for(n_merges)` slots, `token_bytes`.
     """
     counts = n_merges, slots_for(n_merges), len(tables["special_tokens"]) // 4, len(tables["token_bytes"])
     layout = vocabulary_tables(n_vocab, *counts)
@@ -38,20 +38,20 @@ def vocabulary_section(n_vocab: int, n_merges: int, tables: Mapping[str, bytes])
 
 
 def first_slot(n_slots: int, left: int, right: int) -> int:
-    """hash(left, right) of docs/format.md; n_slots is a power of two."""
+    """Return hash(left, right) of docs/format.md; n_slots is a power of two."""
     mixed = (left * 0x9E3779B1 + right * 0x85EBCA77) & 0xFFFFFFFF
     return mixed * n_slots >> 32
 
 
 def build_merge_slots(merges: Sequence[tuple[int, int, int]], n_slots: int) -> bytes:
-    """The hash table of a vocabulary's merges.
+    """Build the hash table of a vocabulary's merges.
 
     Args:
-        merges: distinct (left, right, merged) tokens, in the order of their ranks.
-        n_slots: a power of two, at least twice as many.
+        merges: distinct (left, right, merged) tokens, in rank order.
+        n_slots: a power of two, at least twice the number of merges.
 
     Returns:
-        Bytes of the table `merge_slots` of docs/format.md, n_slots * 16 of them.
+        The table `merge_slots` of docs/format.md: n_slots * 16 bytes.
     """
     if n_slots & (n_slots - 1) or n_slots < 2 * len(merges):
         raise ValueError(f"{n_slots} slots for {len(merges)} merges: expected a power of two, at least twice as many")
@@ -67,15 +67,15 @@ def build_merge_slots(merges: Sequence[tuple[int, int, int]], n_slots: int) -> b
 
 
 def shown(content: bytes) -> str:
-    """A token's bytes as a sentence shows them."""
+    """Return a token's bytes, shortened for a message."""
     return repr(content) if len(content) <= 40 else f"{content[:40]!r}... ({len(content)} bytes)"
 
 
 def problems(tables: Mapping[str, ReadableBuffer], n_vocab: int, most: int = 100) -> list[str]:
-    """Reads all tables of a vocabulary wholly; their lengths are right (`Tokenizer`).
+    """Check the contents of all tables of a vocabulary against docs/format.md. `Tokenizer` has checked their lengths.
 
     Returns:
-        A list of sentences, at most so many, about what is not as docs/format.md has it; empty if all is well.
+        Messages about what is wrong, at most `most` of them; empty if the vocabulary is valid.
     """
     found: list[str] = []
     offsets, byte_tokens, special_tokens = (
@@ -87,8 +87,8 @@ def problems(tables: Mapping[str, ReadableBuffer], n_vocab: int, most: int = 100
     for i, offset in enumerate(offsets):
         if not previous <= offset <= (len(content) if i else 0):
             limit = len(content) if i else 0
-            found.append(f"offset {i} of the tokens is {offset}, expected {previous} to {limit}")
-            return found  # no token's bytes are known
+            found.append(f"token offset {i} is {offset}, expected {previous} to {limit}")
+            return found  # the bytes of the tokens are unknown
         previous = offset
     if previous != len(content):
         found.append(f"the last token ends at byte {previous}, expected {len(content)}")
@@ -106,7 +106,7 @@ def problems(tables: Mapping[str, ReadableBuffer], n_vocab: int, most: int = 100
         if bytes_of(token) != bytes((i,)):
             found.append(f"byte {i}: has token {token}, which is {shown(bytes_of(token))}")
 
-    # A merge is found where no slot between its first one and its own is empty.
+    # A search finds a merge if no slot between its home slot and its own is empty.
     lefts = (left for left, _, _, _ in MERGE_SLOT.iter_unpack(slots))
     first = empty = next((slot for slot, left in enumerate(lefts) if left == NO_TOKEN), n_slots)
     if empty == n_slots:
@@ -129,12 +129,12 @@ def problems(tables: Mapping[str, ReadableBuffer], n_vocab: int, most: int = 100
         made[merged] = 1
         home = first_slot(n_slots, left, right)
         if (slot - home) & (n_slots - 1) >= (slot - empty) & (n_slots - 1):
-            found.append(f"{name}: lies in slot {slot}, where a search from slot {home} does not find it")
+            found.append(f"{name}: is in slot {slot}, where a search from slot {home} does not find it")
         if (left, right) in pairs:
-            found.append(f"{name}: is there twice")
+            found.append(f"{name}: appears twice")
         pairs.add((left, right))
         if rank >= n_slots or ranks[rank]:
-            found.append(f"{name}: has rank {rank}, expected one below {n_slots} that no other merge has")
+            found.append(f"{name}: has rank {rank}, expected a unique one below {n_slots}")
         else:
             ranks[rank] = 1
         parts = bytes_of(left) + bytes_of(right)
@@ -149,12 +149,12 @@ def problems(tables: Mapping[str, ReadableBuffer], n_vocab: int, most: int = 100
         if token >= n_vocab:
             found.append(f"special token {i}: is token {token}, expected at most {n_vocab - 1}")
         elif made[token]:
-            found.append(f"special token {i}: is token {token}, which is made otherwise or listed twice")
+            found.append(f"special token {i}: is token {token}, which is a byte, made by a merge, or listed twice")
         else:
             made[token] = 1
     for token, is_made in enumerate(made):
         if not is_made:
-            found.append(f"token {token}: is no byte's, no merge's and no special one")
+            found.append(f"token {token}: is not a byte, not the result of a merge and not special")
         if len(found) >= most:
             break
     return found[:most]

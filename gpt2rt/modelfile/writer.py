@@ -1,4 +1,4 @@
-"""A model file that is written: whole or not at all."""
+"""The writer of model files: writes them completely or not at all."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 
 class Writer:
-    """Writes a model file next to its final place and moves it there when it is whole.
+    """Writes a model file under a temporary name in the same folder, and renames it when it is complete.
 
-    Use as a context manager: on an exception nothing is left behind, and a file that was there before is untouched.
+    Use it as a context manager: after an exception the temporary file is removed, and an existing file is unchanged.
     Tensors are written in the order of `tensors`, so that only one has to be in memory. The metadata is written last,
-    so that it can tell of the weights: `metadata` may be changed until then, and grow by METADATA_ROOM bytes.
+    so that it can describe the weights: `metadata` may be changed until then, and grow by METADATA_ROOM bytes.
     """
 
     def __init__(
@@ -60,9 +60,14 @@ class Writer:
     ):
         """
         Args:
-            path: the file to make; UsageError where it exists, unless `force`, or is anything but a file.
-            metadata: a JSON-ready dict. vocabulary: the bytes of the vocabulary section (`vocabulary_section`).
+            path: the file to write.
+            metadata: a JSON-serializable dict.
+            vocabulary: the bytes of the vocabulary section (`vocabulary_section`).
+            force: overwrite an existing file.
             is_tied: as for `tensor_table`.
+
+        Raises:
+            UsageError: the file exists and `force` is not set, or is not a regular file, or an argument is invalid.
         """
         self.path = os.fspath(path)
         if problem := hyperparameters.problem():
@@ -72,7 +77,7 @@ class Writer:
         if os.path.isdir(self.path):
             raise UsageError(f"{self.path}: is a folder, expected the name of a file to write")
         if os.path.exists(self.path) and not os.path.isfile(self.path):
-            raise UsageError(f"{self.path}: is no ordinary file, expected the name of a file to write")
+            raise UsageError(f"{self.path}: is not a regular file, expected the name of a file to write")
         if not force and os.path.lexists(self.path):
             self._refuse_to_overwrite()
         self.force = force
@@ -85,7 +90,7 @@ class Writer:
         self._written = 0
 
     def _refuse_to_overwrite(self) -> NoReturn:
-        raise UsageError(f"{self.path}: exists already (--force overwrites it)")
+        raise UsageError(f"{self.path}: already exists (use --force to overwrite it)")
 
     def _encoded_metadata(self) -> bytes:
         import json
@@ -93,14 +98,14 @@ class Writer:
         try:
             encoded = json.dumps(self.metadata, ensure_ascii=False, indent=1).encode()
         except UnicodeEncodeError:
-            raise UsageError(f"{self.path}: its metadata, {self.metadata!r:.200}, is no text in UTF-8") from None
+            raise UsageError(f"{self.path}: the metadata can't be encoded in UTF-8: {self.metadata!r:.200}") from None
         if len(encoded) > MAX_METADATA - METADATA_ROOM - ALIGNMENT:
             raise UsageError(f"{self.path}: metadata of {len(encoded)} bytes, expected less than {MAX_METADATA}")
         return encoded
 
     def __enter__(self) -> Self:
         folder, name = os.path.split(self.path)
-        # Not in a folder for temporary files: only within a file system can a file be moved in one step.
+        # In the same folder, because renaming is atomic only within a file system.
         self._temporary = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.part")
         try:
             self._file = open(self._temporary, "xb")
@@ -122,9 +127,9 @@ class Writer:
             yield
         except OSError as error:
             hint = (
-                "free some space or write elsewhere with -o"
+                "free some space, or write elsewhere with -o"
                 if error.errno == errno.ENOSPC
-                else "nothing was left there"
+                else "the incomplete file was removed"
             )
             raise ModelFileError(f"{self.path}: can't be written: {error.strerror or error} ({hint})") from None
 
@@ -137,10 +142,10 @@ class Writer:
         self._file.write(bytes(self._weights_offset - end))
 
     def write_tensor(self, chunks: Iterable[bytes | memoryview]) -> None:
-        """Writes the next tensor of `tensors`.
+        """Write the next tensor of `tensors`.
 
         Args:
-            chunks: an iterable of buffers that are together exactly its length, padding included.
+            chunks: an iterable of buffers whose total length is the tensor's, padding included.
         """
         tensor = self.tensors[self._written]
         length = 0
@@ -155,9 +160,9 @@ class Writer:
         self._written += 1
 
     def written_weights(self) -> memoryview:
-        """The weights section as it lies in the file once all tensors are written: a read-only view of a mapping.
+        """Return a read-only view of the weights section in the file. All tensors must have been written.
 
-        Whoever holds it must let go of it before the writer ends: some systems move no file that is mapped.
+        It must be released before the writer exits, because some systems can't rename a file that is mapped.
         """
         with self._errors_named():
             self._file.flush()
@@ -203,19 +208,19 @@ class Writer:
             self._move()
 
     def _move(self) -> None:
-        """Gives the file its name; without `force` a file that has come to be there meanwhile stays."""
+        """Rename the file to its final name; without `force`, never overwrite a file created in the meantime."""
         if self.force:
             os.replace(self._temporary, self.path)
             return
         try:
             if sys.platform == "win32":
-                os.rename(self._temporary, self.path)  # refuses to overwrite, there
+                os.rename(self._temporary, self.path)  # on Windows, it never overwrites
             else:
                 os.link(self._temporary, self.path)
                 os.unlink(self._temporary)
         except FileExistsError:
             self._refuse_to_overwrite()
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no hard links
             if os.path.lexists(self.path):
                 self._refuse_to_overwrite()
             os.replace(self._temporary, self.path)

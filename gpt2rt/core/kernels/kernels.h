@@ -1,4 +1,4 @@
-/* The kernels of every instruction set that this build knows, and the choice among them. */
+/* The kernels of all instruction sets in this build, and the choice among them. */
 #ifndef GPT2RT_KERNELS_H
 #define GPT2RT_KERNELS_H
 
@@ -25,7 +25,7 @@ typedef struct {
 #define MAX_KERNELS 8 /* instruction sets that a processor can run */
 #define MAX_BLOCK_TILES 4
 #define MAX_BLOCK_TOKENS 6
-#define MAX_PREFETCH (64 << 10) /* bytes of the tiles that a block prefetches: a part of any L2 cache */
+#define MAX_PREFETCH (64 << 10) /* bytes of the tiles that a block prefetches: a fraction of any L2 cache */
 
 #define STRING_(text) #text
 #define STRING(text) STRING_(text)
@@ -126,7 +126,7 @@ ISA_END
 #endif
 #endif
 
-/* Lists the kernels that this processor can run, best first; returns how many. */
+/* Lists the kernels that this processor can run, best first; returns their number. */
 static inline int kernels_here(const Kernels *found[MAX_KERNELS]) {
     int n = 0;
 #ifdef GPT2RT_X86_64

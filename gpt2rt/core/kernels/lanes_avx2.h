@@ -1,7 +1,7 @@
-/* Sixteen lanes as two registers of AVX2, with FMA and F16C. Included twice, with ISA and AVX_VNNI defined: `vpdpbusd` of
- * AVX-VNNI multiplies u8 by s8 as the tiles hold them. Without it `vpmaddubsw` adds pairs of such products in 16 bits and
- * would saturate on weights above 127, so they are flipped to s8, and their signs are moved to the inputs:
- * 128 * 127 * 2 fits. Nibbles are small enough unflipped, even for two such pairs. */
+/* Sixteen lanes as two registers of AVX2, with FMA and F16C. Included twice, with ISA and AVX_VNNI defined: `vpdpbusd`
+ * of AVX-VNNI multiplies u8 by s8 as the tiles hold them. Without it `vpmaddubsw` adds pairs of such products in 16
+ * bits and would saturate on weights above 127, so they are flipped to s8, and their signs are moved to the inputs: 128
+ * * 127 * 2 fits. Nibbles are small enough unflipped, even for two such pairs. */
 typedef struct { __m256 lo, hi; } FN(f32x16);
 typedef struct { __m256i lo, hi; } FN(i32x16), FN(u64x8);
 #if AVX_VNNI

@@ -1,6 +1,6 @@
-/* Sixteen lanes as one register of AVX-512 (F, BW, DQ, VL). Included twice, with ISA and AVX512_VNNI defined: `vpdpbusd` of
- * VNNI multiplies u8 by s8 as the tiles hold them and adds four products to a lane without saturation. Without it,
- * products are computed as with AVX2 (lanes_avx2.h). */
+/* Sixteen lanes as one register of AVX-512 (F, BW, DQ, VL). Included twice, with ISA and AVX512_VNNI defined:
+ * `vpdpbusd` of VNNI multiplies u8 by s8 as the tiles hold them and adds four products to a lane without saturation.
+ * Without it, products are computed as with AVX2 (lanes_avx2.h). */
 typedef __m512 FN(f32x16);
 typedef __m512i FN(i32x16), FN(u64x8);
 #if AVX512_VNNI

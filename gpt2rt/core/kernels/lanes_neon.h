@@ -1,6 +1,6 @@
-/* Sixteen lanes as four registers of NEON. Included twice, with ISA and NEON_DOTPROD defined: `sdot` of ARMv8.2 adds four
- * products to a lane at once; without it they are computed in 16 bits, where two of them fit (128 * 127 * 2), and added in
- * pairs. Weights are flipped to s8; nibbles are small enough unflipped, even for two such pairs. */
+/* Sixteen lanes as four registers of NEON. Included twice, with ISA and NEON_DOTPROD defined: `sdot` of ARMv8.2 adds
+ * four products to a lane at once; without it they are computed in 16 bits, where two of them fit (128 * 127 * 2), and
+ * added in pairs. Weights are flipped to s8; nibbles are small enough unflipped, even for two such pairs. */
 typedef struct { float32x4_t v[4]; } FN(f32x16);
 typedef struct { int32x4_t v[4]; } FN(i32x16);
 typedef struct { uint64x2_t v[4]; } FN(u64x8);

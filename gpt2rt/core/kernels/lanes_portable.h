@@ -1,8 +1,8 @@
-/* Sixteen lanes in plain C: the portable reference, which every other lanes_*.h equals bit for bit.
+/* Sixteen lanes in plain C: the portable reference, which every other lanes_*.h matches bit for bit.
  *
  * f32x16 and i32x16 are sixteen lanes; weights8 and weights4 are one line of a quantized tile: 16 rows of four values
  * in bytes, or of eight in nibbles.
- * max and min take the second operand where the comparison fails, as SSE does. */
+ * max and min take the second operand if the comparison fails, as in SSE. */
 #include <math.h>
 
 typedef struct { float v[16]; } f32x16_portable;
@@ -16,14 +16,14 @@ typedef struct { uint8_t low[64], high[64]; } weights4_portable;
 static inline float fma1_portable(float a, float b, float c) { return fmaf(a, b, c); }
 #else
 #define FMA_INLINE static NEVER_INLINE /* it is long */
-/* a * b + c, rounded once, where the ABI's minimum has no such instruction. The product is exact in double; the sum is
- * rounded to odd there (Boldo and Melquiond, 2008), so that rounding it again to f32 gives the right result. */
+/* a * b + c, rounded once, if the ABI's minimum has no such instruction. The product is exact in double; the sum is
+ * rounded to odd (Boldo and Melquiond, 2008), so that rounding it again to f32 gives the correct result. */
 static inline float fma1_portable(float a, float b, float c) {
     double product = (double)a * b, sum = product + c, back = sum - product;
     double error = (product - (sum - back)) + (c - back);
     uint64_t bits;
     memcpy(&bits, &sum, 8);
-    uint64_t up = 0 - (uint64_t)(error > 0), down = 0 - (uint64_t)(error < 0); /* neither if it is NaN */
+    uint64_t up = 0 - (uint64_t)(error > 0), down = 0 - (uint64_t)(error < 0); /* both 0 if it is NaN */
     uint64_t negative = 0 - (bits >> 63), odd = 0 - (bits & 1);
     bits += ((down ^ negative) | 1) & (up | down) & ~odd; /* one unit away from zero or toward it */
     memcpy(&sum, &bits, 8);

@@ -1,10 +1,10 @@
-/* The operations of a forward pass over sixteen lanes: one text for the portable reference and all vector implementations.
- * Included once for each instruction set after its lanes_*.h, with these defined: ISA; TILES (with many tokens) and
- * TILES_ALONE (with one), TOKENS_FLOAT and TOKENS_INT: what a block holds in registers; EXCESS of int8 weights as dot4
- * takes them.
+/* The operations of a forward pass over sixteen lanes: one text for the portable reference and all vector
+ * implementations. Included once for each instruction set after its lanes_*.h, with these defined: ISA; TILES (with
+ * many tokens) and TILES_ALONE (with one), TOKENS_FLOAT and TOKENS_INT: how many a block holds in registers; EXCESS:
+ * the offset of int8 weights as dot4 takes them.
  *
- * Letters: a token is a row of inputs; a tile is 16 rows of a matrix (outputs); a group is inputs with one scale.
- * A lane is an output row, a position or a dimension of a head, so nothing is summed across lanes except as the tree of
+ * Letters: a token is a row of inputs; a tile is 16 rows of a matrix (outputs); a group is inputs with one scale. A
+ * lane is an output row, a position or a dimension of a head, so nothing is summed across lanes except as the tree of
  * FN(sum) says. Every sum runs over its inputs in ascending order, whatever the blocking: the same bits from all. */
 
 _Static_assert(TILES <= TILES_ALONE && TILES_ALONE <= MAX_BLOCK_TILES, "tiles of a block");
@@ -21,7 +21,7 @@ ALWAYS_INLINE F32 FN(load_part)(const float *p, int64_t count, float fill) {
 }
 
 ALWAYS_INLINE F32 FN(exp)(F32 x) {
-    const F32 shift = FN(splat)(12582912.0f); /* 1.5 * 2^23: its lowest bits take the nearest whole number */
+    const F32 shift = FN(splat)(12582912.0f); /* 1.5 * 2^23: its low bits take the nearest integer */
     x = FN(max)(FN(min)(x, FN(splat)(88.0f)), FN(splat)(-87.0f));
     F32 shifted = FN(fma)(x, FN(splat)(1.44269502f), shift);
     F32 n = FN(sub)(shifted, shift), scale = FN(exp2_of_shifted)(shifted);
@@ -109,8 +109,8 @@ static NEVER_INLINE void FN(gelu_block)(float *out, int64_t out_stride, int tile
         for (int i = 0; i < tiles * TILE; i += TILE) FN(store)(out + i, FN(gelu)(FN(load)(out + i)));
 }
 
-/* Writes the sums of a block. Only the block that quantized prompts are made of has a GELU of its own: in all of them
- * it would be half of the code, for nothing that can be measured. */
+/* Writes the sums of a block. Only the block used most for quantized prompts has its own GELU: in all of them it would
+ * be half of the code, without a measurable gain. */
 ALWAYS_INLINE void FN(finish)(F32 (*acc)[MAX_BLOCK_TOKENS], const Block block, const MatmulArgs *args, float *out) {
     const int64_t out_stride = args->out_stride;
     const int mode = args->mode, tiles = block.tiles, tokens = block.tokens;
@@ -128,7 +128,7 @@ ALWAYS_INLINE void FN(finish)(F32 (*acc)[MAX_BLOCK_TOKENS], const Block block, c
     if (mode == MATMUL_GELU) FN(gelu_block)(out, out_stride, tiles, tokens);
 }
 
-/* A block of a product of f32 or f16. */
+/* A block of an f32 or f16 product. */
 ALWAYS_INLINE void FN(block_float)(const Block block, const MatmulArgs *args, int64_t tile, int64_t token) {
     const Matrix *m = args->matrix;
     const int half = block.type == TYPE_F16, tiles = block.tiles, tokens = block.tokens, mode = args->mode;
@@ -157,14 +157,14 @@ ALWAYS_INLINE void FN(block_float)(const Block block, const MatmulArgs *args, in
     FN(finish)(acc, block, args, out);
 }
 
-/* A block of a product of int8 or int4. The dot product of a group is exact in i32; then
+/* A block of an int8 or int4 product. The dot product of a group is exact in i32; then
  * acc = fma(dot, scale of the weights * scale of the inputs, acc). */
 ALWAYS_INLINE void FN(block_int)(const Block block, const MatmulArgs *args, int64_t tile, int64_t token) {
     const Matrix *m = args->matrix;
     const int type = block.type, tiles = block.tiles, tokens = block.tokens;
     const int64_t stride = m->layout.stride, n_in = m->layout.n_in, group = m->layout.group, groups = n_in / group;
-    /* The first token of a block prefetches the next tiles: processors don't predict where they begin. Long tiles they
-     * do. */
+    /* The first token of a block prefetches the next tiles, since hardware prefetchers don't predict where they start;
+     * long tiles need no help. */
     const int prefetch = token == 0 && tiles * stride <= MAX_PREFETCH;
     const uint8_t *scales = m->data + tile * stride, *lines = scales + m->layout.values;
     const int8_t *q = args->inputs->q + token * n_in;
@@ -209,7 +209,7 @@ ALWAYS_INLINE void FN(block)(const Block block, const MatmulArgs *args, int64_t 
         FN(block_float)(block, args, tile, token);
 }
 
-/* All tokens of some tiles: as many as registers hold at a time, then the rest. */
+/* All tokens of some tiles: as many at a time as registers hold, then the rest. */
 ALWAYS_INLINE void FN(strip)(const int type, const int tiles, const MatmulArgs *args, int64_t tile) {
     const int tokens = is_quantized(type) ? TOKENS_INT : TOKENS_FLOAT;
     const int64_t end = args->n_rows;
@@ -231,7 +231,7 @@ ALWAYS_INLINE void FN(strip)(const int type, const int tiles, const MatmulArgs *
 
 ALWAYS_INLINE void FN(matmul_type)(const int type, const MatmulArgs *args, int64_t first_tile, int64_t end_tile) {
     int64_t tile = first_tile;
-    if (TILES_ALONE > TILES && args->n_rows == 1) /* more tiles, for more sums that don't wait for each other */
+    if (TILES_ALONE > TILES && args->n_rows == 1) /* more tiles, for more independent sums */
         for (; tile + TILES_ALONE <= end_tile; tile += TILES_ALONE)
             FN(block)((Block){type, TILES_ALONE, 1}, args, tile, 0);
     for (; tile + TILES <= end_tile; tile += TILES) FN(strip)(type, TILES, args, tile);
@@ -314,7 +314,7 @@ static void FN(attention)(const AttentionArgs *args) {
             FN(write_weights)(args->weights + t * args->weights_stride, row, inverse[t], seen, position + n_queries);
     }
 
-    /* The positions that all of these queries see, then for each the positions that not all see. */
+    /* The positions that all of these queries see, then the remaining positions of each query. */
     const Matrix values = value_matrix(cache, head, 0, position + 1);
     const Inputs weights = {.x = scores, .x_stride = n_ctx};
     const MatmulArgs sum = {&values, &weights, n_queries, sums, width, MATMUL_STORE};

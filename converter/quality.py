@@ -1,7 +1,7 @@
-"""The quality receipt: what the weights that were written lose against the source's, on text.
+"""The quality report: compares the written weights with the source's, on text.
 
-The source's logits are made in numpy, a layer at a time, of the tensors as they were read: so that no second file is
-written. The written weights run through the kernels, out of the file.
+The source's logits are computed in numpy, one layer at a time, from the tensors as read, so no second file is needed.
+The written weights run through the kernels, straight from the file.
 """
 
 from __future__ import annotations
@@ -24,50 +24,52 @@ from gpt2rt.modelfile.writer import Writer
 from gpt2rt.perplexity import Tally, windows
 from gpt2rt.threads import default_threads
 
-MAX_TOKENS = 1024  # that are read of the text: four times as many say little more and take four times as long
-ROWS = 64  # of logits at a time
-VOCABULARY_ROWS = 4096  # of the head at a time
+MAX_TOKENS = 1024  # of the text; four times as many take four times as long and change little
+ROWS = 64  # rows of logits computed at a time
+VOCABULARY_ROWS = 4096  # rows of the output head multiplied at a time
 
 
 def bundled_text() -> str:
-    """The text that comes with the package.
+    """Return the text that comes with the package.
 
-    Beginnings of L. Carroll, Alice's Adventures in Wonderland (1865), and of the introduction to C. Darwin, On the
-    Origin of Species (1859), both in the public domain; a paragraph is a line.
+    The beginnings of L. Carroll, Alice's Adventures in Wonderland (1865), and of the introduction to C. Darwin, On the
+    Origin of Species (1859), both in the public domain, one paragraph per line.
     """
     return pathlib.Path(__file__).with_name("prose.txt").read_text("utf-8")
 
 
 def tokenizer_of(vocabulary: SourceVocabulary) -> Tokenizer:
-    """The tokenizer of a `Vocabulary`."""
+    """Return a tokenizer for a vocabulary."""
     return Tokenizer(vocabulary.tables(), vocabulary.n_vocab)
 
 
 def encode(vocabulary: SourceVocabulary, text: str) -> list[int]:
-    """The tokens that are measured: an end-of-text token where there is one, then the text's, MAX_TOKENS at most.
+    """Return the token ids to measure on: end-of-text, if the vocabulary has it, and the text, at most MAX_TOKENS.
 
     Raises:
-        UsageError: there is nothing to score.
+        UsageError: the text is too short to score.
     """
     tokenizer = tokenizer_of(vocabulary)
     start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     tokens = (start + tokenizer.encode(text[: 64 * MAX_TOKENS]))[:MAX_TOKENS]
     if len(tokens) < 2:
-        raise UsageError("quality receipt: the text has no token to score, expected a longer one (or no receipt)")
+        raise UsageError("quality report: the text has no token to score (use a longer text, or skip the report)")
     return tokens
 
 
 def measure(
     source: Source, writer: Writer, tokens: list[int], text: str, advance: Callable[[int], None]
 ) -> dict[str, float | str] | None:
-    """Compares the weights that a writer has written with their source.
+    """Compare the weights that a writer has written with their source.
 
     Args:
-        source: as `convert` reads it. writer: a `modelfile.Writer` that has all tensors. tokens: of `encode`.
-        text: what they are of. advance: called with the number of bytes of the source that were done with.
+        source: the source of the weights.
+        writer: a `modelfile.Writer` to which all tensors have been written.
+        tokens: the ids returned by `encode`. text: the text they encode.
+        advance: called with the number of bytes of the source that have been processed.
 
     Returns:
-        The metadata's "quality" (docs/format.md), or None where a loss is no finite number.
+        The metadata's "quality" (docs/format.md), or None if a loss is not finite.
     """
     h = writer.hyperparameters
     weights = Weights(
@@ -80,7 +82,7 @@ def measure(
     runtime, tally = Runtime(weights, default_threads()), Tally()
     n_window = min(h.n_ctx, layers.WINDOW)
     parts = [tokens[begin:end] for begin, end, _ in windows(len(tokens), n_window, n_window)]
-    with np.errstate(all="ignore"):  # what is not finite is found in the logits
+    with np.errstate(all="ignore"):  # values that are not finite show in the logits
         states = layers.embedded(source, [part[:-1] for part in parts])
         for layer in range(h.n_layer):
             states = layers.run_layer(source, layer, states, lambda _name, w, _inputs: w)
@@ -115,7 +117,7 @@ def measure(
 
 
 def _products(source: Source, head: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """x (T, n_embd) times the head: (T, n_vocab); no more of the head is kept in memory than it needs."""
+    """Multiply x (T, n_embd) by the head, which gives (T, n_vocab); releases the head's memory along the way."""
     found = np.empty((len(x), len(head)), np.float32)
     for row in range(0, len(head), VOCABULARY_ROWS):
         part = head[row : row + VOCABULARY_ROWS]

@@ -1,4 +1,4 @@
-"""Facts about the quality receipt that convert writes into a file."""
+"""The quality report that convert stores in a model file."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ from gpt2rt import UsageError, open_model
 from gpt2rt.cli import run
 from gpt2rt.cli.convert import show_quality
 from gpt2rt.converter import convert
-from gpt2rt.converter.receipt import bundled_text
+from gpt2rt.converter.quality import bundled_text
 from gpt2rt.perplexity import perplexity
 
 TEXT = "Whether they are quantized or not, these weights were never trained. " * 2
 
 
 def write_source(folder, scale):
-    """A checkpoint with tensors of this size."""
+    """Write a checkpoint whose tensors are multiplied by `scale`."""
     write_beside(folder)
     write_bundle(folder / "model.ckpt", {name: values * np.float32(scale) for name, values in random_tensors().items()})
     return folder
@@ -32,7 +32,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def cli(capsys):
-    """Runs a command line in this process: cli(*arguments) -> (exit code, stdout, stderr)."""
+    """Run a command line in this process: cli(*arguments) -> (exit code, stdout, stderr)."""
 
     def call(*arguments):
         code = run(list(map(str, arguments)))
@@ -42,16 +42,16 @@ def cli(capsys):
     return call
 
 
-def test_f32_is_the_source(source, tmp_path):
-    quality = convert(source, tmp_path / "m.bin", weight_type="f32", receipt_text=TEXT).quality
+def test_f32_file_matches_its_source(source, tmp_path):
+    quality = convert(source, tmp_path / "m.bin", weight_type="f32", quality_text=TEXT).quality
     assert quality["mean_kl"] < 1e-7
     assert quality["same_top"] == 1
     assert quality["loss"] == pytest.approx(quality["source_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("weight_type", ["f16", "int8", "int4"])
-def test_receipt_is_what_perplexity_measures(source, tmp_path, weight_type):
-    quality = convert(source, tmp_path / "m.bin", weight_type=weight_type, receipt_text=TEXT).quality
+def test_report_matches_perplexity_command(source, tmp_path, weight_type):
+    quality = convert(source, tmp_path / "m.bin", weight_type=weight_type, quality_text=TEXT).quality
     convert(source, tmp_path / "f32.bin", weight_type="f32")
     model, reference = open_model(tmp_path / "m.bin"), open_model(tmp_path / "f32.bin")
     found = perplexity(model, [("text", TEXT)], against=reference, stride=SMALL.n_ctx)["texts"][0]
@@ -64,8 +64,8 @@ def test_receipt_is_what_perplexity_measures(source, tmp_path, weight_type):
         assert quality[name] == pytest.approx(found["against"][name], rel=1e-3, abs=1e-8)
 
 
-def test_receipt_is_kept_in_the_file_and_changes_no_weights(source, tmp_path):
-    result = convert(source, tmp_path / "with.bin", receipt_text=TEXT)
+def test_report_is_stored_in_the_file_and_leaves_the_weights_unchanged(source, tmp_path):
+    result = convert(source, tmp_path / "with.bin", quality_text=TEXT)
     assert convert(source, tmp_path / "without.bin").quality is None
     measured, other = open_model(tmp_path / "with.bin"), open_model(tmp_path / "without.bin")
     assert measured.metadata["quality"] == result.quality
@@ -76,18 +76,18 @@ def test_receipt_is_kept_in_the_file_and_changes_no_weights(source, tmp_path):
 
 def test_progress_ends_at_the_total(source, tmp_path):
     seen = []
-    convert(source, tmp_path / "m.bin", receipt_text=TEXT, progress=lambda done, total: seen.append((done, total)))
+    convert(source, tmp_path / "m.bin", quality_text=TEXT, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert {total for _, total in seen} == {seen[-1][0]}
 
 
-def test_a_text_without_tokens_is_refused(source, tmp_path):
+def test_text_without_tokens_is_rejected(source, tmp_path):
     with pytest.raises(UsageError, match="the text has no token to score"):
-        convert(source, tmp_path / "m.bin", receipt_text="")
+        convert(source, tmp_path / "m.bin", quality_text="")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_loss_that_is_no_number_gives_no_receipt(tmp_path, cli):
+def test_loss_that_is_not_finite_gives_no_report(tmp_path, cli):
     folder = write_source(tmp_path / "huge", 1e18)
     path = tmp_path / "m.bin"
     code, out, err = cli("convert", folder, "-o", path, "--type", "f32", "--text", __file__)
@@ -96,29 +96,31 @@ def test_a_loss_that_is_no_number_gives_no_receipt(tmp_path, cli):
     assert "quality" not in open_model(path).metadata
 
 
-def test_bundled_text_is_some_pages_of_prose():
+def test_bundled_text_is_several_pages_of_prose():
     text = bundled_text()
     assert text.startswith("Alice was beginning to get very tired of sitting by her sister on the bank, ")
     assert 10_000 < len(text) < 12_000
 
 
-def test_command_measures_on_the_bundled_text_and_info_shows_it(source, tmp_path, cli):
+def test_command_measures_on_the_bundled_text_and_info_prints_the_report(source, tmp_path, cli):
     path = tmp_path / "m.bin"
     code, out, _ = cli("convert", source, "-o", path)
     assert code == 0
-    assert "\non 1023 tokens of text: perplexity " in out  # few merges: the text has more tokens than are measured
+    assert "\non 1023 tokens of text: perplexity " in out  # the small vocabulary makes more than 1,024 tokens
     quality = json.loads(cli("info", path, "--json")[1])["metadata"]["quality"]
     assert quality["text_sha256"] == hashlib.sha256(bundled_text().encode()).hexdigest()
     assert "quality mean_kl" in cli("info", path)[1]
 
 
-def test_command_measures_f32_only_where_it_is_told_to(source, tmp_path, cli):
+def test_command_measures_f32_only_on_request(source, tmp_path, cli):
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     assert "tokens of text" not in cli("convert", source, "-o", tmp_path / "a.bin", "--type", "f32")[1]
     assert "tokens of text" in cli("convert", source, "-o", tmp_path / "b.bin", "--type", "f32", "--text", text)[1]
-    assert "tokens of text" not in cli("convert", source, "-o", tmp_path / "c.bin", "--no-receipt")[1]
-    code, _, err = cli("convert", source, "--no-receipt", "--text", text)
+    for option in ("--no-quality-report", "--no-receipt"):  # the second is the former name
+        path = tmp_path / f"{option}.bin"
+        assert "tokens of text" not in cli("convert", source, "-o", path, option)[1]
+    code, _, err = cli("convert", source, "--no-quality-report", "--text", text)
     assert (code, err) == (2, "gpt2rt: --text and --no-quality-report: got both, expected one of them\n")
 
 
@@ -131,7 +133,7 @@ def test_command_measures_f32_only_where_it_is_told_to(source, tmp_path, cli):
         ("int8", 3.9, ""),
     ],
 )
-def test_a_loss_that_grows_by_more_than_a_hundredth_is_told(capsys, weight_type, loss, warning):
+def test_loss_increase_of_more_than_one_percent_gives_a_warning(capsys, weight_type, loss, warning):
     quality = {"n_tokens": 9, "loss": loss, "source_loss": 4.0, "perplexity": 57.0, "source_perplexity": 54.6}
     show_quality({**quality, "mean_kl": 0.05, "largest_kl": 1.0, "same_top": 0.8}, weight_type)
     captured = capsys.readouterr()
@@ -140,8 +142,8 @@ def test_a_loss_that_grows_by_more_than_a_hundredth_is_told(capsys, weight_type,
 
 
 @pytest.mark.slow
-def test_the_bundled_model_loses_next_to_nothing(tmp_path):
-    quality = convert(shared("talk"), tmp_path / "m.bin", receipt_text=bundled_text()).quality
+def test_bundled_model_has_negligible_quality_loss(tmp_path):
+    quality = convert(shared("talk"), tmp_path / "m.bin", quality_text=bundled_text()).quality
     assert quality["loss"] / quality["source_loss"] - 1 < 1e-3
     assert quality["mean_kl"] < 2e-3
     assert quality["same_top"] > 0.96
