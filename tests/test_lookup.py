@@ -59,7 +59,7 @@ def passes(session):
 def test_repetitive_text_takes_fewer_passes(model):
     session, plain = model.session(), model.session()
     calls = passes(session)
-    tokens = model.tokenizer.encode("She said")  # greedy, the small model soon repeats itself
+    tokens = model.tokenizer.encode("The cat sat on the mat. The cat sat on")  # greedy, it soon repeats itself
     generation = Generation(session, tokens, SamplingParams(temperature=0), max_tokens=100, lookup=True)
     list(generation)
     assert len(generation.tokens) == 100

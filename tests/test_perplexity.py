@@ -132,7 +132,7 @@ def test_progress_ends_at_the_total(models):
 
 
 def test_models_of_other_vocabularies_are_refused(models):
-    with pytest.raises(UsageError, match=r"vocabularies of 300 and 4096 tokens, expected that of"):
+    with pytest.raises(UsageError, match=r"vocabularies of 300 and 8192 tokens, expected that of"):
         perplexity(models[0], [("fox", TEXT)], against=demo_model())
 
 

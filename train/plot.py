@@ -24,7 +24,7 @@ def main():
     axes.plot(steps, [held for *_, held in rows], label="held-out dialogues")
     stages = [stage for stage, *_ in rows]
     for stage in dict.fromkeys(stages):
-        begin = [0, *steps][stages.index(stage)]  # behind the last measurement of the stage before it
+        begin = [0, *steps][stages.index(stage)]  # after the last measurement of the stage before it
         axes.axvline(begin, color="lightgray", zorder=0)
         axes.text(begin, axes.get_ylim()[1], f" {stage}", va="top")
     axes.set(xlabel="steps", ylabel="loss, nats a token")
