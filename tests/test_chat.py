@@ -126,9 +126,9 @@ def test_a_seed_gives_the_same_conversation_again(model):
 
 
 def test_the_same_question_gets_different_answers(model):
-    # Without the guard two of the six are different: the talk so far says that this is how the question is answered.
+    # Without the guard fewer of the six differ: the talk so far says that this is how the question is answered.
     conversation = Conversation(model, seed=1, repetition_penalty=1.0, no_repeat_ngram_size=0)
-    answers = [words_of(say(conversation, "Who are you?").text) for _ in range(6)]
+    answers = [words_of(say(conversation, "Tell me a joke.").text) for _ in range(6)]
     assert len(set(answers)) >= 5
 
 
@@ -340,7 +340,7 @@ def changed_turn(**fields):
         (changed_turn(answer=""), "turn 1: answer: got ''"),
         (changed_turn(tokens="x"), "turn 1: tokens: expected a list of token ids"),
         (changed_turn(tokens=[True]), "turn 1: tokens: expected a list of token ids"),
-        (changed_turn(tokens=[4096]), "turn 1: tokens: got 4096, expected 0 to 4095"),
+        (changed_turn(tokens=[8192]), "turn 1: tokens: got 8192, expected 0 to 8191"),
         (changed_turn(tokens=[5]), "turn 1: tokens: they do not decode to the answer"),
     ],
 )

@@ -136,14 +136,14 @@ def test_info(cli, demo):
     assert code == 0
     rows = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in out.splitlines()}
     assert rows["weights"].startswith("int8 in groups of ")
-    assert (rows["n_vocab"], rows["n_ctx"], rows["chat user_name"]) == ("4096", "512", "User")
+    assert (rows["n_vocab"], rows["n_ctx"], rows["chat user_name"]) == ("8192", "512", "User")
 
 
 def test_info_as_json(cli, demo):
     _, out, _ = cli("info", demo, "--json")
     document = json.loads(out)
     assert document["size"] == os.path.getsize(demo)
-    assert document["n_parameters"] == 5_918_720
+    assert document["n_parameters"] == 21_087_744
     assert document["metadata"]["chat"]["format"] == "plain"
     assert set(document["sections"]) == {"metadata", "vocabulary", "weights"}
 
@@ -181,10 +181,10 @@ def test_verify_names_the_damaged_section(cli, demo, tmp_path, section):
 
 
 def test_tokenize(cli, demo):
-    assert cli("tokenize", demo, "User: Hello!")[:2] == (0, "277 25 937 0\n")
-    assert cli("tokenize", demo, "-", "--json", typed="User: Hello!")[1] == "[277, 25, 937, 0]\n"
-    assert cli("tokenize", demo, "--special", "<|endoftext|>")[1] == "4095\n"
-    assert cli("tokenize", demo, "--pieces", "User: ÿ")[1].splitlines()[:2] == ["277\t'User'", "25\t':'"]
+    assert cli("tokenize", demo, "User: Hello!")[:2] == (0, "271 25 807 0\n")
+    assert cli("tokenize", demo, "-", "--json", typed="User: Hello!")[1] == "[271, 25, 807, 0]\n"
+    assert cli("tokenize", demo, "--special", "<|endoftext|>")[1] == "8191\n"
+    assert cli("tokenize", demo, "--pieces", "User: ÿ")[1].splitlines()[:2] == ["271\t'User'", "25\t':'"]
 
 
 def test_convert(cli, tmp_path):

@@ -29,8 +29,10 @@ ELSEWHERE = {
     **dict.fromkeys(["ruff", "mypy", "lint-imports", "mkdocs"], ".ci/run does"),
     **dict.fromkeys(["export GPT2RT_DEBUG", "LD_PRELOAD"], "a build with sanitizers takes minutes"),
     **dict.fromkeys(
-        [f"python train/{name}.py" for name in ("prepare", "train", "export", "plot")], "an hour; tests/test_train.py"
+        [f"python train/{name}.py" for name in ("score", "prepare", "train", "export", "plot")],
+        "an hour; tests/test_train.py",
     ),
+    "cp WORK": "part of training",
     "pytest": "that is this run",
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",

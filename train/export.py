@@ -1,6 +1,7 @@
 """Writes what train.py trained as a TensorFlow checkpoint with the names and files of OpenAI's release.
 
     python train/export.py WORK CHECKPOINT
+    python train/export.py WORK CHECKPOINT --average chat.pt --share 0.13   # with 13% of an earlier state.pt
 
 TensorFlow itself writes the weights.
 """
@@ -22,7 +23,7 @@ PREFIX = "model.ckpt"
 
 
 def arrays(model):
-    """{name in the checkpoint: f32 array}; matrices of layers are (1, n_in, n_out) there."""
+    """Return {name in the checkpoint: f32 array}; matrices of layers are (1, n_in, n_out) there."""
     found = {}
     for name, parameter in model.tensors().items():
         array = parameter.detach().float().cpu().numpy()
@@ -31,7 +32,7 @@ def arrays(model):
 
 
 def write(model, vocabulary, folder):
-    """Writes the checkpoint of `model` to `folder`, with the vocabulary that lies in the folder `vocabulary`."""
+    """Write the checkpoint of `model` to `folder`, with the vocabulary from the folder `vocabulary`."""
     import tensorflow as tf  # takes seconds: not for --help
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,14 +49,26 @@ def write(model, vocabulary, folder):
         shutil.copyfile(vocabulary / name, folder / name)
 
 
+def averaged(weights, others, share):
+    """Return the weights with a share of `others`, which come from the same training: {name: tensor} all three."""
+    return {name: (1 - share) * weight + share * others[name] for name, weight in weights.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=pathlib.Path)
-    parser.add_argument("checkpoint", type=pathlib.Path)
+    parser.add_argument("work", type=pathlib.Path, help="the folder with state.pt and the vocabulary")
+    parser.add_argument("checkpoint", type=pathlib.Path, help="the folder to write")
+    parser.add_argument("--average", type=pathlib.Path, metavar="STATE", help="average with the weights of a state.pt")
+    parser.add_argument("--share", type=float, default=0.5, help="share of STATE in the average (default: %(default)s)")
     options = parser.parse_args()
     state = torch.load(options.work / "state.pt", map_location="cpu", weights_only=True)
     model = Gpt2(Hyperparameters(**state["shape"]))
-    model.load_state_dict(state["model"])
+    weights = state["model"]
+    if options.average:
+        weights = averaged(
+            weights, torch.load(options.average, map_location="cpu", weights_only=True)["model"], options.share
+        )
+    model.load_state_dict(weights)
     write(model, options.work, options.checkpoint)
 
 

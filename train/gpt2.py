@@ -1,6 +1,6 @@
-"""GPT-2 in torch, to be trained.
+"""GPT-2 in torch, for training.
 
-Letters: B sequences of T tokens; n_embd is the width, n_vocab the tokens.
+Letters: B sequences of T tokens; n_embd is the width, n_vocab the number of tokens.
 """
 
 import re
@@ -17,12 +17,13 @@ LAYER = re.compile(r"h(\d+)(?=/)")
 
 
 class Block(nn.Module):
-    """A layer: attention, then the perceptron, each behind a layer norm and added to its input."""
+    """A layer: attention, then the perceptron, each after a layer norm and added to its input."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, dropout):
         super().__init__()
         n = shape.n_embd
         self.n_head = shape.n_head
+        self.dropout = nn.Dropout(dropout)
         self.ln_1, self.ln_2 = nn.LayerNorm(n), nn.LayerNorm(n)
         self.attn = nn.ModuleDict({"c_attn": nn.Linear(n, 3 * n), "c_proj": nn.Linear(n, n)})
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(n, 4 * n), "c_proj": nn.Linear(4 * n, n)})
@@ -32,19 +33,23 @@ class Block(nn.Module):
         qkv = self.attn["c_attn"](self.ln_1(x)).view(b, t, 3, self.n_head, n // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_head, T, n_embd / n_head)
         heads = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attn["c_proj"](heads.transpose(1, 2).reshape(b, t, n))
-        return x + self.mlp["c_proj"](functional.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh"))
+        x = x + self.dropout(self.attn["c_proj"](heads.transpose(1, 2).reshape(b, t, n)))
+        hidden = functional.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh")
+        return x + self.dropout(self.mlp["c_proj"](hidden))
 
 
 class Gpt2(nn.Module):
-    """The whole model; its output head is `wte`, its `shape` a `Hyperparameters`. Names are those of transformers."""
+    """The whole model; its output head is `wte`, its `shape` a `Hyperparameters`. Names are those of transformers.
 
-    def __init__(self, shape):
+    `dropout` is the fraction of a layer's outputs that is left out while training.
+    """
+
+    def __init__(self, shape, dropout=0.0):
         super().__init__()
         self.shape = shape
         self.wte = nn.Embedding(shape.n_vocab, shape.n_embd)
         self.wpe = nn.Embedding(shape.n_ctx, shape.n_embd)
-        self.h = nn.ModuleList(Block(shape) for _ in range(shape.n_layer))
+        self.h = nn.ModuleList(Block(shape, dropout) for _ in range(shape.n_layer))
         self.ln_f = nn.LayerNorm(shape.n_embd)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -52,13 +57,21 @@ class Gpt2(nn.Module):
             elif parameter.ndim == 2:
                 nn.init.normal_(parameter, std=STDDEV.get(name.removesuffix(".weight"), 0.02))
 
-    def forward(self, tokens, targets):
-        """The mean loss of `targets` (B, T) behind `tokens` (B, T), in nats a token."""
+    def logits(self, tokens):
+        """Return the logits after each of `tokens` (B, T), (B, T, n_vocab)."""
         x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
         for block in self.h:
             x = block(x)
-        logits = functional.linear(self.ln_f(x), self.wte.weight)
-        return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return functional.linear(self.ln_f(x), self.wte.weight)
+
+    def losses(self, tokens, targets):
+        """Return the loss of each of `targets` (B, T) after `tokens` (B, T), f32 (B, T), in nats; zero for -100."""
+        logits = self.logits(tokens).flatten(0, 1).float()
+        return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
+
+    def forward(self, tokens, targets):
+        """Return the mean loss of `targets` (B, T), of those that aren't -100, after `tokens` (B, T), in nats."""
+        return functional.cross_entropy(self.logits(tokens).flatten(0, 1).float(), targets.flatten())
 
     def tensors(self):
         """{name as in `tensor_table`: parameter}, in its order; matrices are (n_out, n_in)."""
