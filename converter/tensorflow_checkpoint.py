@@ -117,7 +117,7 @@ def _find_prefix(source: pathlib.Path) -> pathlib.Path:
     if _index_of(prefix).is_file() or _version_1_files(prefix):
         return prefix
     if source.exists():
-        raise CheckpointError(f"{source}: no TensorFlow checkpoint, expected a folder, a prefix or a .index file")
+        raise CheckpointError(f"{source}: not a TensorFlow checkpoint, expected a folder, a prefix or a .index file")
     hint = suggestion(source.as_posix()) or f"there is no {_index_of(prefix)}"
     raise CheckpointError(f"{source}: no such checkpoint, expected a folder or a prefix ({hint})")
 

@@ -206,14 +206,14 @@ def perplexity(
     sequences, n_ctx = _sequences(model, against)
     stride = max(1, n_ctx // 2) if stride is None else stride
     if not 1 <= stride <= n_ctx:
-        raise UsageError(f"stride: got {stride}, expected 1 to {n_ctx}, the window")
+        raise UsageError(f"stride: got {stride}, expected 1 to {n_ctx}, the size of the window")
     start = [model.tokenizer.end_of_text] if bos and model.tokenizer.end_of_text is not None else []
     encoded = []
     for name, text in texts:
         tokens = start + _encode([sequence.model for sequence in sequences], name, text, special)
         scored = [part for part in windows(len(tokens), n_ctx, stride, bos) if part[2] < part[1]]
         if not scored:
-            raise UsageError(f"{name}: no token to score, expected a longer text")
+            raise UsageError(f"{name}: no token to score (use a longer text)")
         encoded.append((name, tokens, scored))
     total, done = sum(end - first for *_, scored in encoded for _, end, first in scored), 0
     whole, n_whole_bytes, found = Tally(), 0, []

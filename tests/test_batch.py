@@ -144,7 +144,7 @@ def test_seeds_wrap_around_after_the_largest(model):
         (5, UsageError, "prompt 2: got 5, expected text or token ids"),
         (b"x", UsageError, "prompt 2: got b'x', expected text or token ids"),
         ([1, 2.0], UsageError, "prompt 2: tokens: got an item 2.0, expected ids"),
-        ([1, 4096], VocabularyError, "prompt 2: token 4096: out of range, expected 0 to 4095"),
+        ([1, 8192], VocabularyError, "prompt 2: token 8192: out of range, expected 0 to 8191"),
         ([1] * 513, ContextFullError, "prompt 2: 513 tokens, but the model has 512 positions"),
         ({"prompt": "x", "temperature": "hot"}, UsageError, "prompt 2: temperature: got 'hot', expected a number"),
         ({"prompt": "x", "sampling": {"top_k": 1}}, UsageError, "prompt 2: sampling: got {'top_k': 1}, expected a Sam"),

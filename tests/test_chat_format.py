@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from demo import demo_model
+from demo import DEMO, demo_model
 from random_models import random_tensors, write_model
+from set_opening import set_opening
 
 from gpt2rt.chat import Conversation
 from gpt2rt.chat_format import renamed
@@ -106,14 +107,25 @@ def test_an_empty_opening_is_respected(byte_model, model):
     assert Conversation(model, opening="").format.opening_tokens == []
 
 
-def test_an_opening_from_the_file_has_the_names_of_the_conversation(model):
+@pytest.fixture(scope="module")
+def opened_model(tmp_path_factory):
+    """The bundled model, with an opening in its file."""
+    demo_model()
+    path = tmp_path_factory.mktemp("model") / "opened.bin"
+    set_opening(DEMO, "User: Who are you?\nBot: I'm Bot, a little program that talks.\n", path)
+    return open_model(path, n_threads=1)
+
+
+def test_an_opening_from_the_file_has_the_names_of_the_conversation(opened_model):
+    model = opened_model
     chat = Conversation(model, user_name="Ann", bot_name="Tom").format
     assert chat.opening == "Ann: Who are you?\nTom: I'm Tom, a little program that talks.\n"
     assert Conversation(model, bot_name="Tom", opening="I am Bot.").format.opening == "I am Bot."
 
 
 @pytest.mark.parametrize("format", ["dialogpt", "raw"])
-def test_an_opening_from_the_file_is_for_its_own_format(model, format):
+def test_an_opening_from_the_file_is_for_its_own_format(opened_model, format):
+    model = opened_model
     assert Conversation(model, format=format).format.opening == ""
 
 

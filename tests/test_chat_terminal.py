@@ -66,7 +66,7 @@ def messages(terminal, folder):
 def test_a_chat_opens_with_what_it_is_and_how_to_leave_and_ctrl_d_leaves(start):
     terminal = start("--seed", "1")
     opening = terminal.read_to("User: ")
-    assert "a GPT-2 of 5.9 million parameters" in opening
+    assert "a GPT-2 of 21.1 million parameters" in opening
     assert "Ctrl-D or /exit leaves" in opening
     assert "small bundled model" in opening
     assert terminal.say("Hello!")
@@ -289,4 +289,6 @@ def test_a_setting_is_shown_with_its_default(chat):
     assert "temperature           0.9     changed; default 0.7\n" in shown
     assert "top_p                 0.9     default\n" in shown
     terminal.type("/set top_p\n")
-    assert "Only the most likely tokens that together reach probability P; 1 for all." in terminal.read_to("\nUser: ")
+    assert "Sample from the most likely tokens that together have probability X; 1 for all." in terminal.read_to(
+        "\nUser: "
+    )

@@ -139,7 +139,7 @@ def test_models_lists_name_type_size_parameters_and_path(cli, models):
     rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     assert rows[0] == ["name", "type", "size", "parameters", "path"]
     assert [row[0] for row in rows[1:]] == ["demo", "124M", "mine"]
-    assert rows[2] == ["124M", "int8", f"{DEMO.stat().st_size / 1e6:.1f} MB", "5.9 million", str(models / "124M.bin")]
+    assert rows[2] == ["124M", "int8", f"{DEMO.stat().st_size / 1e6:.1f} MB", "21.1 million", str(models / "124M.bin")]
 
 
 def test_models_as_json(cli, models):
@@ -149,7 +149,7 @@ def test_models_as_json(cli, models):
         "name": "mine",
         "weight_type": "int8",
         "size": DEMO.stat().st_size,
-        "n_parameters": 5_918_720,
+        "n_parameters": 21_087_744,
         "path": str(models / "mine.bin"),
     }
 
@@ -273,7 +273,7 @@ def test_which_single_argument_is_a_model(here, argument, is_model):
         (["perplexity", "mine.bin"], 2, "TEXT: missing (see gpt2rt perplexity -h)"),
         (["perplexity", "none.txt"], 2, "none.txt: can't be read as UTF-8 text: No such file or directory"),
         (["perplexity", "mine", "t.txt", "--against", "min"], 1, "min: no file or model has this name (did you mean m"),
-        (["requantize", "mine", "--type", "f16"], 1, "{models}/mine.bin: its weights are int8 already"),
+        (["requantize", "mine", "--type", "f16"], 1, "{models}/mine.bin: its weights are already quantized to int8"),
     ],
 )
 def test_a_model_that_is_not_there_is_a_sentence(cli, models, here, arguments, code, message):
