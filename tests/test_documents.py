@@ -153,7 +153,7 @@ def script(name):
     return module
 
 
-make_output = script("make_output")
+make_output = script("make_output")  # "docs/make_output.py"
 CONVERTING = ("tutorial.md", "compare.md")  # take seconds
 
 

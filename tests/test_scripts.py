@@ -3,6 +3,7 @@
 tests/test_documents.py runs the command lines of the documents, tests/test_train.py tests the parts of train/.
 """
 
+import itertools
 import json
 import lzma
 import os
@@ -272,8 +273,20 @@ class TestTrain:
 
     def test_dialogues_about_the_model_are_printed(self):
         dialogues = run("train/about.py").strip().split("\n\n")
-        assert len(dialogues) == 20
+        assert len(dialogues) == 30
         assert all(len(dialogue.splitlines()) % 2 == 0 for dialogue in dialogues)
+
+    @pytest.mark.slow
+    def test_answers_are_scored(self, needs_demo, tmp_path):
+        pytest.importorskip("torch", reason="torch is not installed")
+        turns = [["Hello!", "Hello! How are you?"], ["Who are you?", "I am a robot."]] * 4
+        content = "".join(json.dumps({"turns": pair}) + "\n" for pair in turns).encode()
+        for name in itertools.chain(*text.GROUPS.values()):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(lzma.compress(content if name.endswith(".jsonl.xz") else b"Once.\n"))
+        run("train/score.py", tmp_path, tmp_path / "scores.npz", "--model", ROOT / "train" / "demo-f16.bin")
+        with np.load(tmp_path / "scores.npz") as scores:
+            assert all(len(scores[group]) for group in scores)
 
     def test_a_curve_is_plotted(self, tmp_path):
         pytest.importorskip("matplotlib", reason="matplotlib is not installed")
