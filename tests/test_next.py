@@ -85,6 +85,14 @@ def test_standard_input_is_a_text(cli):
     assert cli("-", typed=f"{TEXT}\n") == cli(TEXT)
 
 
+@pytest.mark.parametrize(("text", "hint"), [(TEXT, ""), (f"{TEXT} ", "(the text ends with a space; ")])
+def test_a_space_at_the_end_is_pointed_out(cli, text, hint):
+    code, _, err = cli(text)
+    assert code == 0
+    assert err.startswith(hint)
+    assert bool(err) == bool(hint)
+
+
 def test_an_empty_text_asks_for_the_first_token_of_a_document(cli):
     found = json.loads(cli("", "--json")[1])
     assert found["ids"] == [demo_model().tokenizer.end_of_text]

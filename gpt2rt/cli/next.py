@@ -55,6 +55,8 @@ def command(model: str, text: str, number: int, as_json: bool, threads: int | No
     opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
     ids = prompt_ids(opened, text) or start_of_text(opened)
     found = most_likely_next(opened, ids, min(number, opened.hyperparameters.n_vocab))
+    if text.endswith(" "):
+        click.echo("(the text ends with a space; most tokens begin with one, so leave it out)", err=True)
     if as_json:
         print_json(opened, text, ids, found)
     else:
