@@ -62,7 +62,7 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
         if isinstance(value, dict):
             rows += [(f"{key} {name}", one_line(inner)) for name, inner in value.items()]
         else:
-            rows.append((key, one_line(value)))
+            rows.append(("license" if key == "licence" else key, one_line(value)))
     width = max(len(printable(str(name))) for name, _ in rows) + 2
     for name, value in rows:
         click.echo(f"{printable(str(name)):{width}}{printable(str(value))}")
@@ -91,4 +91,6 @@ def megabytes(n: int) -> str:
 def one_line(value: object) -> str:
     """Return a value of the metadata, shortened to one line."""
     text = " ".join(str(value).split())
+    if not text:
+        return "(empty)"
     return text if len(text) <= 80 else f"{text[:77]}..."
