@@ -68,7 +68,7 @@ def test_a_chat_opens_with_what_it_is_and_how_to_leave_and_ctrl_d_leaves(start):
     opening = terminal.read_to("User: ")
     assert "a GPT-2 of 21.1 million parameters" in opening
     assert "Ctrl-D or /exit leaves" in opening
-    assert "small bundled model" in opening
+    assert "run gpt2rt chat 124M" in opening
     assert terminal.say("Hello!")
     terminal.type("\x04")
     assert terminal.exit_code() == 0
@@ -97,6 +97,13 @@ def test_a_bare_exit_leaves_when_it_is_repeated(chat, first, second):
     assert f"(type /exit to leave, or {first} once more)" in terminal.read_to("\nUser: ")
     terminal.type(f"{second}\n")
     assert terminal.exit_code() == 0
+
+
+def test_a_bare_help_is_answered_after_a_hint(chat, tmp_path):
+    terminal = chat()
+    terminal.type("help\n")
+    assert "(/help lists the commands)" in terminal.read_to("\nUser: ")
+    assert messages(terminal, tmp_path) == ["help"]
 
 
 def test_a_message_between_two_exits_is_answered(chat, tmp_path):

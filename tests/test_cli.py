@@ -235,7 +235,7 @@ def test_a_piped_chat_prints_only_answers(cli, demo):
     assert len(out.splitlines()) == 2
     assert "User:" not in out
     assert "\x1b" not in out + err
-    assert err == "It is the small bundled model; OpenAI's: gpt2rt chat 124M.\n"
+    assert err == "This is the small bundled model. For OpenAI's GPT-2, run gpt2rt chat 124M.\n"
 
 
 def test_a_piped_chat_prints_the_seed_that_was_sampled(cli, demo):
@@ -279,6 +279,7 @@ def test_chat_commands(cli, demo, tmp_path):
         ("/save", "/save: expected the name of a file"),
         ("/load none.json", "'none.json': can't be read: No such file or directory"),
         ("/set heat 1", "setting 'heat': expected one of temperature, "),
+        ("/set temprature 1", "setting 'temprature': unknown (did you mean temperature? /set lists the settings)"),
         ("/set top_k x", "/set top_k: got 'x', expected a whole number"),
         ("/set top-p 2", "top_p: got 2.0, expected a number from 0.0 to 1.0"),
         ("word " * 600, "message: "),

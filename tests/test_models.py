@@ -201,7 +201,7 @@ def test_one_argument_of_generate_is_the_prompt(cli):
     arguments = ["-n", "5", "--temperature", "0", "--echo"]
     _, out, err = cli("generate", "Once upon a time", *arguments)
     assert out.startswith("Once upon a time")
-    assert err.startswith("(the small bundled model; OpenAI's: gpt2rt generate 124M ...)\nseed ")
+    assert err.startswith("(the small bundled model; for OpenAI's, run gpt2rt generate 124M ...)\nseed ")
     assert cli("generate", "demo", "Once upon a time", *arguments)[1] == out
 
 

@@ -58,7 +58,8 @@ WITH_ARGUMENT = ("save", "load", "set")
     "--opening",
     type=FILE,
     metavar="FILE",
-    help="Put this text before the first turn: a scene, example turns.  [default: as the model file says]",
+    help="Put this text before the first turn: a scene, example turns."
+    "  [default: as the model file says, else example turns]",
 )
 @click.option(
     "--drafts",
@@ -166,7 +167,8 @@ class Talk:
         elif is_sampled:
             self.note(f"seed {self.conversation.seed}")
         if is_bundled:
-            self.note("It is the small bundled model; OpenAI's: gpt2rt chat 124M.")
+            name = "" if self.is_interactive else "This is the small bundled model. "
+            self.note(f"{name}For OpenAI's GPT-2, run gpt2rt chat 124M.")
 
     def run(self) -> int:
         """Talk until the end and return the exit code."""
@@ -215,6 +217,8 @@ class Talk:
         if self.has_hinted:
             self.note(f"(type /exit to leave, or {message.strip()} once more)")
             return
+        if self.is_interactive and message.strip().casefold() == "help":
+            self.note("(/help lists the commands)")
         if not message.startswith("/") or "\n" in message:
             self.show(self.conversation.say(message))
             return
@@ -322,6 +326,8 @@ class Talk:
         self.note(f"(loaded {self.turns()} from {path})")
 
     def set(self, argument: str) -> None:
+        from difflib import get_close_matches
+
         settings = self.conversation.settings()
         name, _, text = argument.partition(" ")
         name, text = name.replace("-", "_"), text.strip()
@@ -334,6 +340,8 @@ class Talk:
             if name in SAMPLING_OPTIONS:
                 self.note(SAMPLING_OPTIONS[name][3])
             return
+        if name not in settings and (near := get_close_matches(name, settings, 1)):
+            raise UsageError(f"setting {name!r:.40}: unknown (did you mean {near[0]}? /set lists the settings)")
         kind = type(settings.get(name, 0.0))
         try:
             value = kind(text or 0)

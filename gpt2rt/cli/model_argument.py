@@ -111,7 +111,7 @@ def model_and_text_arguments(
             if required and not texts:
                 raise click.MissingParameter(param_hint=f"'{name.upper()}'", param_type="argument", ctx=context)
             if options["model"] is None and announce:
-                click.echo(f"(the small bundled model; OpenAI's: {context.command_path} 124M ...)", err=True)
+                click.echo(f"(the small bundled model; for OpenAI's, run {context.command_path} 124M ...)", err=True)
             if not files:
                 texts = texts[0] if texts else None
             command(*arguments, **_with_paths({**options, name: texts}, also))
