@@ -173,7 +173,7 @@ def test_a_file_name_cannot_write_to_the_terminal(cli, models):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["generate", "-n", "2"],
+        ["generate", "-n", "2", "--seed", "1"],
         ["generate", "-n", "2", "Once upon a time"],
         ["generate", "-n", "2", "-"],
         ["info"],
