@@ -12,6 +12,7 @@ from gpt2rt.arguments import whole_number
 from gpt2rt.errors import UsageError
 from gpt2rt.generate import Generation, prompt_ids
 from gpt2rt.lookup import is_worth_it
+from gpt2rt.model_folder import named_model
 from gpt2rt.modelfile import WEIGHT_TYPES, Hyperparameters, ModelFile
 from gpt2rt.sampling import SamplingParams, sampling_with
 from gpt2rt.threads import default_threads, most_threads
@@ -279,4 +280,6 @@ def open_model(path: Path, *, n_threads: int | None = None, use_mmap: bool = Tru
         ModelFileError: the file is missing, damaged or truncated, or not a model file.
         UsageError: n_threads or isa is invalid.
     """
+    if isinstance(path, str) and not os.path.exists(path):
+        path = named_model(path) or path
     return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa)

@@ -14,6 +14,7 @@ from checkpoints import write_checkpoint
 from demo import DEMO, demo_model
 from release_server import SIZE, cuts_after, serving
 
+import gpt2rt
 from gpt2rt import model_folder
 from gpt2rt.cli import COMMANDS, group, run
 from gpt2rt.cli.model_argument import names_model
@@ -140,6 +141,13 @@ def test_models_lists_name_type_size_parameters_and_path(cli, models):
     assert rows[0] == ["name", "type", "size", "parameters", "path"]
     assert [row[0] for row in rows[1:]] == ["demo", "124M", "mine"]
     assert rows[2] == ["124M", "int8", f"{DEMO.stat().st_size / 1e6:.1f} MB", "21.1 million", str(models / "124M.bin")]
+
+
+def test_a_name_opens_the_model_in_python_too(models):
+    assert gpt2rt.open_model("demo").path == str(DEMO)
+    assert gpt2rt.open_model("mine").path == str(models / "mine.bin")
+    with pytest.raises(gpt2rt.ModelFileError, match="355M: no such file"):
+        gpt2rt.open_model("355M")
 
 
 def test_models_as_json(cli, models):
