@@ -97,6 +97,8 @@ def stand_ins(tmp_path_factory):
         (folder / name).write_bytes(lzma.compress(content) if name.endswith(".xz") else content)
     for name in ("bench", "train"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    chats = folder / "bench" / "chats.txt"
+    chats.write_text("".join(chats.read_text().splitlines(keepends=True)[:2]))  # all of them take minutes
     return folder
 
 
