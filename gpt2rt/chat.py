@@ -7,6 +7,7 @@ from collections import namedtuple
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from time import perf_counter
 
+from gpt2rt import _engine
 from gpt2rt.arguments import whole_number
 from gpt2rt.chat_format import ChatFormat, chat_format
 from gpt2rt.errors import ContextFullError, UsageError
@@ -278,11 +279,11 @@ class Conversation:
             ModelFileError: what the file says of chat can't.
         """
         self.sampling = SamplingParams(**CHAT_DEFAULTS).replace(**sampling)
+        self.sequence = _engine.Sequence(model)  # rejects what is not a model
         self.model = model
         self.stop = stop_strings(stop)
         self.turns: list[Turn] = []
         self.n_dropped = 0
-        self.sequence = model.sequence()
         self._answer: Answer | None = None
         self._n_answers = 0
         self.format = self.made_format(format, user_name, bot_name, opening)

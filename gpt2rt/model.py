@@ -277,6 +277,6 @@ def open_model(path: Path, *, n_threads: int | None = None, use_mmap: bool = Tru
 
     Raises:
         ModelFileError: the file is missing, damaged or truncated, or not a model file.
-        UsageError: n_threads or isa is invalid.
+        UsageError: an argument is invalid.
     """
     return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa)
