@@ -289,7 +289,7 @@ cdef class Tokenizer:
         return b"".join([self.bytes_of(token) for token in items])
 
     def decode(self, ids):
-        """Decode tokens to text; bytes that are not UTF-8 become U+FFFD. Raises the errors of `decode_bytes`."""
+        """Decode tokens to text; bytes that are not UTF-8 become U+FFFD. Raises as `decode_bytes`."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def problems(self, most=100):
@@ -319,7 +319,7 @@ cdef class StreamDecoder:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token):
-        """Add a token and return the text that is now complete, which may be empty. Raises the errors of `token_bytes`."""
+        """Add a token and return the text that is now complete, which may be empty. Raises as `token_bytes`."""
         return self.decoder.decode(self.tokenizer.bytes_of(token))
 
     def finish(self):

@@ -263,7 +263,8 @@ class Generation:
         """
         Args:
             sequence: the sequence that evaluates the prompt and to which the generated tokens are added.
-            prompt: text, or its ids, to evaluate first; empty to continue after the sequence's last token, or to start a document.
+            prompt: text, or its ids, to evaluate first; empty to continue after the sequence's last token, or to start
+                a document.
             sampling: a `SamplingParams`.
             max_tokens: the maximum number of tokens to generate, None for as many as the context holds.
             stop: strings that end the text; they are not part of it.
