@@ -9,6 +9,7 @@ from random_models import random_tensors, write_model
 import gpt2rt
 from gpt2rt import Conversation, Engine, Generation, Sequence, UsageError, VocabularyError
 from gpt2rt._tokenizer import StreamDecoder
+from gpt2rt.converter import convert
 from gpt2rt.modelfile import Hyperparameters
 
 SHAPE = Hyperparameters(n_vocab=257, n_ctx=300, n_embd=16, n_head=2, n_layer=1)
@@ -265,6 +266,13 @@ def test_a_message_that_is_not_text_is_refused(model, message):
 def test_a_path_of_another_type_is_refused(value):
     with pytest.raises(UsageError, match=r"path: got .*, expected the path of a model file"):
         gpt2rt.open_model(value)
+
+
+@pytest.mark.parametrize("value", [5, True, 0.5, b"model", ["model"]], ids=repr)
+def test_a_conversion_to_or_from_something_other_than_a_path_is_refused(path, value):
+    for name, arguments in (("source", (value,)), ("source", (None,)), ("output", (path, value))):
+        with pytest.raises(UsageError, match=f"^{name}: got .*, expected a path$"):
+            convert(*arguments)
 
 
 def test_a_path_may_be_bytes(path):
