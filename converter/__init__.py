@@ -43,7 +43,7 @@ Conversion.__doc__ = """The result of a conversion.
 
 Attributes:
     path: the file written.
-    size: bytes in the file. source_size: bytes of the source's weights. ratio: source_size / size.
+    size: bytes in the file. source_size: bytes of the source's weights in f32. ratio: source_size / size.
     seconds: how long the conversion took.
     max_error, mean_error: the largest and the mean absolute quantization error of the matrix elements.
     quality: the quality report, a dict (docs/format.md), or None.
@@ -92,6 +92,9 @@ def convert(
         ModelFileError: the file can't be written.
     """
     begin = time.perf_counter()
+    for argument, path in ("source", source), ("output", output):
+        if not isinstance(path, (str, os.PathLike)) and not (argument == "output" and path is None):
+            raise UsageError(f"{argument}: got {path!r:.80}, expected a path")
     group_size = _checked_group_size(weight_type, group_size)
     checkpoint = _open(source)
     vocabulary = checkpoint.vocabulary()

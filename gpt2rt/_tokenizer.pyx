@@ -10,6 +10,7 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
@@ -188,11 +189,12 @@ cdef class Tokenizer:
             A list of ids.
 
         Raises:
+            UsageError: `text` is not a string.
             VocabularyError: the vocabulary is damaged.
         """
         cdef bytes content
         if not isinstance(text, str):
-            raise TypeError(f"text: got {type(text).__name__}, expected str")
+            raise UsageError(f"text: got {text!r:.80}, expected text")
         try:
             content = text.encode()
         except UnicodeEncodeError:  # a pair of surrogates is a character; a lone one becomes U+FFFD
@@ -240,7 +242,12 @@ cdef class Tokenizer:
         return places
 
     def token_bytes(self, token):
-        """Return the bytes of a token, given its id; they may be parts of characters. Raises VocabularyError."""
+        """Return the bytes of a token, given its id; they may be parts of characters.
+
+        Raises:
+            UsageError: `token` is not an integer.
+            VocabularyError: it is out of range.
+        """
         return self.bytes_of(token)
 
     cdef bytes bytes_of(self, token):
@@ -248,7 +255,13 @@ cdef class Tokenizer:
         cdef Py_ssize_t i
         cdef uint32_t start, end
         try:
-            i = token
+            number = None if isinstance(token, bool) else PyNumber_Index(token)
+        except TypeError:
+            number = None
+        if number is None:
+            raise UsageError(f"token: got {token!r:.80}, expected an id")
+        try:
+            i = number
         except OverflowError:
             i = -1
         if not 0 <= i < t.n_vocab:
@@ -261,11 +274,22 @@ cdef class Tokenizer:
         return (<const char*>t.token_bytes + start)[: end - start]
 
     def decode_bytes(self, ids):
-        """Return the bytes of tokens, joined. Raises VocabularyError if an id is out of range."""
-        return b"".join([self.bytes_of(token) for token in ids])
+        """Return the bytes of tokens, joined.
+
+        Raises:
+            UsageError: an item of `ids` is not an integer.
+            VocabularyError: an id is out of range.
+        """
+        try:
+            items = None if isinstance(ids, (str, bytes, bytearray)) else iter(ids)
+        except TypeError:
+            items = None
+        if items is None:
+            raise UsageError(f"tokens: got {ids!r:.80}, expected ids")
+        return b"".join([self.bytes_of(token) for token in items])
 
     def decode(self, ids):
-        """Decode tokens to text; bytes that are not UTF-8 become U+FFFD. Raises VocabularyError as `decode_bytes`."""
+        """Decode tokens to text; bytes that are not UTF-8 become U+FFFD. Raises as `decode_bytes`."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def problems(self, most=100):
@@ -290,12 +314,12 @@ cdef class StreamDecoder:
     cdef Tokenizer tokenizer
     cdef object decoder
 
-    def __init__(self, Tokenizer tokenizer not None):
+    def __cinit__(self, Tokenizer tokenizer not None):
         self.tokenizer = tokenizer
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token):
-        """Add a token and return the text that is now complete, which may be empty. Raises VocabularyError."""
+        """Add a token and return the text that is now complete, which may be empty. Raises as `token_bytes`."""
         return self.decoder.decode(self.tokenizer.bytes_of(token))
 
     def finish(self):

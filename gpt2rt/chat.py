@@ -7,6 +7,7 @@ from collections import namedtuple
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from time import perf_counter
 
+from gpt2rt import _engine
 from gpt2rt.arguments import whole_number
 from gpt2rt.chat_format import ChatFormat, chat_format
 from gpt2rt.errors import ContextFullError, UsageError
@@ -38,26 +39,26 @@ def words_of(text: str) -> str:
 
 
 class Answer:
-    """The answer to a message: an iterator of pieces of text, to be read to its end.
+    """The answer to a message: an iterator of pieces of text. Its turn is added to the conversation when it ends.
 
-    A KeyboardInterrupt or `close()` in the middle ends it early; what there is becomes the turn's answer. So does the
-    next `say()`, `retry()`, `undo()` or `set()` of its conversation; if nothing was read yet, that reads all of it.
+    A KeyboardInterrupt or `close()` ends it early; the text so far becomes the turn's answer. The conversation's next
+    `say()`, `retry()`, `undo()` or `set()` also ends it early, but an answer that was not started is generated in full.
 
     Attributes:
-        finish_reason: None while it runs, then as `Generation`'s, "interrupted", or "blank".
+        finish_reason: None while it runs, then that of a `Generation` ("stop" or "length"), "interrupted" or "blank".
         n_dropped: how many old turns were dropped from the context to make room.
-        n_prompt_tokens, prompt_seconds: what had to be evaluated first.
-        n_tokens, seconds: what was sampled, all drafts together.
+        n_prompt_tokens, prompt_seconds: the number of tokens evaluated first, and the time it took.
+        n_tokens, seconds: the number of tokens sampled, in all drafts together, and the time it took.
     """
 
     def __init__(
         self, conversation: Conversation, message: str, tokens: list[int], n_dropped: int, replaced: Turn | None
     ):
-        """Made by `Conversation`.
+        """Created by `Conversation`.
 
         Args:
-            tokens: all that the model is to have read before it answers.
-            replaced: the last turn, where this answer is to take its place.
+            tokens: the ids of the whole prompt, from the start of the context.
+            replaced: the last turn, if this answer replaces its answer.
         """
         self._text = ""
         self.finish_reason: str | None = None
@@ -208,7 +209,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The whole answer, which is read to its end first; "" where the model had none, then there is no new turn."""
+        """The whole answer; it is generated to the end first. If it is empty, there is no new turn."""
         for _ in self:
             pass
         return self._text
@@ -221,11 +222,11 @@ class Answer:
         return next(self._pieces)
 
     def close(self) -> None:
-        """End it early. Of an answer that was not begun nothing is kept, not even its message."""
+        """End the answer early. One that was not started leaves no turn."""
         self._pieces.close()
 
     def finish(self) -> None:
-        """Read it to its end if nothing was read of it; end it early if it was begun."""
+        """Generate the answer in full if it was not started; end it early otherwise."""
         if not self._is_begun:
             for _ in self:
                 pass
@@ -233,18 +234,18 @@ class Answer:
 
 
 class Conversation:
-    """Turns with a model. The model evaluates only what is new when it answers; all else is in its sequence's KV cache.
+    """A chat with a model. Earlier turns stay in the KV cache: the model evaluates only what is new.
 
     Attributes:
-        model: a `Model`.
-        format: its `ChatFormat`.
-        sequence: what the model has evaluated.
-        turns: list of `Turn`, all of them.
+        model: the `Model`.
+        format: the `ChatFormat`, which turns messages into a prompt.
+        sequence: the `Sequence` that holds the evaluated tokens.
+        turns: a list of all turns, each a `Turn` with `user`, `answer` and `tokens` (the ids of the answer).
         n_dropped: how many of the first turns are no longer in the context.
-        sampling: the `SamplingParams` of the answers. seed: of the random generator.
-        max_tokens: of an answer.
-        stop: further strings that end an answer.
-        drafts: of an answer, of which the best is taken.
+        sampling: the `SamplingParams`. seed: the seed of the random generator.
+        max_tokens: the maximum number of tokens in an answer.
+        stop: strings that end an answer, besides those of the format.
+        drafts: how many answers to sample for each message; the best one is kept.
     """
 
     def __init__(
@@ -264,25 +265,27 @@ class Conversation:
         """
         Args:
             model: a `Model`.
-            format: "plain", "dialogpt" or "raw"; it, the names and the opening (text before the first turn) come from
-                the model's file where they are None.
-            seed: of the random generator, from the system where it is None.
-            max_tokens: of an answer, None for 120.
+            format: "plain", "dialogpt" or "raw"; None for that of the model file.
+            user_name, bot_name: the names of the speakers; None for those of the model file.
+            opening: text before the first turn; None for that of the model file.
+            seed: of the random generator; None for one from the system.
+            max_tokens: the maximum number of tokens in an answer; None for 120.
             stop: strings that end an answer, besides those of the format.
-            drafts: sample so many answers together and take the one that fits the message best (`drafts.best_answer`);
-                it then comes in one piece.
-            sampling: as for `SamplingParams`, over `CHAT_DEFAULTS`.
+            drafts: how many answers to sample for each message; the one that fits the message best is returned, in one
+                piece.
+            sampling: options of `SamplingParams`; the defaults are temperature 0.7, top_p 0.9, repetition_penalty 1.05
+                and no_repeat_ngram_size 4.
 
         Raises:
-            UsageError: an argument can't be used.
-            ModelFileError: what the file says of chat can't.
+            UsageError: an argument is invalid.
+            ModelFileError: the chat settings in the model file are invalid.
         """
         self.sampling = SamplingParams(**CHAT_DEFAULTS).replace(**sampling)
+        self.sequence = _engine.Sequence(model)  # rejects what is not a model
         self.model = model
         self.stop = stop_strings(stop)
         self.turns: list[Turn] = []
         self.n_dropped = 0
-        self.sequence = model.sequence()
         self._answer: Answer | None = None
         self._n_answers = 0
         self.format = self.made_format(format, user_name, bot_name, opening)
@@ -325,16 +328,16 @@ class Conversation:
     # --- settings
 
     def default_settings(self) -> dict[str, float]:
-        """Return the settings of a conversation for which none is given, by name. The seed has no default."""
+        """Return the default settings by name. The seed has no default."""
         sampling = SamplingParams(**CHAT_DEFAULTS).as_dict()
         return {**sampling, "max_tokens": min(MAX_TOKENS, self.sequence.n_ctx)}
 
     def settings(self) -> dict[str, float]:
-        """Return all that `set` can change, by name."""
+        """Return the current value of each setting that `set` can change, by name."""
         return {**self.sampling.as_dict(), "max_tokens": self.max_tokens, "seed": self.seed}
 
     def set(self, name: str, value: Any) -> None:
-        """Change a sampling option, max_tokens, or the seed, which starts the generator anew. Raises UsageError."""
+        """Change a sampling option, max_tokens or the seed, which restarts the generator. Raises UsageError."""
         self._finish()
         if name in SAMPLING_OPTIONS:
             self.sampling = self.sampling.replace(**{name: value})
@@ -346,7 +349,7 @@ class Conversation:
             raise UsageError(f"setting {name!r}: expected one of {', '.join(self.settings())}")
 
     def checked_max_tokens(self, value: int) -> int:
-        """Return the value as an int. Raises UsageError if an answer can't have so many tokens."""
+        """Return the value as an int. Raises UsageError if it is not from 1 to n_ctx."""
         return whole_number("max_tokens", value, 1, self.sequence.n_ctx)
 
     def draft_seeds(self) -> list[int]:
@@ -361,7 +364,7 @@ class Conversation:
         bot_name: str | None = None,
         opening: str | None = None,
     ) -> ChatFormat:
-        """Return a format for the model; what is None comes from its file. Raises UsageError, ModelFileError."""
+        """Return a format; arguments that are None come from the model file. Raises UsageError, ModelFileError."""
         made = chat_format(self.model, name, user_name, bot_name, opening)
         if len(made.opening_tokens) > self.sequence.n_ctx // 2:
             raise UsageError(
@@ -376,11 +379,10 @@ class Conversation:
         """Say something to the model and return its answer.
 
         Args:
-            message: text; in all formats but raw, white space is folded, line breaks too.
+            message: text; in all formats but raw, each run of whitespace, including line breaks, becomes one space.
 
         Returns:
-            The answer, to be iterated; the turn is made when it ends. `text` and the next `say()` read one to its end
-            of which nothing was read.
+            An `Answer`, an iterator of pieces of text; its `text` is the whole answer. The turn is added when it ends.
 
         Raises:
             UsageError: the message is empty or not a string.
@@ -424,7 +426,7 @@ class Conversation:
     def reset_to(
         self, format: ChatFormat, sampling: SamplingParams, seed: int, max_tokens: int, turns: list[Turn]
     ) -> None:
-        """Become another conversation with the same model."""
+        """Switch to another conversation with the same model."""
         self.reset()
         self.seed = self.sequence.set_sampling(sampling, seed=seed, exempt=format.exempt)
         self.format, self.sampling, self.max_tokens, self.turns = format, sampling, max_tokens, turns
@@ -445,10 +447,10 @@ class Conversation:
         return [*self.format.prompt(turn.user), *turn.tokens, *self.format.closing_tokens]
 
     def _prompt(self, message: str, turns: list[Turn]) -> tuple[list[int], int]:
-        """Return all that the model is to have read before it answers, and how many of the first turns that leaves out.
+        """Return the ids of the prompt, and how many of the first turns it leaves out.
 
-        Positions are learned, so old tokens can't be shifted out of the cache: whole turns leave, down to half of the
-        context, so that the rest is read again only once in a while.
+        Positions are learned, so old tokens can't be shifted out of the cache. Several turns are dropped at once, so
+        that the rest is evaluated again only once in a while.
         """
         n_dropped = first = min(self.n_dropped, len(turns))
         if self.format.turns_kept is not None:

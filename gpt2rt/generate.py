@@ -93,7 +93,7 @@ class Continuation:
     def __init__(
         self,
         sequence: _engine.Sequence,
-        prompt: Iterable[int],
+        prompt: str | Iterable[int],
         sampling: SamplingParams,
         *,
         max_tokens: int | None = None,
@@ -105,10 +105,12 @@ class Continuation:
         lookup: bool = False,
     ):
         """Push the prompt and configure sampling, without running anything. Arguments are those of `Generation`."""
+        if not isinstance(sequence, _engine.Sequence):
+            raise UsageError(f"sequence: got {sequence!r:.80}, expected a Sequence (model.sequence() returns one)")
         self.max_tokens = None if max_tokens is None else whole_number("max_tokens", max_tokens, 1)
         self._stops = StopStrings(stop)
         self._end_of_text = sequence.model.tokenizer.end_of_text
-        prompt = list(prompt)
+        prompt = prompt_ids(sequence.model, prompt)
         if not prompt and not len(sequence) and not sequence.pending:
             prompt = start_of_text(sequence.model)
         n_before = len(sequence) + len(sequence.pending)
@@ -247,7 +249,7 @@ class Generation:
     def __init__(
         self,
         sequence: _engine.Sequence,
-        prompt: Iterable[int],
+        prompt: str | Iterable[int],
         sampling: SamplingParams,
         *,
         max_tokens: int | None = None,
@@ -261,7 +263,8 @@ class Generation:
         """
         Args:
             sequence: the sequence that evaluates the prompt and to which the generated tokens are added.
-            prompt: ids to evaluate first; empty to continue after the sequence's last token, or to start a document.
+            prompt: text, or its ids, to evaluate first; empty to continue after the sequence's last token, or to start
+                a document.
             sampling: a `SamplingParams`.
             max_tokens: the maximum number of tokens to generate, None for as many as the context holds.
             stop: strings that end the text; they are not part of it.

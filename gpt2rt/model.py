@@ -278,7 +278,7 @@ def open_model(path: Path, *, n_threads: int | None = None, use_mmap: bool = Tru
 
     Raises:
         ModelFileError: the file is missing, damaged or truncated, or not a model file.
-        UsageError: n_threads or isa is invalid.
+        UsageError: an argument is invalid.
     """
     if isinstance(path, str) and not os.path.exists(path):
         path = named_model(path) or path

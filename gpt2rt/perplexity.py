@@ -158,8 +158,11 @@ def _sequences(model: Model, against: Model | None) -> tuple[list[_engine.Sequen
     """
     models = [model] if against is None else [model, against]
     if len({m.hyperparameters.n_vocab for m in models}) > 1:
-        counts = " and ".join(str(m.hyperparameters.n_vocab) for m in models)
-        raise UsageError(f"{models[1].path}: its vocabulary is not that of {model.path} ({counts} tokens)")
+        first, second = models
+        raise UsageError(
+            f"{second.path}: got a vocabulary of {second.hyperparameters.n_vocab} tokens, expected"
+            f" {first.hyperparameters.n_vocab}, as in {first.path}"
+        )
     return [m.sequence() for m in models], min(m.hyperparameters.n_ctx for m in models)
 
 

@@ -1,11 +1,15 @@
 """Arguments: numpy numbers are accepted, and invalid values are refused with a message."""
 
+import os
+
 import numpy as np
 import pytest
 from random_models import random_tensors, write_model
 
 import gpt2rt
-from gpt2rt import Engine, Sequence, UsageError, VocabularyError
+from gpt2rt import Conversation, Engine, Generation, Sequence, UsageError, VocabularyError
+from gpt2rt._tokenizer import StreamDecoder
+from gpt2rt.converter import convert
 from gpt2rt.modelfile import Hyperparameters
 
 SHAPE = Hyperparameters(n_vocab=257, n_ctx=300, n_embd=16, n_head=2, n_layer=1)
@@ -156,6 +160,35 @@ def test_tokens_that_are_not_ids_are_refused(sequence, value, message):
     assert (sequence.tokens, sequence.pending) == ([1, 2, 3], [])
 
 
+@pytest.mark.parametrize("value", ["42", b"42", bytearray(b"42"), 5, None, np.array(5)], ids=repr)
+def test_only_ids_can_be_decoded(model, value):
+    for call in (model.tokenizer.decode, model.tokenizer.decode_bytes):
+        with pytest.raises(UsageError, match=r"^tokens: got .*, expected ids$"):
+            call(value)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, 1.0, np.float64(1), "1", b"1", None, [1]], ids=repr)
+def test_a_token_that_is_not_an_id_is_refused(model, value):
+    tokenizer = model.tokenizer
+    calls = (tokenizer.token_bytes, StreamDecoder(tokenizer).feed)
+    for call in (*calls, lambda item: tokenizer.decode([item]), lambda item: tokenizer.decode_bytes([1, item])):
+        with pytest.raises(UsageError, match=r"^token: got .*, expected an id$"):
+            call(value)
+
+
+@pytest.mark.parametrize("value", [None, 5, True, b"ab", ["ab"]], ids=repr)
+def test_only_text_can_be_encoded(model, value):
+    for special in (False, True):
+        with pytest.raises(UsageError, match=r"^text: got .*, expected text$"):
+            model.tokenizer.encode(value, special=special)
+
+
+def test_a_decoder_without_a_tokenizer_is_refused():
+    for call in (lambda: StreamDecoder.__new__(StreamDecoder).feed(1), StreamDecoder, lambda: StreamDecoder(None)):
+        with pytest.raises(TypeError):
+            call()
+
+
 @pytest.mark.parametrize("token", [-1, 257, np.int64(1 << 40), 1 << 100])
 def test_an_id_out_of_range_is_refused(model, token):
     for call in (model.sequence().append, model.score, model.generate):
@@ -167,6 +200,8 @@ def test_an_id_out_of_range_is_refused(model, token):
 def test_a_prompt_that_is_neither_text_nor_ids_is_refused(model, value):
     with pytest.raises(UsageError, match=r"prompt: got .*, expected text or token ids"):
         model.generate(value)
+    with pytest.raises(UsageError, match=r"prompt: got .*, expected text or token ids"):
+        Generation(model.sequence(), value, gpt2rt.SamplingParams())
     with pytest.raises(UsageError, match=r"text: got .*, expected text or token ids"):
         model.score(value)
 
@@ -195,9 +230,23 @@ def test_an_unknown_sampling_option_is_refused(model):
 
 @pytest.mark.parametrize("value", [None, 5, "model", Sequence], ids=repr)
 def test_a_model_of_another_type_is_refused(value):
-    for kind in (Sequence, Engine):
+    for kind in (Sequence, Engine, Conversation):
         with pytest.raises(UsageError, match=r"model: got .*, expected a Model \(open_model opens one\)"):
             kind(value)
+
+
+@pytest.mark.parametrize("value", [None, 5, "ab", [1, 2]], ids=repr)
+def test_a_generation_of_something_other_than_a_sequence_is_refused(value):
+    with pytest.raises(UsageError, match=r"sequence: got .*, expected a Sequence \(model\.sequence\(\) returns one\)"):
+        Generation(value, [1], gpt2rt.SamplingParams())
+
+
+def test_a_generation_takes_a_prompt_of_text_or_ids(model):
+    texts = [
+        Generation(model.sequence(), prompt, gpt2rt.SamplingParams(), max_tokens=9, seed=1).text()
+        for prompt in ("ab", model.tokenizer.encode("ab"))
+    ]
+    assert texts[0] == texts[1] == model.generate("ab", max_tokens=9, seed=1).text()
 
 
 @pytest.mark.parametrize("value", [None, 5, [None], ["a"], "ab"], ids=repr)
@@ -211,6 +260,25 @@ def test_a_message_that_is_not_text_is_refused(model, message):
     talk = gpt2rt.Conversation(model)
     with pytest.raises(UsageError, match=r"message: got .*, expected text"):
         talk.say(message)
+
+
+@pytest.mark.parametrize("value", [None, 5, True, 0.5, ["model.bin"], Sequence], ids=repr)
+def test_a_path_of_another_type_is_refused(value):
+    with pytest.raises(UsageError, match=r"path: got .*, expected the path of a model file"):
+        gpt2rt.open_model(value)
+
+
+@pytest.mark.parametrize("value", [5, True, 0.5, b"model", ["model"]], ids=repr)
+def test_a_conversion_to_or_from_something_other_than_a_path_is_refused(path, value):
+    for name, arguments in (("source", (value,)), ("source", (None,)), ("output", (path, value))):
+        with pytest.raises(UsageError, match=f"^{name}: got .*, expected a path$"):
+            convert(*arguments)
+
+
+def test_a_path_may_be_bytes(path):
+    model = gpt2rt.open_model(os.fsencode(path), n_threads=1)
+    assert model.path == os.fspath(path)
+    assert "random.bin" in repr(model)
 
 
 def test_an_instruction_set_that_is_not_a_name_is_refused(path):

@@ -84,7 +84,7 @@ def test_version(cli):
         (
             ["chat", "DEMO", "--opening", "none.txt"],
             2,
-            "gpt2rt: none.txt: can't be read as UTF-8 text: No such file or directory\n",
+            "gpt2rt: none.txt: no such file\n",
         ),
     ],
 )
@@ -196,7 +196,7 @@ def test_convert(cli, tmp_path):
     options = ["-o", path, "--name", "small talk", "--bot-name", "Tom", "--opening", tmp_path / "opening.txt"]
     code, out, err = cli("convert", source, *options)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{path}: 5.1 MB, down from 17.4 MB (3.4x), in ")
+    assert out.startswith(f"{path}: 5.1 MB, down from 17.4 MB in f32 (3.4x), in ")
     assert "largest quantization error " in out
     _, out, _ = cli("info", path)
     assert "small talk" in out
@@ -208,9 +208,9 @@ def test_convert(cli, tmp_path):
 @pytest.mark.parametrize(
     ("size", "source_size", "text"),
     [
-        (133_700_000, 497_800_000, "133.7 MB, down from 497.8 MB (3.7x)"),
-        (498_100_000, 497_800_000, "498.1 MB, from 497.8 MB"),
-        (497_800_000, 497_800_000, "497.8 MB, from 497.8 MB"),
+        (133_700_000, 497_800_000, "133.7 MB, down from 497.8 MB in f32 (3.7x)"),
+        (498_100_000, 497_800_000, "498.1 MB, from 497.8 MB in f32"),
+        (497_800_000, 497_800_000, "497.8 MB, from 497.8 MB in f32"),
     ],
 )
 def test_a_factor_is_printed_where_the_file_is_smaller(size, source_size, text):

@@ -279,7 +279,7 @@ def test_which_single_argument_is_a_model(here, argument, is_model):
         (["tokenize", "mine"], 2, "TEXT: missing (see gpt2rt tokenize -h)"),
         (["perplexity", "mine"], 2, "TEXT: missing (see gpt2rt perplexity -h)"),
         (["perplexity", "mine.bin"], 2, "TEXT: missing (see gpt2rt perplexity -h)"),
-        (["perplexity", "none.txt"], 2, "none.txt: can't be read as UTF-8 text: No such file or directory"),
+        (["perplexity", "none.txt"], 2, "none.txt: no such file"),
         (["perplexity", "mine", "t.txt", "--against", "min"], 1, "min: no file or model has this name (did you mean m"),
         (["requantize", "mine", "--type", "f16"], 1, "{models}/mine.bin: its weights are already quantized to int8"),
     ],

@@ -16,7 +16,7 @@ from vocabularies import END_OF_TEXT, Tokenizers, tokenizer_of, write_vocabulary
 
 from gpt2rt._tokenizer import StreamDecoder, Tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
-from gpt2rt.errors import VocabularyError
+from gpt2rt.errors import UsageError, VocabularyError
 from gpt2rt.modelfile.vocabulary import build_merge_slots
 
 EVALUATION = (
@@ -283,7 +283,7 @@ def test_lone_surrogates_are_read_as_in_tiktoken(trained, text):
 
 def test_only_text_can_be_encoded(trained):
     for other in (b"bytes", None, 7):
-        with pytest.raises(TypeError, match=r"text: got (bytes|NoneType|int), expected str"):
+        with pytest.raises(UsageError, match=r"^text: got (b'bytes'|None|7), expected text$"):
             trained.ours.encode(other)
 
 
@@ -307,8 +307,6 @@ def test_every_token_has_its_bytes(tokenizers):
 def test_ids_may_be_any_integers(trained):
     assert trained.ours.decode(np.array(trained.ours.encode("the text"), np.uint16)) == "the text"
     assert trained.ours.decode(iter(trained.ours.encode("the text"))) == "the text"
-    with pytest.raises(TypeError):
-        trained.ours.decode([1.5])
 
 
 @pytest.mark.parametrize("token", [-1, 600, 2**31, 2**32, 2**63, 2**64, -(2**63), 10**30])

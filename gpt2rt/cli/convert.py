@@ -188,11 +188,11 @@ def show_result(result: Conversion, options: dict[str, Any]) -> None:
 
 
 def sizes(result: Conversion) -> str:
-    """Return the size of the file beside that of its source, with the factor where it is smaller."""
+    """Return the size of the file and that of the weights in f32, with the factor if it is smaller."""
     size, source_size = f"{result.size / 1e6:.1f} MB", f"{result.source_size / 1e6:.1f} MB"
     if result.ratio > 1:
-        return f"{size}, down from {source_size} ({result.ratio:.1f}x)"
-    return f"{size}, from {source_size}"
+        return f"{size}, down from {source_size} in f32 ({result.ratio:.1f}x)"
+    return f"{size}, from {source_size} in f32"
 
 
 def show_quality(quality: dict[str, Any] | None, weight_type: str) -> None:

@@ -13,6 +13,8 @@ def read_text(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: can't be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
 
@@ -30,6 +32,8 @@ def read_any_text(path: str) -> str:
             return sys.stdin.buffer.read().decode()
         with lzma.open(path) if path.endswith(".xz") else open(path, "rb") as file:
             return file.read().decode()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
         raise UsageError(f"{path}: can't be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
 

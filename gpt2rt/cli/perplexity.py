@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
 )
-@click.option("--no-bos", is_flag=True, help="Put no end-of-text token before a text, as the recipe of transformers.")
+@click.option("--no-bos", is_flag=True, help="Put no end-of-text token before a text, like transformers.")
 @click.option(
     "--against",
     type=MODEL,
@@ -62,9 +62,9 @@ def command(
     context minus stride tokens before them. The loss is in nats per token, with its standard error; the perplexity is
     exp(loss); bits per byte count the bytes of the text.
 
-    --no-bos puts no end-of-text token before the text, as the strided recipe in the documentation of transformers: the
-    first token is not scored, and a window scores only the tokens that it contains. Use it to compare with published
-    figures: the difference of the conventions can exceed that of the models (322.7 and 324.9 for one text and model).
+    --no-bos puts no end-of-text token before the text, like the strided recipe in the documentation of transformers:
+    the first token is not scored, and a window scores only the tokens that it contains. Use it to compare with
+    published figures: conventions can differ by more than models do (322.7 and 324.9 for one text and model).
 
     --against adds the loss of OTHER, the difference of the losses with its standard error, the mean and the largest KL
     divergence of MODEL from OTHER (nats per token), and how often both have the same most likely token.

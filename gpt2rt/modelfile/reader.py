@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 
 from gpt2rt._kernels import crc32c
-from gpt2rt.errors import ModelFileError
+from gpt2rt.errors import ModelFileError, UsageError
 from gpt2rt.modelfile.layout import (
     ALIGNMENT,
     CHECKSUM,
@@ -65,8 +65,12 @@ class ModelFile:
 
         Raises:
             ModelFileError: it is not a sound model file.
+            UsageError: `path` is not a path.
         """
-        self.path = os.fspath(path)
+        try:
+            self.path = os.fsdecode(path)
+        except TypeError:
+            raise UsageError(f"path: got {path!r:.80}, expected the path of a model file") from None
         try:
             if stat.S_ISFIFO(os.stat(self.path).st_mode):
                 self._refuse("is a pipe, expected a model file")  # opening it could block forever
