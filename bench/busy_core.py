@@ -97,8 +97,17 @@ def table(found, names):
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.argument("before", required=False, callback=interpreter, type=click.Path(exists=True, dir_okay=False))
 @click.argument("after", required=False, callback=interpreter, type=click.Path(exists=True, dir_okay=False))
-@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Measure each figure N times.")
-@click.option("--threads", type=click.IntRange(1), default=default_threads(), show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(1), metavar="N", default=7, show_default=True, help="Measure each figure N times."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    default=default_threads(),
+    show_default=True,
+    help="Use N threads.",
+)
 def main(model, before, after, rounds, threads):
     """Measure MODEL alone and next to a busy process, with this interpreter or with BEFORE and AFTER."""
     if not hasattr(os, "sched_setaffinity"):

@@ -97,8 +97,17 @@ def interpreter(_context, _parameter, path):
 @click.argument("before", callback=interpreter, type=click.Path(exists=True, dir_okay=False))
 @click.argument("after", callback=interpreter, type=click.Path(exists=True, dir_okay=False))
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Measure each figure N times.")
-@click.option("--threads", type=click.IntRange(1), default=default_threads(), show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(1), metavar="N", default=7, show_default=True, help="Measure each figure N times."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    default=default_threads(),
+    show_default=True,
+    help="Use N threads.",
+)
 def main(before, after, models, rounds, threads):
     """Compare the gpt2rt that the interpreter BEFORE imports with that of AFTER, on each of the model files MODELS."""
     try:

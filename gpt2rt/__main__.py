@@ -11,7 +11,7 @@ READING = ("chat", "generate", "next")  # commands that read the whole of the fi
 
 
 def read_ahead(path: str) -> None:
-    """Brings a file into the page cache, without copying it; where that can't be done, nothing is lost."""
+    """Bring a file into the page cache, without copying it. Errors are ignored: opening the model reports them."""
     try:
         source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         if stat.S_ISREG(os.fstat(source).st_mode):
@@ -21,7 +21,7 @@ def read_ahead(path: str) -> None:
 
 
 def main() -> None:
-    """Starts to read the model file, then loads the command line, which takes about as long from a disk."""
+    """Start reading the model file, then load the command line, which takes about as long from a disk."""
     if sys.platform == "linux" and sys.argv[1:2] and sys.argv[1] in READING:
         for argument in sys.argv[2:]:
             if not argument.startswith("-"):

@@ -15,13 +15,14 @@ from gpt2rt.errors import UsageError
 
 cdef extern from "kernels/kernels.h" nogil:
     const int FUNCTION_EXP, FUNCTION_GELU, FUNCTION_FMA
+    enum: MAX_KERNELS
     int kernels_here(const Kernels** found)
 
 cdef extern from "crc32c.h" nogil:
     void crc32c_init()
     uint32_t crc32c_update "crc32c"(uint32_t sum, const uint8_t* p, size_t n)
 
-cdef const Kernels* KERNELS[8]
+cdef const Kernels* KERNELS[MAX_KERNELS]
 cdef int N_KERNELS = kernels_here(KERNELS)
 
 crc32c_init()

@@ -5,13 +5,13 @@ import re
 import pytest
 from demo import DEMO, demo_model
 from random_models import random_tensors, write_model
-from set_opening import set_opening
 
 from gpt2rt.chat import Conversation
 from gpt2rt.chat_format import renamed
 from gpt2rt.errors import UsageError
 from gpt2rt.model import open_model
-from gpt2rt.modelfile import Hyperparameters
+from gpt2rt.modelfile import Hyperparameters, ModelFile
+from gpt2rt.modelfile.writer import Writer
 
 
 @pytest.fixture
@@ -112,7 +112,13 @@ def opened_model(tmp_path_factory):
     """The bundled model, with an opening in its file."""
     demo_model()
     path = tmp_path_factory.mktemp("model") / "opened.bin"
-    set_opening(DEMO, "User: Who are you?\nBot: I'm Bot, a little program that talks.\n", path)
+    file = ModelFile(DEMO)
+    chat = {**file.metadata["chat"], "opening": "User: Who are you?\nBot: I'm Bot, a little program that talks.\n"}
+    shape = file.hyperparameters, file.weight_type, file.group_size
+    vocabulary, weights = bytes(file.sections["vocabulary"]), file.sections["weights"]
+    with Writer(path, *shape, {**file.metadata, "chat": chat}, vocabulary, is_tied=file.is_tied) as writer:
+        for tensor in writer.tensors:
+            writer.write_tensor([weights[tensor.offset : tensor.offset + tensor.length]])
     return open_model(path, n_threads=1)
 
 

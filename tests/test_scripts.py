@@ -20,7 +20,6 @@ from demo import DEMO, demo_model
 
 import text
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
-from gpt2rt.modelfile import ModelFile
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "User: Hello!\nBot: Hello! How are you?\nUser: I am well. And you?\nBot: I am well, too.\n<|endoftext|>\n"
@@ -336,13 +335,3 @@ class TestDocs:
         )
         assert len(new) > 10
         assert new == old, "run python docs/make_picture.py"
-
-
-def test_set_opening_changes_the_opening_and_no_weight(needs_demo, tmp_path):
-    (tmp_path / "opening.txt").write_text("User: Hi!\nBot: Höi!\n", encoding="utf-8")
-    run("train/set_opening.py", DEMO, tmp_path / "opening.txt", tmp_path / "new.bin")
-    old, new = ModelFile(DEMO), ModelFile(tmp_path / "new.bin")
-    chat = {**old.metadata["chat"], "opening": "User: Hi!\nBot: Höi!\n"}
-    assert new.metadata == {**old.metadata, "chat": chat}
-    assert all(new.sections[name] == old.sections[name] for name in ("vocabulary", "weights"))
-    assert list(new.damaged_sections()) == []

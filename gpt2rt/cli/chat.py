@@ -15,7 +15,7 @@ from gpt2rt.cli.line_editor import LineEditor, file_completions
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
-from gpt2rt.cli.terminal import BOLD_CYAN, BOLD_GREEN, PLAIN, has_colors, printable, speed, write
+from gpt2rt.cli.terminal import BOLD_CYAN, BOLD_GREEN, PLAIN, counted, has_colors, printable, speed, write
 from gpt2rt.cli.wrap import WordWrapper, terminal_columns, text_width
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS
@@ -367,12 +367,11 @@ class Talk:
         )
         if answer is not None:
             read, sampled = speed(answer.n_prompt_tokens, answer.prompt_seconds), speed(answer.n_tokens, answer.seconds)
-            self.note(f"prompt    {answer.n_prompt_tokens} tokens read, {read}")
-            self.note(f"answer    {answer.n_tokens} tokens sampled, {sampled}")
+            self.note(f"prompt    {counted(answer.n_prompt_tokens, 'token')} read, {read}")
+            self.note(f"answer    {counted(answer.n_tokens, 'token')} sampled, {sampled}")
         self.note(f"threads   {conversation.model.n_threads}")
         self.note(f"seed      {conversation.seed}")
 
     def turns(self) -> str:
         """Return the number of turns as text."""
-        n = len(self.conversation.turns)
-        return f"{n} turn{'' if n == 1 else 's'}"
+        return counted(len(self.conversation.turns), "turn")

@@ -10,7 +10,7 @@ from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
-from gpt2rt.cli.terminal import speed, write
+from gpt2rt.cli.terminal import counted, speed, write
 from gpt2rt.errors import UsageError
 
 MAX_TOKENS = 200
@@ -133,7 +133,7 @@ def continue_lines(model: Model, path: str, batch_size: int | None, arguments: d
     n_tokens = sum(len(ended.tokens) for ended in generation.continuations if ended)
     decoding = speed(n_tokens, perf_counter() - begin)
     seeds = f"seed {generation.seeds[0]}; " if lines else ""
-    click.echo(f"{seeds}{len(lines)} texts, {n_tokens} tokens, {decoding}", err=True)
+    click.echo(f"{seeds}{counted(len(lines), 'text')}, {counted(n_tokens, 'token')}, {decoding}", err=True)
 
 
 def report(generation: Generation) -> str:
@@ -141,6 +141,6 @@ def report(generation: Generation) -> str:
     prefill = speed(generation.n_prompt_tokens, generation.prompt_seconds)
     decoding = speed(generation.n_tokens, generation.seconds)
     return (
-        f"seed {generation.seed}; prompt {generation.n_prompt_tokens} tokens, {prefill};"
-        f" text {generation.n_tokens} tokens, {decoding}"
+        f"seed {generation.seed}; prompt {counted(generation.n_prompt_tokens, 'token')}, {prefill};"
+        f" text {counted(generation.n_tokens, 'token')}, {decoding}"
     )

@@ -48,6 +48,11 @@ def processes_escapes() -> bool:
     return True
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun in the singular or the plural."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def speed(n_tokens: int, seconds: float) -> str:
     """Return the speed as text."""
     return f"{n_tokens / seconds:.1f} tokens/s" if seconds > 0 else "not measured"

@@ -41,6 +41,7 @@ static inline uint8_t *kvcache_value(const KVCache *c, int64_t head, int64_t pos
 
 /* Copies the keys and values of the first `length` positions to a cache that may have another n_ctx. */
 static inline void kvcache_copy(const KVCache *to, const KVCache *from, int64_t length) {
+    if (!length) return; /* `from` may have no memory yet */
     const int64_t k_bytes = align(length, TILE) / TILE * kvcache_key_layout(from).stride;
     const int64_t v_bytes = float_offset(from->type, length, 0), v_tiles = from->n_head * kvcache_value_tiles(from);
     const int64_t to_stride = kvcache_value_layout(to).stride, from_stride = kvcache_value_layout(from).stride;
