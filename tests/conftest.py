@@ -1,11 +1,15 @@
 """Shared by tests: the folder of real data next to the checkout, and vocabularies."""
 
+import contextlib
 import os
 import pathlib
 import signal
 import sys
 
 import pytest
+
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401 (before TensorFlow imports distutils, which setuptools has to replace first)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
