@@ -154,11 +154,15 @@ class Windows:
 
 
 def held_out_windows(work, window):
-    """Return the tokens of WORK/held_out.tokens.npy, (n, T + 1), as consecutive windows; None without such a file."""
+    """Return the tokens of WORK/held_out.tokens.npy as consecutive windows, (n, T + 1); None without such a file.
+
+    T is `window`, or less where there are not as many tokens.
+    """
     path = work / "held_out.tokens.npy"
     if not path.exists():
         return None
     tokens = np.load(path).astype(np.int64)
+    window = min(window, len(tokens) - 1)
     n = (min(len(tokens), MEASURED + 1) - 1) // window
     return torch.from_numpy(np.array([tokens[i * window : (i + 1) * window + 1] for i in range(n)]))
 
