@@ -1,6 +1,7 @@
-"""Shared by tests: the folder of real data next to the checkout, and vocabularies."""
+"""Shared by tests: the command line, the folder of real data next to the checkout, and vocabularies."""
 
 import contextlib
+import io
 import os
 import pathlib
 import signal
@@ -32,6 +33,20 @@ def shared(*parts):
     if not path.exists():
         pytest.skip(f"{path} is missing (it is not part of the repository)")
     return path
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Runs a command line in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
+    from gpt2rt.cli import run
+
+    def call(*arguments, typed=""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+        code = run(list(map(str, arguments)))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

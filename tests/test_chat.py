@@ -4,13 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from conversations import open_byte_model, say, shown_to
 from demo import demo_model
-from random_models import random_tensors, write_model
 
 from gpt2rt.chat import MAX_DRAFTS, Conversation, words_of
 from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.model import open_model
-from gpt2rt.modelfile import Hyperparameters
 from gpt2rt.transcript import load_transcript, save_transcript
 
 
@@ -27,21 +25,7 @@ def conversation(model):
 @pytest.fixture(scope="module")
 def byte_model(tmp_path_factory):
     """A random model with a token for each byte and an end of text, and nothing about chat in its file."""
-    h = Hyperparameters(n_vocab=257, n_ctx=4096, n_embd=16, n_head=2, n_layer=1)
-    path = write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h))
-    return open_model(path, n_threads=1)
-
-
-def say(conversation, message):
-    answer = conversation.say(message)
-    text = "".join(answer)
-    assert text == answer.text
-    return answer
-
-
-def shown_to(conversation):
-    """What the model has read, as text."""
-    return conversation.model.tokenizer.decode(conversation.sequence.tokens)
+    return open_byte_model(tmp_path_factory.mktemp("model"), n_ctx=4096)
 
 
 # --- what users type

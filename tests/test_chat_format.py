@@ -3,14 +3,14 @@
 import re
 
 import pytest
+from conversations import open_byte_model, say, shown_to
 from demo import DEMO, demo_model
-from random_models import random_tensors, write_model
 
 from gpt2rt.chat import Conversation
 from gpt2rt.chat_format import renamed
 from gpt2rt.errors import UsageError
 from gpt2rt.model import open_model
-from gpt2rt.modelfile import Hyperparameters, ModelFile
+from gpt2rt.modelfile import ModelFile
 from gpt2rt.modelfile.writer import Writer
 
 
@@ -27,21 +27,7 @@ def conversation(model):
 @pytest.fixture(scope="module")
 def byte_model(tmp_path_factory):
     """A random model with a token for each byte and an end of text, and nothing about chat in its file."""
-    h = Hyperparameters(n_vocab=257, n_ctx=4096, n_embd=16, n_head=2, n_layer=1)
-    path = write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h))
-    return open_model(path, n_threads=1)
-
-
-def say(conversation, message):
-    answer = conversation.say(message)
-    text = "".join(answer)
-    assert text == answer.text
-    return answer
-
-
-def shown_to(conversation):
-    """What the model has read, as text."""
-    return conversation.model.tokenizer.decode(conversation.sequence.tokens)
+    return open_byte_model(tmp_path_factory.mktemp("model"), n_ctx=4096)
 
 
 def test_plain_turns_are_lines_with_names(conversation):
@@ -95,8 +81,7 @@ def test_only_a_scene_gives_the_speakers_the_names_of_people(model, byte_model, 
 
 @pytest.mark.parametrize("n_ctx", [16, 512, 1024])
 def test_a_small_context_gets_fewer_example_turns(tmp_path, n_ctx):
-    h = Hyperparameters(n_vocab=257, n_ctx=n_ctx, n_embd=16, n_head=2, n_layer=1)
-    model = open_model(write_model(tmp_path / "small.bin", h, random_tensors(h)), n_threads=1)
+    model = open_byte_model(tmp_path, n_ctx)
     chat = Conversation(model).format
     assert len(chat.opening_tokens) <= n_ctx // 2
     assert chat.opening.count("\nSam: ") == chat.opening.count("\nEmma: ")

@@ -13,7 +13,6 @@ from demo import DEMO, demo_model
 from random_models import random_tensors, write_model
 
 from gpt2rt.__main__ import read_ahead
-from gpt2rt.cli import run
 from gpt2rt.cli.convert import sizes
 from gpt2rt.converter import Conversion
 from gpt2rt.modelfile import Hyperparameters
@@ -25,21 +24,6 @@ COMMAND = [sys.executable, "-m", "gpt2rt"]
 def demo():
     demo_model()
     return str(DEMO)
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    """Run a command line in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
-
-    def call(*arguments, typed=""):
-        import io  # for a substitute of standard input
-
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
-        code = run(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 # --- errors, exit codes

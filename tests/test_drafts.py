@@ -4,14 +4,12 @@ import signal
 
 import numpy as np
 import pytest
+from conversations import open_byte_model, say
 from demo import demo_model
-from random_models import random_tensors, write_model
 
 from gpt2rt.chat import MAX_BATCH, Conversation, words_of
 from gpt2rt.drafts import best_answer, sampled_together
 from gpt2rt.errors import UsageError
-from gpt2rt.model import open_model
-from gpt2rt.modelfile import Hyperparameters
 from gpt2rt.sampling import SamplingParams
 
 N = 6
@@ -25,14 +23,7 @@ def conversation():
 @pytest.fixture(scope="module")
 def byte_model(tmp_path_factory):
     """A random model with few positions: its answers continue until the context is full."""
-    h = Hyperparameters(n_vocab=257, n_ctx=300, n_embd=16, n_head=2, n_layer=1)
-    return open_model(write_model(tmp_path_factory.mktemp("model") / "bytes.bin", h, random_tensors(h)), n_threads=1)
-
-
-def say(conversation, message):
-    answer = conversation.say(message)
-    assert "".join(answer) == answer.text
-    return answer
+    return open_byte_model(tmp_path_factory.mktemp("model"), n_ctx=300)
 
 
 def drafts_for(conversation, message):

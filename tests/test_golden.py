@@ -1,5 +1,6 @@
 """The bundled model's logits have these bits, on every machine and however they are computed; and gpt2rt doctor."""
 
+import functools
 import json
 
 import pytest
@@ -7,7 +8,6 @@ from demo import DEMO, demo_model
 
 from gpt2rt import doctor
 from gpt2rt._kernels import available_isas
-from gpt2rt.cli import run
 from gpt2rt.doctor import N_TOKENS, logits_digest
 from gpt2rt.model import open_model
 
@@ -29,16 +29,10 @@ def test_number_of_threads_does_not_change_the_golden_logits(threads):
 
 
 @pytest.fixture
-def cli(capsys):
-    """Run gpt2rt doctor: cli(*options) -> (exit code, stdout, stderr)."""
-
-    def call(*options):
-        demo_model()
-        code = run(["doctor", *options])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def cli(cli):
+    """Runs `gpt2rt doctor` in this process: cli(*options) -> (exit code, stdout, stderr)."""
+    demo_model()
+    return functools.partial(cli, "doctor")
 
 
 def test_doctor_expects_the_golden_digest():

@@ -5,19 +5,7 @@ import re
 import click
 import pytest
 
-from gpt2rt.cli import COMMANDS, group, run
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs a command line in this process: cli(*arguments) -> (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        code = run(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+from gpt2rt.cli import COMMANDS, group
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)

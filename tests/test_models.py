@@ -1,7 +1,6 @@
 """Models by name: the bundled one, the model folder, the offer to download, and which argument is a model."""
 
 import contextlib
-import io
 import json
 import os
 import pathlib
@@ -16,7 +15,7 @@ from release_server import SIZE, cuts_after, serving
 
 import gpt2rt
 from gpt2rt import model_folder
-from gpt2rt.cli import COMMANDS, group, run
+from gpt2rt.cli import COMMANDS, group
 from gpt2rt.cli.model_argument import names_model
 from gpt2rt.converter.download import DATA, FILES
 from gpt2rt.modelfile import ModelFile
@@ -43,16 +42,9 @@ def models(here):
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch, here):
-    """Runs a command line in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
-
-    def call(*arguments, typed=""):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
-        code = run(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def cli(cli, here):
+    """Runs a command line in the folder `here`."""
+    return cli
 
 
 @pytest.fixture

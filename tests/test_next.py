@@ -1,6 +1,6 @@
 """gpt2rt next: the most likely next tokens, as bars and as JSON."""
 
-import io
+import functools
 import json
 import math
 import subprocess
@@ -11,24 +11,16 @@ import pytest
 from demo import DEMO, demo_model
 from random_models import random_tensors, write_model
 
-from gpt2rt.cli import run
 from gpt2rt.modelfile import Hyperparameters
 
 TEXT = "The cat sat on the"
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch):
+def cli(cli):
     """Runs `gpt2rt next` in this process: cli(*arguments, typed="") -> (exit code, stdout, stderr)."""
     demo_model()
-
-    def call(*arguments, typed=""):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
-        code = run(["next", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return functools.partial(cli, "next")
 
 
 def log_probabilities(ids):

@@ -3,7 +3,6 @@
 import json
 import lzma
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from random_models import random_tensors, write_model
 
 from gpt2rt import UsageError, open_model
-from gpt2rt.cli import run
 from gpt2rt.modelfile import Hyperparameters
 from gpt2rt.perplexity import Tally, lambada, perplexity, windows
 
@@ -27,18 +25,6 @@ def models(tmp_path_factory):
     """The same random tensors in f32 and in int8."""
     folder, tensors = tmp_path_factory.mktemp("models"), random_tensors(SHAPE)
     return [open_model(write_model(folder / f"{t}.bin", SHAPE, tensors, t), n_threads=1) for t in ("f32", "int8")]
-
-
-@pytest.fixture
-def cli(capsys):
-    """Run a command line in this process: cli(*arguments) -> (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        code = run(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def expected_losses(tokens, stride, first=1):
@@ -218,14 +204,11 @@ def test_lines_that_are_not_passages_are_refused(models, line):
 # --- the command line
 
 
-def test_command_reads_plain_and_compressed_files_and_standard_input(cli, tmp_path, monkeypatch, models):
-    import io  # for a substitute of standard input
-
+def test_command_reads_plain_and_compressed_files_and_standard_input(cli, tmp_path, models):
     plain, packed = tmp_path / "a.txt", tmp_path / "b.txt.xz"
     plain.write_text(TEXT, encoding="utf-8")
     packed.write_bytes(lzma.compress(TEXT.encode()))
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
-    code, out, err = cli("perplexity", models[0].path, plain, packed, "-", "--json")
+    code, out, err = cli("perplexity", models[0].path, plain, packed, "-", "--json", typed=TEXT)
     assert (code, err) == (0, "")
     result = json.loads(out)
     assert len({text["loss"] for text in result["texts"]}) == 1

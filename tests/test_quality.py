@@ -30,18 +30,6 @@ def source(tmp_path_factory):
     return write_source(tmp_path_factory.mktemp("source") / "small", 0.2)
 
 
-@pytest.fixture
-def cli(capsys):
-    """Run a command line in this process: cli(*arguments) -> (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        code = run(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
 def test_f32_file_matches_its_source(source, tmp_path):
     quality = convert(source, tmp_path / "m.bin", weight_type="f32", quality_text=TEXT).quality
     assert quality["mean_kl"] < 1e-7
