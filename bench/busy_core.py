@@ -25,11 +25,10 @@ import subprocess
 import sys
 
 import click
-from compare import interpreter, print_table
+from compare import interpreter, median_ratio, print_table, rounds_option, threads_option
 from worker import Worker, WorkerError
 
 from gpt2rt.benchmark import some_tokens
-from gpt2rt.threads import default_threads
 
 PROMPT = 512  # tokens; fewer if the context is smaller
 DECODED = 64  # tokens: several of the scheduler's time slices
@@ -74,11 +73,6 @@ def measure(workers, busy, rounds):
     return found
 
 
-def ratio(values, others):
-    """Return the median of the rounds' ratios."""
-    return statistics.median(a / b for a, b in zip(values, others, strict=True))
-
-
 def table(found, names):
     """Return the rows of the table: each figure of each version, and, with two versions, their ratio."""
     rows = [("tokens/s", "version", "alone", "one core busy", "busy / alone")]
@@ -86,9 +80,9 @@ def table(found, names):
         for number, name in enumerate(names):
             alone, busy = (found[what, number, is_busy] for is_busy in (False, True))
             medians = (f"{statistics.median(values):,.1f}" for values in (alone, busy))
-            rows.append((what, name, *medians, f"{ratio(busy, alone):.2f}"))
+            rows.append((what, name, *medians, f"{median_ratio(busy, alone):.2f}"))
         if len(names) > 1:
-            ratios = (ratio(found[what, 1, is_busy], found[what, 0, is_busy]) for is_busy in (False, True))
+            ratios = (median_ratio(found[what, 1, is_busy], found[what, 0, is_busy]) for is_busy in (False, True))
             rows.append((what, "after / before", *(f"{value:.2f}" for value in ratios), ""))
     return rows
 
@@ -97,17 +91,8 @@ def table(found, names):
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.argument("before", required=False, callback=interpreter, type=click.Path(exists=True, dir_okay=False))
 @click.argument("after", required=False, callback=interpreter, type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "--rounds", type=click.IntRange(1), metavar="N", default=7, show_default=True, help="Measure each figure N times."
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    metavar="N",
-    default=default_threads(),
-    show_default=True,
-    help="Use N threads.",
-)
+@rounds_option
+@threads_option
 def main(model, before, after, rounds, threads):
     """Measure MODEL alone and next to a busy process, with this interpreter or with BEFORE and AFTER."""
     if not hasattr(os, "sched_setaffinity"):

@@ -4,7 +4,7 @@
 
 BEFORE and AFTER are virtual environments. In every round, each figure is measured in both, one right after the other,
 so that background load affects both equally; the order alternates. The table has the medians, and the median of the
-rounds' speedups.
+rounds' speedups (above 1 means faster after the change).
 """
 
 import os
@@ -69,9 +69,9 @@ def compare(sides, rounds):
     return found
 
 
-def speedup(before, after):
-    """Return the median of the rounds' speedups; above 1 means faster after the change."""
-    return statistics.median(a / b for a, b in zip(before, after, strict=True))
+def median_ratio(values, others):
+    """Return the median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(values, others, strict=True))
 
 
 def shown(seconds, n_tokens):
@@ -93,14 +93,10 @@ def interpreter(_context, _parameter, path):
     return os.path.abspath(path) if path else path
 
 
-@click.command()
-@click.argument("before", callback=interpreter, type=click.Path(exists=True, dir_okay=False))
-@click.argument("after", callback=interpreter, type=click.Path(exists=True, dir_okay=False))
-@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-@click.option(
+rounds_option = click.option(
     "--rounds", type=click.IntRange(1), metavar="N", default=7, show_default=True, help="Measure each figure N times."
 )
-@click.option(
+threads_option = click.option(
     "--threads",
     type=click.IntRange(1),
     metavar="N",
@@ -108,6 +104,14 @@ def interpreter(_context, _parameter, path):
     show_default=True,
     help="Use N threads.",
 )
+
+
+@click.command()
+@click.argument("before", callback=interpreter, type=click.Path(exists=True, dir_okay=False))
+@click.argument("after", callback=interpreter, type=click.Path(exists=True, dir_okay=False))
+@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@rounds_option
+@threads_option
 def main(before, after, models, rounds, threads):
     """Compare the gpt2rt that the interpreter BEFORE imports with that of AFTER, on each of the model files MODELS."""
     try:
@@ -117,7 +121,7 @@ def main(before, after, models, rounds, threads):
             rows = [(pathlib.Path(model).name, "before", "after", "speedup")]
             for what, values in found.items():
                 n_tokens = sides[0].figures[what][1]
-                rows.append((what, *(shown(seconds, n_tokens) for seconds in values), f"{speedup(*values):.2f}"))
+                rows.append((what, *(shown(seconds, n_tokens) for seconds in values), f"{median_ratio(*values):.2f}"))
             print_table(rows)
             click.echo()
             for side in sides:

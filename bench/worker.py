@@ -173,8 +173,24 @@ class LlamaCpp:
         return perf_counter() - begin
 
 
-class CTranslate2:
-    """CTranslate2's Generator. It chooses the most likely next tokens itself, and reports when it has each."""
+class Greedy:
+    """A runtime that chooses the most likely next tokens itself, and reports when it has each."""
+
+    def _times(self, tokens, n):
+        """Return when each of n new tokens was there."""
+        raise NotImplementedError
+
+    def prompt(self, tokens):
+        begin = perf_counter()
+        return self._times(tokens, 1)[0] - begin
+
+    def decode(self, tokens, n):
+        times = self._times(tokens, n + 1)
+        return (times[-1] - times[0]) * n / (len(times) - 1)
+
+
+class CTranslate2(Greedy):
+    """CTranslate2's Generator."""
 
     def __init__(self, path, threads):
         import ctranslate2
@@ -186,7 +202,6 @@ class CTranslate2:
         self.texts = sorted(ids, key=ids.get)
 
     def _times(self, tokens, n):
-        """Return when each of n new tokens was there."""
         times = []
 
         def note(_):
@@ -207,17 +222,9 @@ class CTranslate2:
 
         return np.array(self.generator.forward_batch([tokens]))[0, -1].tolist()
 
-    def prompt(self, tokens):
-        begin = perf_counter()
-        return self._times(tokens, 1)[0] - begin
 
-    def decode(self, tokens, n):
-        times = self._times(tokens, n + 1)
-        return (times[-1] - times[0]) * n / (len(times) - 1)
-
-
-class OpenVino:
-    """OpenVINO GenAI's LLMPipeline. It chooses the most likely next tokens itself, and reports when it has each."""
+class OpenVino(Greedy):
+    """OpenVINO GenAI's LLMPipeline."""
 
     def __init__(self, path, threads):
         import openvino_genai
@@ -242,7 +249,6 @@ class OpenVino:
         self.clock = Clock
 
     def _times(self, tokens, n):
-        """Return when each of n new tokens was there."""
         import numpy as np
         from openvino import Tensor
 
@@ -274,14 +280,6 @@ class OpenVino:
         names = {name for port in model.inputs for name in port.names}
         result = model.create_infer_request().infer({name: inputs[name] for name in inputs if name in names})
         return result["logits"][0, -1].tolist()
-
-    def prompt(self, tokens):
-        begin = perf_counter()
-        return self._times(tokens, 1)[0] - begin
-
-    def decode(self, tokens, n):
-        times = self._times(tokens, n + 1)
-        return (times[-1] - times[0]) * n / (len(times) - 1)
 
 
 class Torch:
