@@ -186,7 +186,6 @@ class Answer:
             max_tokens=conversation.max_tokens,
             stop=(*conversation.format.stop, *conversation.stop),
             history=self._history(),
-            exempt=None,
         )
 
     def _count(self, generation: Generation) -> None:

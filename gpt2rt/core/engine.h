@@ -258,8 +258,7 @@ static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, f
     return engine_run(e) ? SEQUENCE_OK : SEQUENCE_STOPPED;
 }
 
-/* --- many sequences
- * ------------------------------------------------------------------------------------------------ */
+/* --- many sequences ----------------------------------------------------------------------------------------------- */
 
 /* Returns the most positions that a sequence may have after a step. */
 static inline int64_t step_end(const Sequence *s) {
