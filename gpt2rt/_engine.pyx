@@ -300,30 +300,33 @@ cdef class Sequence:
         try:
             if self.c.length == 0:
                 raise UsageError("logits: the sequence is empty (append tokens first)")
-            if self.c.n_logits:
-                copy_to(logits, self.c.logits + (self.c.n_logits - 1) * self.c.network.config.V, n_vocab)
-            else:
-                row = <float*>malloc(<size_t>self.c.network.config.V * sizeof(float))
-                if row == NULL:
-                    raise MemoryError()
-                self.compute_again(row)
-                copy_to(logits, row, n_vocab)
+            copy_to(logits, self.last_logits(&row), n_vocab)
         finally:
             free(row)
             self.release()
         return logits
 
-    cdef int compute_again(self, float* row) except -1:
-        """Compute the logits after the last token into a row of V floats. The caller holds the sequence's lock."""
+    cdef const float* last_logits(self, float** row) except NULL:
+        """Return the logits after the last token: those kept, or computed again into a new row, which the caller frees.
+
+        The caller holds the sequence's lock; the sequence is not empty.
+        """
         cdef SequenceStatus status
-        cdef Engine engine = self.runtime.borrow()
+        cdef Engine engine
+        cdef int64_t V = self.c.network.config.V
+        if self.c.n_logits:
+            return self.c.logits + (self.c.n_logits - 1) * V
+        row[0] = <float*>malloc(<size_t>V * sizeof(float))
+        if row[0] == NULL:
+            raise MemoryError()
+        engine = self.runtime.borrow()
         engine.prepare()
         with nogil:
-            status = engine_logits_again(&engine.c, &self.c, row)
+            status = engine_logits_again(&engine.c, &self.c, row[0])
         engine.done()
         if status != SEQUENCE_OK:
             throw(raised(status, engine.c.raised, "sequence"))
-        return 0
+        return row[0]
 
     @property
     def all_logits(self):
@@ -388,18 +391,23 @@ cdef class Sequence:
                 memset(&found, 0, sizeof(found))
                 found.hidden, found.attention = data_of(result.hidden), data_of(result.attention)
                 found.n_rows, found.n_positions = n, self.c.n_ids + ids.n
-            self.evaluate(ids, rows, NULL, &found if trace else NULL)
+            self.evaluate(ids, rows, NULL, &found if trace else NULL, NULL)
         finally:
             self.release()
         return result
 
-    cdef int evaluate(self, Ids ids, int64_t n_logits, double* scores, CTrace* trace) except -1:
-        """Run `engine_append`. The caller holds the sequence's lock and has checked the room."""
+    cdef int evaluate(self, Ids ids, int64_t n_logits, double* scores, CTrace* trace, double* seconds) except -1:
+        """Run `engine_append`, and add each step's seconds to `seconds` unless it is NULL.
+
+        The caller holds the sequence's lock and has checked the room.
+        """
         cdef SequenceStatus status
         cdef Engine engine = self.runtime.borrow()
         engine.prepare()
+        engine.c.pass_.seconds = seconds
         with nogil:
             status = engine_append(&engine.c, &self.c, ids.data, ids.n, n_logits, scores, trace)
+        engine.c.pass_.seconds = NULL
         engine.done()
         if status != SEQUENCE_OK:
             throw(raised(status, engine.c.raised, "sequence"))
@@ -437,18 +445,11 @@ cdef class Sequence:
                 return []
             first = None
             if n_pending == 0 and self.c.length:
-                row = <float*>malloc(<size_t>c.V * sizeof(float))
-                if row == NULL:
-                    raise MemoryError()
-                if self.c.n_logits:
-                    memcpy(row, self.c.logits + (self.c.n_logits - 1) * c.V, <size_t>c.V * sizeof(float))
-                else:
-                    self.compute_again(row)
-                first = token_logprob(row, c.n_vocab, ids.data[0])
+                first = token_logprob(self.last_logits(&row), c.n_vocab, ids.data[0])
             scores = <double*>calloc(<size_t>(n_pending + ids.n), sizeof(double))
             if scores == NULL:
                 raise MemoryError()
-            self.evaluate(ids, 0, scores, NULL)
+            self.evaluate(ids, 0, scores, NULL, NULL)
             if n_pending:
                 first = scores[n_pending - 1]
             return [first, *(scores[n_pending + i] for i in range(ids.n - 1))]
@@ -832,20 +833,11 @@ def profile(Sequence sequence not None, tokens):
     """
     cdef Ids ids = Ids(tokens, sequence.c.network.config.n_vocab)
     cdef double seconds[16]
-    cdef Engine engine = sequence.runtime.borrow()
-    cdef SequenceStatus status
     memset(seconds, 0, sizeof(seconds))
     sequence.take()
     try:
         sequence.check_room(ids.n)
-        engine.prepare()
-        engine.c.pass_.seconds = seconds
-        with nogil:
-            status = engine_append(&engine.c, &sequence.c, ids.data, ids.n, 1, NULL, NULL)
-        engine.c.pass_.seconds = NULL
-        engine.done()
-        if status != SEQUENCE_OK:
-            throw(raised(status, engine.c.raised, "sequence"))
+        sequence.evaluate(ids, 1, NULL, NULL, seconds)
     finally:
         sequence.release()
     names = ("embedding", "attn.c_attn", "attention", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", "ln_f and head")
