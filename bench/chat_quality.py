@@ -24,8 +24,9 @@ from collections import Counter, namedtuple
 import click
 
 import gpt2rt
-from gpt2rt.chat import Conversation, Turn, words_of
+from gpt2rt.chat import Conversation, Turn
 from gpt2rt.errors import Gpt2rtError
+from gpt2rt.reply import words_of
 from gpt2rt.sampling import CHAT_DEFAULTS
 
 CHATS = pathlib.Path(__file__).with_name("chats.txt")

@@ -16,8 +16,9 @@ import numpy as np
 from chat_quality import DEMO, distinct, f1, read_dialogues, reply_after
 
 import gpt2rt
-from gpt2rt.chat import Conversation, words_of
+from gpt2rt.chat import Conversation
 from gpt2rt.errors import Gpt2rtError
+from gpt2rt.reply import words_of
 
 # Arrays over drafts. f, a, b: log probabilities of the answer after the chat, of the answer alone, and of the message
 # after the answer (backward; Li et al. 2016, DialoGPT). n, m: tokens of the answer and the message.

@@ -11,7 +11,8 @@ from gpt2rt import _engine
 from gpt2rt.arguments import whole_number
 from gpt2rt.chat_format import ChatFormat, chat_format
 from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.generate import Generation, stop_strings
+from gpt2rt.generate import run_together, stop_strings
+from gpt2rt.reply import Reply, words_of
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 
 TYPE_CHECKING = False
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from gpt2rt.sampling import SamplingKeywords
 
 MAX_TOKENS = 120  # of an answer, unless the caller says otherwise
-MAX_DRAFTS = 5  # of an answer: blank ones and repeated ones are sampled again
 MAX_BATCH = 16  # drafts that may be sampled together
 GOLDEN_RATIO = 0x9E3779B97F4A7C15  # of 2^64: multiples of it are spread well
 ANSWERS_REMEMBERED = 8  # that the next answer must differ from
@@ -30,12 +30,6 @@ ECHO_WORDS = 4  # a message of so many words must not come back as the answer
 
 Turn = namedtuple("Turn", "user answer tokens")
 Turn.__doc__ = "A message, its answer, and the answer's ids as they were sampled."
-
-
-def words_of(text: str) -> str:
-    """Return the text as it is compared: letters and digits in lower case, separated by single spaces."""
-    kept = (c if c.isalnum() else " " if c.isspace() else "" for c in text.casefold())
-    return " ".join("".join(kept).split())
 
 
 class Answer:
@@ -49,18 +43,19 @@ class Answer:
         n_dropped: how many old turns were dropped from the context to make room.
         n_prompt_tokens, prompt_seconds: the number of tokens evaluated first, and the time it took.
         n_tokens, seconds: the number of tokens sampled, in all drafts together, and the time it took.
+        prompt: the ids of the whole prompt, from the start of the context.
     """
 
     def __init__(
-        self, conversation: Conversation, message: str, tokens: list[int], n_dropped: int, replaced: Turn | None
+        self, conversation: Conversation, message: str, prompt: list[int], n_dropped: int, replaced: Turn | None
     ):
         """Created by `Conversation`.
 
         Args:
-            tokens: the ids of the whole prompt, from the start of the context.
             replaced: the last turn, if this answer replaces its answer.
         """
         self._text = ""
+        self.prompt = prompt
         self.finish_reason: str | None = None
         self.n_dropped = n_dropped
         self.n_prompt_tokens = self.n_tokens = 0
@@ -69,31 +64,29 @@ class Answer:
         self._message = message
         self._replaced = replaced
         self._sampled: list[int] = []  # the ids of the draft that becomes the answer
-        self._pieces = self._run(tokens)
+        self._pieces = self._run()
         self._is_begun = False
 
-    def _run(self, tokens: list[int]) -> Generator[str]:
+    def _run(self) -> Generator[str]:
         conversation = self._conversation
-        is_talk = conversation.format.is_talk
-        earlier = self._earlier_answers() if is_talk else set()
         try:
-            best = self._best(tokens, earlier) if conversation.drafts > 1 and is_talk else ""
+            best = self._best() if conversation.drafts > 1 and conversation.format.is_talk else ""
             if best:
                 yield best
             else:
-                yield from self._first_new(tokens, earlier)
+                yield from self._first_new()
         except (KeyboardInterrupt, GeneratorExit):
             self.finish_reason = "interrupted"
             raise
         finally:
             self._keep()
 
-    def _best(self, tokens: list[int], earlier: set[str]) -> str:
+    def _best(self) -> str:
         """Return the best of several drafts, "" where all are blank or repeat an earlier answer."""
         from gpt2rt.drafts import best_answer, sampled_together  # only who asks for drafts needs it
 
         conversation = self._conversation
-        new, begin = self._new_tokens(tokens), perf_counter()
+        new, begin = self._new_tokens(), perf_counter()
         drafts, prompt_seconds = sampled_together(
             conversation.sequence,
             new,
@@ -106,7 +99,7 @@ class Answer:
         self.n_prompt_tokens += len(new)
         self.prompt_seconds += prompt_seconds
         self.n_tokens += sum(len(draft.continuation.tokens) for draft in drafts)
-        known = {words_of(""), *earlier}
+        known = {words_of(""), *self._earlier_answers()}
         fresh = [draft for draft in drafts if words_of(draft.text) not in known]
         best = best_answer(conversation.format, self._message, fresh) if fresh else None
         self.seconds += perf_counter() - begin - prompt_seconds
@@ -118,36 +111,46 @@ class Answer:
         text: str = best.text.strip()
         return text
 
-    def _first_new(self, tokens: list[int], earlier: set[str]) -> Generator[str]:
+    def _first_new(self) -> Generator[str]:
         """Sample an answer and, where it is blank or repeats an earlier one, another."""
+        sequence = self._conversation.sequence
+        self._new_tokens()
+        reply = self.reply(sequence)
+        self.n_prompt_tokens += reply.n_prompt_tokens
+        begin, first, last = perf_counter(), 0.0, 0.0
+        try:
+            for _, piece in run_together([reply]):
+                last = perf_counter()
+                first = first or last
+                if piece:
+                    yield piece
+        finally:
+            self._sampled = reply.tokens
+            self.n_tokens += reply.n_tokens
+            self.prompt_seconds += first - begin if first else 0.0
+            self.seconds += last - first
+        self.finish_reason = reply.finish_reason
+
+    def reply(self, sequence: _engine.Sequence, **options: Any) -> Reply:
+        """Return a `Reply` that samples this answer, for a caller that steps it; it does not become a turn.
+
+        Args:
+            sequence: has evaluated the first tokens of `prompt`, or none.
+            options: seed, logprobs and lookup, as for `Reply`.
+        """
         conversation = self._conversation
-        sampling, is_talk = conversation.sampling, conversation.format.is_talk
-        drafts = MAX_DRAFTS if is_talk and sampling.temperature > 0 else 1
-        for draft in range(drafts):
-            is_last = draft == drafts - 1
-            # The same words come again if they are the likely ones: each further draft is sampled a little warmer.
-            warmer = min(max(sampling.temperature, 1.0), sampling.temperature * 1.25**draft)
-            generation = self._generation(tokens, sampling.replace(temperature=warmer))
-            self._sampled = generation.tokens
-            raw, n_yielded = "", 0
-            try:
-                for piece in generation:
-                    raw += piece
-                    text = raw.strip() if is_talk else raw
-                    # What may still become an earlier answer is held back: it could not be discarded once it is read.
-                    words = words_of(text)
-                    may_repeat = not is_last and any(answer.startswith(words) for answer in earlier)
-                    if len(text) > n_yielded and not may_repeat:
-                        yield text[n_yielded:]
-                        n_yielded = len(text)
-            finally:
-                self._count(generation)
-            text = raw.strip() if is_talk else raw
-            if n_yielded or is_last or (text and words_of(text) not in earlier):
-                break
-        if text[n_yielded:]:
-            yield text[n_yielded:]
-        self.finish_reason = generation.finish_reason if text else "blank"
+        return Reply(
+            sequence,
+            self.prompt[len(sequence) :],
+            conversation.sampling,
+            is_talk=conversation.format.is_talk,
+            earlier=self._earlier_answers(),
+            max_tokens=conversation.max_tokens,
+            stop=(*conversation.format.stop, *conversation.stop),
+            history=self._history(),
+            exempt=conversation.format.exempt,
+            **options,
+        )
 
     def _other_turns(self) -> list[Turn]:
         """The turns before this one."""
@@ -155,15 +158,17 @@ class Answer:
         return turns[:-1] if self._replaced else turns
 
     def _earlier_answers(self) -> set[str]:
-        """The answers that must not be given again, as `words_of`."""
+        """The answers that must not be given again, as `words_of`; none if this is no talk."""
+        if not self._conversation.format.is_talk:
+            return set()
         turns = [*self._other_turns()[-ANSWERS_REMEMBERED:], *filter(None, [self._replaced])]
         earlier = {words_of(turn.answer) for turn in turns}
         message = words_of(self._message)
         return earlier | {message} if len(message.split()) >= ECHO_WORDS else earlier
 
-    def _new_tokens(self, tokens: list[int]) -> list[int]:
-        """Return those of the tokens that are new to the sequence, which then has exactly those before."""
-        sequence = self._conversation.sequence
+    def _new_tokens(self) -> list[int]:
+        """Return the part of the prompt that is new to the conversation's sequence, which is cut back to the rest."""
+        sequence, tokens = self._conversation.sequence, self.prompt
         known = sequence.tokens
         same = next(
             (i for i, (a, b) in enumerate(zip(known, tokens, strict=False)) if a != b), min(len(known), len(tokens))
@@ -175,24 +180,6 @@ class Answer:
         """The ids of the answers that are in the context."""
         turns = self._other_turns()[self._conversation.n_dropped :]
         return [token for turn in turns for token in turn.tokens]
-
-    def _generation(self, tokens: list[int], sampling: SamplingParams) -> Generation:
-        """A draft after exactly these tokens, of which the sequence evaluates only those that are new to it."""
-        conversation = self._conversation
-        return Generation(
-            conversation.sequence,
-            self._new_tokens(tokens),
-            sampling,
-            max_tokens=conversation.max_tokens,
-            stop=(*conversation.format.stop, *conversation.stop),
-            history=self._history(),
-        )
-
-    def _count(self, generation: Generation) -> None:
-        self.n_prompt_tokens += generation.n_prompt_tokens
-        self.prompt_seconds += generation.prompt_seconds
-        self.n_tokens += generation.n_tokens
-        self.seconds += generation.seconds
 
     def _keep(self) -> None:
         """Make the turn, of the tokens before a stop string; or none, where nothing is left."""

@@ -15,7 +15,23 @@ from gpt2rt.sampling import SamplingParams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol, TypeVar
+
     from gpt2rt.model import Model
+
+    ScoredToken = tuple[int, float, list[tuple[int, float]] | None]
+
+    class Steppable(Protocol):
+        """What `run_together` steps: a `Continuation` or a `Reply`."""
+
+        finish_reason: str | None
+
+        @property
+        def sequence(self) -> _engine.Sequence: ...
+        def propose(self) -> None: ...
+        def accept(self, event: Event) -> str: ...
+
+    Running = TypeVar("Running", bound=Steppable)
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 256  # characters
@@ -84,8 +100,8 @@ class Continuation:
     Attributes:
         sequence: the `Sequence`. seed: of its random generator.
         tokens: the sampled ids that belong to the text, a list.
-        logprobs: their log probabilities, a list; empty unless requested.
-        top_logprobs: for each token, the most likely tokens, a list of (id, log probability); empty unless requested.
+        scored: every sampled token as (id, log probability, most likely tokens), the last as a list of (id, log
+            probability) or None; it includes an end-of-text token that ended the text. Empty unless requested.
         finish_reason: None while it runs, then "stop" (a stop string, or the model's end-of-text token) or "length"
             (max_tokens, or no position is left).
     """
@@ -131,8 +147,7 @@ class Continuation:
         self.sequence = sequence
         self.n_prompt_tokens = len(prompt)
         self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.top_logprobs: list[list[tuple[int, float]]] = []
+        self.scored: list[ScoredToken] = []
         self.finish_reason: str | None = None
         self._decoder = StreamDecoder(sequence.model.tokenizer)
         self._lookup = PromptLookup() if lookup else None
@@ -161,14 +176,13 @@ class Continuation:
             raise event.error
         piece, tokens = "", event.tokens
         for i, token in enumerate(tokens):
+            if event.logprobs is not None:
+                top = None if event.top_logprobs is None else event.top_logprobs[i]
+                self.scored.append((token, event.logprobs[i], top))
             if token == self._end_of_text:
                 piece += self.end("stop")
             else:
                 self.tokens.append(token)
-                if event.logprobs is not None:
-                    self.logprobs.append(event.logprobs[i])
-                if event.top_logprobs is not None:
-                    self.top_logprobs.append(event.top_logprobs[i])
                 piece += self._stops.feed(self._decoder.feed(token))
                 if self._stops.found is not None:
                     self.finish_reason = "stop"
@@ -185,6 +199,16 @@ class Continuation:
             piece += self.end("length")
         return piece
 
+    @property
+    def logprobs(self) -> list[float]:
+        """The log probabilities of `tokens`; empty unless requested."""
+        return [logprob for _, logprob, _ in self.scored[: len(self.tokens)]]
+
+    @property
+    def top_logprobs(self) -> list[list[tuple[int, float]]]:
+        """For each of `tokens`, the most likely tokens, a list of (id, log probability); empty unless requested."""
+        return [top for _, _, top in self.scored[: len(self.tokens)] if top is not None]
+
     def end(self, reason: str) -> str:
         """End the continuation and return the text that was held back."""
         tail = self._stops.feed(self._decoder.finish())
@@ -194,13 +218,13 @@ class Continuation:
 
 
 def run_together(
-    running: list[Continuation],
+    running: list[Running],
     step: Callable[[list[_engine.Sequence]], list[Event]] = step_together,
-) -> Iterator[tuple[Continuation, str]]:
-    """Step continuations together until all have ended. All generation runs through this loop.
+) -> Iterator[tuple[Running, str]]:
+    """Step continuations together until all have ended. All generation in one thread runs through this loop.
 
     Args:
-        running: the continuations; they are removed as they end, and others may be added between pieces.
+        running: `Continuation`s or `Reply`s; they are removed as they end, and others may be added between pieces.
         step: `Engine.step` or an equivalent.
 
     Yields:

@@ -7,8 +7,9 @@ import pytest
 from conversations import open_byte_model, say, shown_to
 from demo import demo_model
 
-from gpt2rt.chat import MAX_DRAFTS, Conversation, words_of
+from gpt2rt.chat import Conversation
 from gpt2rt.errors import ContextFullError, UsageError
+from gpt2rt.reply import MAX_DRAFTS, words_of
 from gpt2rt.transcript import load_transcript, save_transcript
 
 

@@ -7,9 +7,10 @@ import pytest
 from conversations import open_byte_model, say
 from demo import demo_model
 
-from gpt2rt.chat import MAX_BATCH, Conversation, words_of
+from gpt2rt.chat import MAX_BATCH, Conversation
 from gpt2rt.drafts import best_answer, sampled_together
 from gpt2rt.errors import UsageError
+from gpt2rt.reply import words_of
 from gpt2rt.sampling import SamplingParams
 
 N = 6
