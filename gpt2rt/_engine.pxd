@@ -97,7 +97,7 @@ cdef extern from "sequence.h" nogil:
 
     bint sequence_open(CSequence* s, const Network* network)
     void sequence_free(CSequence* s)
-    bint sequence_copy(CSequence* to, const CSequence* source)
+    bint sequence_copy(CSequence* to, const CSequence* source, int64_t length, int64_t n_ids)
     bint sequence_reserve_history(CSequence* s, int64_t more)
     void sequence_push(CSequence* s, const int32_t* ids, int64_t n)
     void sequence_truncate(CSequence* s, int64_t length)

@@ -233,14 +233,14 @@ cdef class Sequence:
     cdef object params
     cdef object last_seed
 
-    def __cinit__(self, model, *, _copied=None):
+    def __cinit__(self, model, *, _copied=None, int64_t _length=0, int64_t _n_ids=0):
         cdef Sequence source = _copied
         self.model = model
         self.runtime = runtime_of(model)
         if source is None and getattr(model, "_is_closed", False):
             raise UsageError(f"{model.path}: the model is closed (open it again)")
         if not (sequence_open(&self.c, &self.runtime.weights.network) if source is None
-                else sequence_copy(&self.c, &source.c)):
+                else sequence_copy(&self.c, &source.c, _length, _n_ids)):
             raise MemoryError()
 
     def __dealloc__(self):
@@ -458,6 +458,11 @@ cdef class Sequence:
             free(row)
             self.release()
 
+    cdef int check_length(self, int64_t length) except -1:
+        if length > self.c.length:
+            raise UsageError(f"length: got {length}, expected at most {self.c.length}, the length of the sequence")
+        return 0
+
     def truncate(self, length):
         """Keep the first `length` evaluated tokens and drop the others, including pending ones.
 
@@ -467,18 +472,30 @@ cdef class Sequence:
         cdef int64_t wanted = min(whole_number("length", length, 0), MANY)
         self.take()
         try:
-            if wanted > self.c.length:
-                raise UsageError(f"length: got {wanted}, expected at most {self.c.length}, the length of the sequence")
+            self.check_length(wanted)
             sequence_truncate(&self.c, wanted)
         finally:
             self.release()
 
-    def fork(self):
-        """Return an independent copy with the same tokens, logits and sampler state; the KV cache is copied."""
+    def fork(self, length=None):
+        """Return an independent copy with the same tokens, logits and sampler state; the KV cache is copied.
+
+        Args:
+            length: copy only the first `length` evaluated tokens, and no pending ones; None for all. The sampler state
+                is copied as it is.
+
+        Raises:
+            UsageError: the sequence is shorter, or in use by another thread.
+        """
         cdef Sequence copy
+        cdef int64_t wanted = -1 if length is None else min(whole_number("length", length, 0), MANY)
+        cdef int64_t n_ids
         self.take()
         try:
-            copy = Sequence(self.model, _copied=self)
+            self.check_length(wanted)
+            n_ids = self.c.n_ids if wanted < 0 else wanted
+            wanted = self.c.length if wanted < 0 else wanted
+            copy = Sequence(self.model, _copied=self, _length=wanted, _n_ids=n_ids)
             copy.params, copy.last_seed = self.params, self.last_seed
             return copy
         finally:

@@ -46,11 +46,13 @@ class Expected:
         self.newest, self.guesses = [], []
         self.is_cancelled = False
 
-    def fork(self):
-        other = Expected(self.real.fork())
+    def fork(self, length=None):
+        other = Expected(self.real.fork(length))
         for name in ("ids", "pending", "history", "exempt", "stop", "samples"):
             setattr(other, name, list(getattr(self, name)))
         other.params, other.seed, other.n_logprobs = self.params, self.seed, self.n_logprobs
+        if length is not None:
+            other.change(self.ids[:length])
         return other
 
     @property

@@ -28,6 +28,7 @@ OPERATIONS = {  # on the first sequence, or on all of them with an engine
     "score": lambda all, engine: all[0].score(TEXT[:9]),
     "score_after_pending": lambda all, engine: all[1].score(TEXT[:9]),
     "fork": lambda all, engine: all[0].fork(),
+    "fork_of_a_prefix": lambda all, engine: all[2].fork(20),
     "logits": lambda all, engine: all[0].logits,
     "logits_again": lambda all, engine: all[3].logits,
     "set_sampling": lambda all, engine: all[0].set_sampling(

@@ -54,6 +54,8 @@ WRONG_CALLS = [  # (method, arguments, keywords)
     ("truncate", [-1], {}),
     ("truncate", [1000], {}),
     ("truncate", ["1"], {}),
+    ("fork", [1000], {}),
+    ("fork", ["1"], {}),
     ("guess", [[1] * 8], {}),
     ("guess", [[N_VOCAB]], {}),
     ("retract", [9], {}),
@@ -119,9 +121,10 @@ class Interleaving(RuleBasedStateMachine):
         if len(self.all) < MOST_SEQUENCES:
             self.all.append(Expected(self.model.sequence()))
 
-    @rule(i=which)
-    def fork(self, i):
-        fork = self.one(i).fork()
+    @rule(i=which, dropped=st.sampled_from([None, None, 0, 1, 3, 1000]))
+    def fork(self, i, dropped):
+        one = self.one(i)
+        fork = one.fork(None if dropped is None else max(0, len(one.ids) - dropped))
         if len(self.all) < MOST_SEQUENCES:
             self.all.append(fork)
         else:

@@ -21,6 +21,7 @@ OPERATIONS = {  # {operation: minimum number of allocations}
     "score": 4,
     "score_after_pending": 4,
     "fork": 5,
+    "fork_of_a_prefix": 4,
     "logits": 1,
     "logits_again": 2,
     "set_sampling": 4,

@@ -95,6 +95,29 @@ def test_a_fork_is_independent(sequence):
     assert (fork.logits == sequence.logits).all()
 
 
+@pytest.mark.parametrize("length", range(len(TOKENS) + 1))
+def test_a_fork_of_the_first_tokens_equals_a_truncated_fork(sequence, length):
+    sequence.set_sampling(gpt2rt.SamplingParams(repetition_penalty=1.2), seed=3, history=[5], exempt=[7])
+    sequence.append(TOKENS, 3)
+    sequence.push([9])
+    fork, truncated = sequence.fork(length), sequence.fork()
+    truncated.truncate(length)
+    assert (fork.tokens, fork.pending, fork.n_logits) == (TOKENS[:length], [], max(0, 3 - len(TOKENS) + length))
+    assert fork.all_logits.tobytes() == truncated.all_logits.tobytes()
+    assert (fork.sampling, fork.seed, fork.history) == (sequence.sampling, 3, [5])
+    for one in (fork, truncated):
+        one.append([1, 2])
+    assert fork.logits.tobytes() == truncated.logits.tobytes() == fresh_logits(fork).tobytes()
+    assert (sequence.tokens, sequence.pending) == (TOKENS, [9])
+
+
+@pytest.mark.parametrize("length", [-1, 9, 1.0, "1", 1e30, True])
+def test_a_fork_of_an_invalid_length_is_refused(sequence, length):
+    sequence.append(TOKENS)
+    with pytest.raises(gpt2rt.UsageError, match=r"length: got"):
+        sequence.fork(length)
+
+
 def test_exceeding_the_context_is_refused_and_changes_nothing(sequence):
     sequence.append([1] * 49)
     logits = sequence.logits

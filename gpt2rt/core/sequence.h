@@ -227,19 +227,22 @@ static inline void sequence_configure(Sequence *s, const SequenceSampler *sample
     commit_end(s);
 }
 
-/* Copies a sequence into an empty one of the same network: cache, ids, logits and sampler; returns 0 if memory runs
- * out. The caller frees the copy. */
-static inline int sequence_copy(Sequence *to, const Sequence *from) {
+/* Copies a sequence into an empty one of the same network: the first n_ids ids, of which the first `length` are
+ * evaluated, with their cache and kept logits, and the sampler; returns 0 if memory runs out. The caller frees the
+ * copy. */
+static inline int sequence_copy(Sequence *to, const Sequence *from, int64_t length, int64_t n_ids) {
     const Config *c = &from->network->config;
     const SequenceSampler *sampler = &from->sampler;
+    const int64_t n_logits = from->n_logits - (from->length - length); /* those after the first `length` tokens */
     if (!sequence_open(to, from->network)) return 0;
-    if (!sequence_reserve_positions(to, from->length)) return 0;
-    sequence_copy_cache(&to->kv, &from->kv, c->n_layer, from->length);
-    memcpy(to->ids, from->ids, (size_t)from->n_ids * sizeof(int32_t));
-    if (from->n_logits) {
-        if (!sequence_reserve_spare(to, from->n_logits)) return 0;
-        memcpy(to->spare, from->logits, (size_t)(from->n_logits * c->V) * sizeof(float));
+    if (!sequence_reserve_positions(to, length)) return 0;
+    sequence_copy_cache(&to->kv, &from->kv, c->n_layer, length);
+    memcpy(to->ids, from->ids, (size_t)n_ids * sizeof(int32_t));
+    if (n_logits > 0) {
+        if (!sequence_reserve_spare(to, n_logits)) return 0;
+        memcpy(to->spare, from->logits, (size_t)(n_logits * c->V) * sizeof(float));
         sequence_swap_logits(to);
+        to->n_logits = n_logits;
     }
     to->sampler = *sampler;
     to->sampler.history = NULL, to->sampler.exempt = NULL;
@@ -255,7 +258,7 @@ static inline int sequence_copy(Sequence *to, const Sequence *from) {
     }
     if (sampler->n_logprobs > 0 && !sequence_reserve_top(to)) return 0;
     to->samples = from->samples;
-    to->length = from->length, to->n_ids = from->n_ids, to->n_logits = from->n_logits;
+    to->length = length, to->n_ids = n_ids;
     return 1;
 }
 
