@@ -95,6 +95,8 @@ cdef extern from "sequence.h" nogil:
         Atomic cancelled
         Lock lock
 
+    int64_t cache_position_size(const Network* network)
+    int64_t sequence_size(const CSequence* s)
     bint sequence_open(CSequence* s, const Network* network)
     void sequence_free(CSequence* s)
     bint sequence_copy(CSequence* to, const CSequence* source, int64_t length, int64_t n_ids)

@@ -2,7 +2,7 @@
 """Sequences, and the engine that advances them: owners of the C structs in `core/`, which check arguments and raise.
 
 The work is done in C without Python: `core/engine.h` plans a forward pass over any mix of prompts and decoding
-sequences, runs it, samples and commits; `core/sequence.h` defines a commit. The file has about 800 lines because a
+sequences, runs it, samples and commits; `core/sequence.h` defines a commit. The file has about 850 lines because a
 sequence and its engine depend on each other; half of them are docstrings and checks.
 """
 
@@ -44,12 +44,7 @@ cdef class Ids:
         Raises:
             UsageError: an item is not an integer. VocabularyError: an id is out of range.
         """
-        if isinstance(tokens, (str, bytes, bytearray)):
-            raise UsageError(f"tokens: got text {tokens!r:.80}, expected ids (encode it with the tokenizer)")
-        try:
-            items = list(tokens)
-        except TypeError:
-            raise UsageError(f"tokens: got {tokens!r:.80}, expected ids") from None
+        cdef list items = list(items_of(tokens))
         self.data = <int32_t*>malloc(max(1, len(items)) * sizeof(int32_t))
         if self.data == NULL:
             raise MemoryError()
@@ -67,6 +62,16 @@ cdef class Ids:
 
     def __dealloc__(self):
         free(self.data)
+
+
+cdef object items_of(tokens):
+    """Return an iterator over ids, which are not checked. Raises UsageError if it is text or can't be iterated over."""
+    if isinstance(tokens, (str, bytes, bytearray)):
+        raise UsageError(f"tokens: got text {tokens!r:.80}, expected ids (encode it with the tokenizer)")
+    try:
+        return iter(tokens)
+    except TypeError:
+        raise UsageError(f"tokens: got {tokens!r:.80}, expected ids") from None
 
 
 cdef list ids_list(const int32_t* ids, int64_t n):
@@ -114,6 +119,11 @@ cdef class Runtime:
 
     def __dealloc__(self):
         pool_free(self.pool)
+
+    @property
+    def kv_cache_bytes_per_token(self):
+        """The bytes that the keys and values of one token take in a sequence's KV cache."""
+        return cache_position_size(&self.weights.network)
 
     cdef ThreadPool* threads(self) except? NULL:
         if self.n_threads == 1:
@@ -273,6 +283,24 @@ cdef class Sequence:
         """The ids that the next step evaluates: those pushed, or the last sampled token; a new list."""
         cdef int64_t n_ids = self.c.n_ids, length = self.c.length  # in this order: a commit sets n_ids last
         return ids_list(self.c.ids + length, max(0, n_ids - length))
+
+    @property
+    def nbytes(self):
+        """The bytes of memory it has allocated: the KV cache, which grows by doubling, ids, kept logits and history."""
+        return sequence_size(&self.c)
+
+    def common_prefix(self, tokens):
+        """Return how many of its first evaluated tokens are also the first of `tokens`.
+
+        Args:
+            tokens: ids, any iterable of integers; it is read up to the first difference.
+        """
+        cdef int64_t length = self.c.length, same = 0
+        for token in items_of(tokens):
+            if same == length or token != self.c.ids[same]:
+                break
+            same += 1
+        return same
 
     @property
     def n_ctx(self):

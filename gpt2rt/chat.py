@@ -169,10 +169,7 @@ class Answer:
     def _new_tokens(self) -> list[int]:
         """Return the part of the prompt that is new to the conversation's sequence, which is cut back to the rest."""
         sequence, tokens = self._conversation.sequence, self.prompt
-        known = sequence.tokens
-        same = next(
-            (i for i, (a, b) in enumerate(zip(known, tokens, strict=False)) if a != b), min(len(known), len(tokens))
-        )
+        same = sequence.common_prefix(tokens)
         sequence.truncate(same)
         return tokens[same:]
 

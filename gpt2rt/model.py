@@ -120,6 +120,11 @@ class Model:
         """The bytes of weights, all of which are read for each token."""
         return len(self._file.sections["weights"])
 
+    @property
+    def kv_cache_bytes_per_token(self) -> int:
+        """The bytes that the keys and values of one token take in a sequence's KV cache, see `Sequence.nbytes`."""
+        return self._runtime.kv_cache_bytes_per_token
+
     def sequence(self) -> _engine.Sequence:
         """Return a new, empty sequence. Raises UsageError if the model is closed."""
         return _engine.Sequence(self)

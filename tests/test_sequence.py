@@ -118,6 +118,76 @@ def test_a_fork_of_an_invalid_length_is_refused(sequence, length):
         sequence.fork(length)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (TOKENS, 8),
+        ([*TOKENS, 9, 4], 8),
+        (TOKENS[:5], 5),
+        ([*TOKENS[:5], 9, *TOKENS[6:]], 5),
+        ([8, *TOKENS[1:]], 0),
+        ([], 0),
+        ([7, 1, 1 << 80], 2),
+        ([7, -1], 1),
+        (np.array(TOKENS[:3]), 3),
+        (tuple(TOKENS), 8),
+        ((token for token in TOKENS), 8),
+        ([7, "1"], 1),
+    ],
+    ids=str,
+)
+def test_a_common_prefix_ends_at_the_first_difference(sequence, tokens, expected):
+    sequence.append(TOKENS)
+    sequence.push([9])  # pending tokens do not count
+    assert sequence.common_prefix(tokens) == expected
+
+
+def test_a_common_prefix_reads_nothing_after_the_first_difference(sequence):
+    def ids():
+        yield from TOKENS[:3]
+        yield TOKENS[3] + 1
+        pytest.fail("read after the first difference")
+
+    sequence.append(TOKENS)
+    assert sequence.common_prefix(ids()) == 3
+    assert sequence.model.sequence().common_prefix(TOKENS) == 0
+
+
+@pytest.mark.parametrize("tokens", ["text", b"ab", None, 5], ids=repr)
+def test_a_common_prefix_with_something_else_than_ids_is_refused(sequence, tokens):
+    with pytest.raises(gpt2rt.UsageError, match=r"tokens: got .*, expected ids"):
+        sequence.common_prefix(tokens)
+
+
+@pytest.mark.parametrize(("weight_type", "value_size"), [("f32", 4), ("f16", 2), ("int8", 2)])
+def test_a_token_takes_a_key_and_a_value_of_each_layer(tmp_path, weight_type, value_size):
+    model = gpt2rt.open_model(write_model(tmp_path / "m.bin", SHAPE, random_tensors(SHAPE), weight_type))
+    assert model.kv_cache_bytes_per_token == SHAPE.n_layer * 2 * SHAPE.n_embd * value_size
+
+
+def test_the_size_of_a_sequence_grows_with_its_cache_and_its_logits(path):
+    model = gpt2rt.open_model(path)
+    sequence = model.sequence()
+    empty = sequence.nbytes
+    sequence.append(TOKENS, 0)
+    assert sequence.nbytes == empty + 64 * model.kv_cache_bytes_per_token
+    sequence.append([1], 1)
+    assert sequence.nbytes == empty + 64 * model.kv_cache_bytes_per_token + 304 * 4  # n_vocab, a multiple of 16
+    sequence.set_sampling(None, history=range(10), exempt=range(5))
+    assert sequence.nbytes == empty + 64 * model.kv_cache_bytes_per_token + 304 * 4 + 15 * 4
+
+
+def test_a_fork_of_the_first_tokens_is_as_small_as_they_are(tmp_path):
+    shape = SHAPE._replace(n_ctx=256)
+    model = gpt2rt.open_model(write_model(tmp_path / "m.bin", shape, random_tensors(shape)))
+    sequence = model.sequence()
+    sequence.append([1] * 200)
+    for length, positions in ((0, 0), (1, 64), (64, 64), (65, 128), (200, 256)):
+        assert sequence.fork(length).nbytes - model.sequence().nbytes <= (
+            positions * model.kv_cache_bytes_per_token + (304 * 4 if length == 200 else 0)
+        )
+
+
 def test_exceeding_the_context_is_refused_and_changes_nothing(sequence):
     sequence.append([1] * 49)
     logits = sequence.logits

@@ -81,6 +81,35 @@ static inline void commit_end(Sequence *s) { atomic_set(&s->lock.committing, 0);
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
+/* Returns a KV cache of n_ctx positions, which has no memory yet. */
+static inline KVCache cache_of(const Network *network, int64_t n_ctx) {
+    const Config *c = &network->config;
+    return (KVCache){.type = network->wte.layout.type == TYPE_F32 ? TYPE_F32 : TYPE_F16, .n_head = c->n_head,
+                     .head_dim = c->head_dim, .n_ctx = n_ctx};
+}
+
+/* Returns the bytes of a KV cache, of all layers. */
+static inline int64_t cache_size(const Network *network, const KVCache *kv) {
+    return network->config.n_layer * (kvcache_k_size(kv) + kvcache_v_size(kv));
+}
+
+/* Returns the bytes that one position takes in a KV cache. */
+static inline int64_t cache_position_size(const Network *network) {
+    const KVCache tile = cache_of(network, TILE);
+    return cache_size(network, &tile) / TILE;
+}
+
+/* Returns the bytes of memory that a sequence has allocated. */
+static inline int64_t sequence_size(const Sequence *s) {
+    const Config *c = &s->network->config;
+    const SequenceSampler *sampler = &s->sampler;
+    const int64_t ids = c->n_ctx + 1 + sampler->history_capacity + sampler->n_exempt;
+    const int64_t top = s->sampled.top_ids ? MAX_SAMPLED * MAX_TOP_LOGPROBS : 0;
+    return cache_size(s->network, &s->kv) + ids * (int64_t)sizeof(int32_t) +
+           (s->logits_rows + s->spare_rows) * c->V * (int64_t)sizeof(float) +
+           top * (int64_t)(sizeof(int32_t) + sizeof(double));
+}
+
 static inline void sequence_free(Sequence *s) {
     free(s->memory);
     free(s->ids);
@@ -95,13 +124,11 @@ static inline void sequence_free(Sequence *s) {
 
 /* Fills an empty sequence of a network; returns 0 if memory runs out. The caller frees the sequence. */
 static inline int sequence_open(Sequence *s, const Network *network) {
-    const Config *c = &network->config;
     memset(s, 0, sizeof(*s));
     s->network = network;
-    s->kv = (KVCache){.type = network->wte.layout.type == TYPE_F32 ? TYPE_F32 : TYPE_F16, .n_head = c->n_head,
-                      .head_dim = c->head_dim};
+    s->kv = cache_of(network, 0);
     s->sampler.n_logprobs = -1;
-    s->ids = calloc((size_t)c->n_ctx + 1, sizeof(int32_t));
+    s->ids = calloc((size_t)network->config.n_ctx + 1, sizeof(int32_t));
     return s->ids != NULL;
 }
 
@@ -124,7 +151,7 @@ static inline int sequence_reserve_positions(Sequence *s, int64_t n) {
     const int64_t doubled = 2 * kv.n_ctx, most = align(c->n_ctx, TILE);
     kv.n_ctx = align(n, MIN_POSITIONS) > doubled ? align(n, MIN_POSITIONS) : doubled;
     kv.n_ctx = kv.n_ctx < most ? kv.n_ctx : most;
-    void *memory = calloc((size_t)(c->n_layer * (kvcache_k_size(&kv) + kvcache_v_size(&kv)) + 64), 1);
+    void *memory = calloc((size_t)(cache_size(s->network, &kv) + 64), 1);
     if (!memory) return 0;
     kv.k = (uint8_t *)align((intptr_t)memory, 64);
     kv.v = kv.k + c->n_layer * kvcache_k_size(&kv);
