@@ -1,9 +1,10 @@
 # cython: language_level=3
 """Declarations of the C headers in `core/` for `_engine.pyx`; the headers document the shape of every pointer."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t
 
 from gpt2rt._kernels cimport Network
+from gpt2rt._sampler cimport Random, SamplingOptions
 
 
 cdef extern from "threadpool.h" nogil:
@@ -30,19 +31,6 @@ cdef extern from "lock.h" nogil:
         LOCK_TAKEN, LOCK_IN_USE, LOCK_TORN
     LockResult lock_take(Lock* lock)
     void lock_release(Lock* lock)
-
-
-cdef extern from "sampler.h" nogil:
-    ctypedef struct SamplingOptions:
-        double temperature, top_p, min_p
-        int64_t top_k, repeat_last_n, no_repeat_ngram_size
-        float repetition_penalty
-
-    ctypedef struct Random:
-        pass
-
-    void random_seed(Random* random, uint64_t seed)
-    double token_logprob(const float* logits, int64_t n_vocab, int32_t token)
 
 
 cdef extern from "forward.h" nogil:

@@ -17,6 +17,7 @@ import sys
 from _thread import get_ident
 
 from gpt2rt._kernels cimport Config, Kernels, Weights
+from gpt2rt._sampler cimport options_of, random_seed, token_logprob
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError, VocabularyError
 from gpt2rt.sampling import SamplingParams
@@ -612,10 +613,7 @@ cdef class Sequence:
                 free(sampler.exempt)
                 raise
             if params is not None:
-                sampler.options = SamplingOptions(
-                    temperature=params.temperature, top_p=params.top_p, min_p=params.min_p, top_k=params.top_k,
-                    repeat_last_n=params.repeat_last_n, no_repeat_ngram_size=params.no_repeat_ngram_size,
-                    repetition_penalty=params.repetition_penalty)
+                sampler.options = options_of(params)
             if seed is not None:
                 random_seed(&sampler.random, seed)
             if new_stop is not None:

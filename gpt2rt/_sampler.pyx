@@ -5,19 +5,13 @@ cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t
 
 from gpt2rt.errors import Gpt2rtError, UsageError, VocabularyError
 
 cdef extern from "sampler.h" nogil:
     enum:
         SAMPLE_OK, SAMPLE_NOT_FINITE
-    ctypedef struct SamplingOptions:
-        double temperature, top_p, min_p
-        int64_t top_k, repeat_last_n, no_repeat_ngram_size
-        float repetition_penalty
-    ctypedef struct Random:
-        pass
     ctypedef struct Candidate:
         int64_t rank
         double weight
@@ -32,7 +26,6 @@ cdef extern from "sampler.h" nogil:
         int64_t n_exempt
     ctypedef struct LogSoftmax:
         pass
-    void random_seed(Random* random, uint64_t seed)
     int sampler_scratch_new(SamplerScratch* scratch, int64_t n_vocab)
     void sampler_scratch_free(SamplerScratch* scratch)
     int sampler_choose(SamplerScratch* scratch, const float* logits, const SamplerInput* input, int64_t* count)
@@ -140,10 +133,7 @@ cdef class Sampler:
 
     def use(self, params):
         """Continue with other parameters and the same random generator."""
-        cdef SamplingOptions options
-        options.temperature, options.top_k, options.top_p = params.temperature, params.top_k, params.top_p
-        options.min_p, options.repetition_penalty = params.min_p, params.repetition_penalty
-        options.repeat_last_n, options.no_repeat_ngram_size = params.repeat_last_n, params.no_repeat_ngram_size
+        cdef SamplingOptions options = options_of(params)
         with cython.critical_section(self):
             self.params, self.options = params, options
 
