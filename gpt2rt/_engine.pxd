@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, int64_t
 
 from gpt2rt._kernels cimport Network
-from gpt2rt._sampler cimport Random, SamplingOptions
+from gpt2rt._sampler cimport LogitBias, Random, SamplingOptions
 
 
 cdef extern from "threadpool.h" nogil:
@@ -54,6 +54,8 @@ cdef extern from "sequence.h" nogil:
 
     ctypedef struct SequenceSampler:
         SamplingOptions options
+        LogitBias* bias
+        int64_t n_bias
         Random random
         int32_t* history
         int64_t n_history, history_capacity

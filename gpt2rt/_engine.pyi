@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, final, overload
 
 import numpy as np
@@ -67,6 +67,7 @@ class Sequence:
         exempt: Iterable[int] | None = None,
         stop_tokens: Iterable[int] | None = None,
         logprobs: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
     ) -> int: ...
     def guess(self, tokens: Iterable[int]) -> None: ...
     def retract(self, n: int) -> None: ...

@@ -15,10 +15,11 @@ from libc.string cimport memcpy, memset
 import os
 import sys
 from _thread import get_ident
+from collections.abc import Mapping
 
 from gpt2rt._kernels cimport Config, Kernels, Weights
-from gpt2rt._sampler cimport options_of, random_seed, token_logprob
-from gpt2rt.arguments import whole_number
+from gpt2rt._sampler cimport LogitBias, options_of, random_seed, token_logprob
+from gpt2rt.arguments import real_number, whole_number
 from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError, VocabularyError
 from gpt2rt.sampling import SamplingParams
 
@@ -28,6 +29,7 @@ cdef extern from "Python.h":
 
 cdef int MOST_LOGPROBS = MAX_TOP_LOGPROBS
 cdef object MANY = 1 << 62  # more than any number of tokens
+cdef double MAX_BIAS = 100  # of a logit, either way
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------
@@ -63,6 +65,48 @@ cdef class Ids:
 
     def __dealloc__(self):
         free(self.data)
+
+    cdef int32_t* release(self):
+        """Return the array, which the caller then owns."""
+        cdef int32_t* data = self.data
+        self.data = NULL
+        return data
+
+
+@cython.final
+cdef class LogitBiases:
+    """Checked biases of logits as a C array."""
+
+    cdef LogitBias* data  # (n)
+    cdef int64_t n
+
+    def __cinit__(self, biases, int64_t n_vocab):
+        """
+        Raises:
+            UsageError: it is not a mapping of ids to numbers, or a number is out of range. VocabularyError: an id is.
+        """
+        if not isinstance(biases, Mapping):
+            raise UsageError(f"logit_bias: got {biases!r:.80}, expected a dict {{id: bias}}")
+        cdef dict items = dict(biases)
+        cdef Ids ids = Ids(items, n_vocab)
+        cdef int64_t i = 0
+        self.data = <LogitBias*>malloc(<size_t>max(1, ids.n) * sizeof(LogitBias))
+        if self.data == NULL:
+            raise MemoryError()
+        for bias in items.values():
+            self.data[i].token = ids.data[i]
+            self.data[i].bias = real_number(f"logit_bias of token {ids.data[i]}", bias, -MAX_BIAS, MAX_BIAS)
+            i += 1
+        self.n = i
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef LogitBias* release(self):
+        """Return the array, which the caller then owns."""
+        cdef LogitBias* data = self.data
+        self.data = NULL
+        return data
 
 
 cdef object items_of(tokens):
@@ -562,7 +606,8 @@ cdef class Sequence:
         finally:
             self.release()
 
-    def set_sampling(self, params, *, seed=None, history=None, exempt=None, stop_tokens=None, logprobs=None):
+    def set_sampling(self, params, *, seed=None, history=None, exempt=None, stop_tokens=None, logprobs=None,
+                     logit_bias=None):
         """Set how `Engine.step` chooses the next token once nothing is pending.
 
         Args:
@@ -575,6 +620,8 @@ cdef class Sequence:
                 ones.
             logprobs: how many of the most likely tokens to report at each position, 0 to 32; 0 reports only the sampled
                 token's log probability; None reports nothing.
+            logit_bias: {id: number from -100 to 100}, added to the logits before everything else; {} for none, None
+                keeps the current ones. Reported log probabilities are the model's own.
 
         Returns:
             The seed of the generator.
@@ -587,6 +634,7 @@ cdef class Sequence:
         cdef Ids new_history = None if history is None else Ids(history, n_vocab)
         cdef Ids new_exempt = None if exempt is None else Ids(exempt, n_vocab)
         cdef Ids new_stop = None if stop_tokens is None else Ids(stop_tokens, n_vocab)
+        cdef LogitBiases new_bias = None if logit_bias is None else LogitBiases(logit_bias, n_vocab)
         if new_exempt is not None:
             new_exempt = Ids(sorted(set(ids_list(new_exempt.data, new_exempt.n))), n_vocab)
         if not (params is None or isinstance(params, SamplingParams)):
@@ -601,21 +649,20 @@ cdef class Sequence:
         self.take()
         try:
             sampler = self.c.sampler
-            sampler.history, sampler.exempt = NULL, NULL
-            try:
-                copy_ids(&sampler.history, &sampler.n_history, new_history, self.c.sampler.history,
-                         self.c.sampler.n_history)
-                sampler.history_capacity = sampler.n_history
-                copy_ids(&sampler.exempt, &sampler.n_exempt, new_exempt, self.c.sampler.exempt,
-                         self.c.sampler.n_exempt)
-            except BaseException:
-                free(sampler.history)
-                free(sampler.exempt)
-                raise
             if params is not None:
                 sampler.options = options_of(params)
             if seed is not None:
                 random_seed(&sampler.random, seed)
+            # From here on, nothing can fail.
+            if new_history is not None:
+                sampler.n_history = sampler.history_capacity = new_history.n
+                sampler.history = new_history.release()
+            if new_exempt is not None:
+                sampler.n_exempt = new_exempt.n
+                sampler.exempt = new_exempt.release()
+            if new_bias is not None:
+                sampler.n_bias = new_bias.n
+                sampler.bias = new_bias.release()
             if new_stop is not None:
                 sampler.n_stop = <int>new_stop.n
                 memcpy(sampler.stop, new_stop.data, <size_t>new_stop.n * sizeof(int32_t))
@@ -661,18 +708,6 @@ cdef class Sequence:
             sequence_retract(&self.c, <int>wanted)
         finally:
             self.release()
-
-
-cdef int copy_ids(int32_t** to, int64_t* n, Ids new, const int32_t* old, int64_t n_old) except -1:
-    """Copy the new ids, or the old ones if `new` is None, to a new array."""
-    cdef const int32_t* ids = old if new is None else new.data
-    n[0] = n_old if new is None else new.n
-    to[0] = <int32_t*>malloc(<size_t>max(1, n[0]) * sizeof(int32_t))
-    if to[0] == NULL:
-        raise MemoryError()
-    if n[0]:
-        memcpy(to[0], ids, <size_t>n[0] * sizeof(int32_t))
-    return 0
 
 
 cdef int throw(exception) except -1:

@@ -13,6 +13,10 @@ cdef extern from "sampler.h" nogil:
     ctypedef struct Random:
         pass
 
+    ctypedef struct LogitBias:
+        int32_t token
+        float bias
+
     void random_seed(Random* random, uint64_t seed)
     double token_logprob(const float* logits, int64_t n_vocab, int32_t token)
 

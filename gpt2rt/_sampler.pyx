@@ -20,6 +20,8 @@ cdef extern from "sampler.h" nogil:
         Candidate* pool
     ctypedef struct SamplerInput:
         SamplingOptions options
+        const LogitBias* bias
+        int64_t n_bias
         const int32_t* history
         int64_t n_history
         const int32_t* exempt
@@ -149,7 +151,7 @@ cdef class Sampler:
         return ids_of(copied[max(0, len(copied) - options.repeat_last_n):], n_vocab)
 
     cdef SamplerInput input_of(self, SamplingOptions options, bytes ids):
-        return SamplerInput(options, ids_in(ids), len(ids) // 4, ids_in(self.exempt), len(self.exempt) // 4)
+        return SamplerInput(options, NULL, 0, ids_in(ids), len(ids) // 4, ids_in(self.exempt), len(self.exempt) // 4)
 
     cdef int reserve(self, int64_t n_vocab) except -1:
         if self.scratch.n_vocab != n_vocab:

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
         max_tokens: int | None
         stop: tuple[str, ...]
         logprobs: int | None
+        logit_bias: Mapping[int, float] | None
 else:
     from collections import namedtuple
 
-    Request = namedtuple("Request", "prompt sampling seed max_tokens stop logprobs")
+    Request = namedtuple("Request", "prompt sampling seed max_tokens stop logprobs logit_bias")
 
 
 def requests_of(
@@ -43,7 +44,8 @@ def requests_of(
 
     Args:
         seed: the first prompt's seed, from which those of the others count up; None for one from the system.
-        defaults: sampling (a `SamplingParams`), max_tokens, stop and logprobs for prompts that do not override them.
+        defaults: sampling (a `SamplingParams`), max_tokens, stop, logprobs and logit_bias for prompts that do not
+            override them.
 
     Raises:
         UsageError: a prompt or an option is invalid, or a name in a dict is unknown.
@@ -114,9 +116,16 @@ class BatchGeneration:
 
     @staticmethod
     def _continuation(sequence: Sequence, request: Request) -> Continuation:
-        prompt, sampling, seed, max_tokens, stop, logprobs = request
         return Continuation(
-            sequence, prompt, sampling, seed=seed, max_tokens=max_tokens, stop=stop, logprobs=logprobs, exempt=()
+            sequence,
+            request.prompt,
+            request.sampling,
+            max_tokens=request.max_tokens,
+            stop=request.stop,
+            seed=request.seed,
+            exempt=(),
+            logprobs=request.logprobs,
+            logit_bias={} if request.logit_bias is None else request.logit_bias,
         )
 
     def _run(self, model: Model, requests: list[Request], batch_size: int) -> Iterator[tuple[int, str]]:

@@ -118,6 +118,7 @@ class Continuation:
         history: Sequence[int] | None = (),
         exempt: Iterable[int] | None = None,
         logprobs: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         lookup: bool = False,
     ):
         """Push the prompt and configure sampling, without running anything. Arguments are those of `Generation`."""
@@ -142,6 +143,7 @@ class Continuation:
             exempt=exempt,
             stop_tokens=[] if self._end_of_text is None else [self._end_of_text],
             logprobs=logprobs,
+            logit_bias=logit_bias,
         )
         sequence.push(prompt)
         self.sequence = sequence
@@ -282,6 +284,7 @@ class Generation:
         history: Sequence[int] | None = (),
         exempt: Iterable[int] | None = None,
         logprobs: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         lookup: bool = False,
     ):
         """
@@ -297,6 +300,8 @@ class Generation:
             history: ids of earlier answers, which penalties count as generated; None for the sequence's.
             exempt: ids that are never penalized; None for the sequence's.
             logprobs: how many of the most likely tokens to report at each position, see `Sequence.set_sampling`.
+            logit_bias: {id: number from -100 to 100}, added to the logits before everything else; None for the
+                sequence's.
             lookup: guess tokens from the text so far and check several at once; this does not change the text.
 
         Raises:
@@ -313,6 +318,7 @@ class Generation:
             history=history,
             exempt=exempt,
             logprobs=logprobs,
+            logit_bias=logit_bias,
             lookup=lookup,
         )
         self.prompt_seconds = self.seconds = 0.0

@@ -141,6 +141,7 @@ class Model:
         stop: str | Iterable[str] = (),
         seed: int | None = None,
         logprobs: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         lookup: bool | None = None,
         sampling: SamplingParams | None = None,
         **options: Unpack[SamplingKeywords],
@@ -154,6 +155,8 @@ class Model:
             seed: of the random generator; None for one from the system, see `Generation.seed`.
             logprobs: how many of the most likely tokens to report at each position; 0 reports only the sampled token's
                 log probability; see `Generation.logprobs` and `Generation.top_logprobs`.
+            logit_bias: {id: number from -100 to 100}, added to the logits before everything else. Reported log
+                probabilities are the model's own.
             lookup: guess tokens from the text so far and check several at once (prompt lookup decoding); this does not
                 change the text. None does so if it pays for this model.
             sampling: a `SamplingParams`; None for its defaults.
@@ -177,6 +180,7 @@ class Model:
             stop=stop,
             seed=seed,
             logprobs=logprobs,
+            logit_bias=logit_bias,
             lookup=lookup,
         )
 
@@ -188,6 +192,7 @@ class Model:
         stop: str | Iterable[str] = (),
         seed: int | None = None,
         logprobs: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         batch_size: int = 16,
         sampling: SamplingParams | None = None,
         **options: Unpack[SamplingKeywords],
@@ -210,6 +215,7 @@ class Model:
             "max_tokens": max_tokens,
             "stop": stop,
             "logprobs": logprobs,
+            "logit_bias": logit_bias,
             "sampling": sampling_with(sampling, options),
         }
         return BatchGeneration(self, requests_of(self, prompts, seed, defaults), batch_size=batch_size)

@@ -31,7 +31,7 @@ class Expected:
     Attributes:
         real: the `Sequence`.
         ids: the evaluated ids. pending: the pending ids.
-        params, seed, history, exempt, stop, n_logprobs: the arguments of `set_sampling`.
+        params, seed, history, exempt, stop, n_logprobs, bias: the arguments of `set_sampling`.
         samples: since the seed, everything that determines each sampled token, and what the event reported for it.
         newest: the tokens of the last step, which can be retracted.
         guesses: the guesses that the next step may check.
@@ -43,6 +43,7 @@ class Expected:
         self.ids, self.pending = [], []
         self.params = self.seed = self.n_logprobs = None
         self.history, self.exempt, self.stop, self.samples = [], [], [], []
+        self.bias = {}
         self.newest, self.guesses = [], []
         self.is_cancelled = False
 
@@ -50,7 +51,8 @@ class Expected:
         other = Expected(self.real.fork(length))
         for name in ("ids", "pending", "history", "exempt", "stop", "samples"):
             setattr(other, name, list(getattr(self, name)))
-        other.params, other.seed, other.n_logprobs = self.params, self.seed, self.n_logprobs
+        for name in ("params", "seed", "n_logprobs", "bias"):
+            setattr(other, name, getattr(self, name))
         if length is not None:
             other.change(self.ids[:length])
         return other
@@ -88,7 +90,7 @@ class Expected:
         logprobs = event.logprobs or [None] * len(tokens)
         top = event.top_logprobs or [None] * len(tokens)
         for token, logprob, likely in zip(tokens, logprobs, top, strict=True):
-            settings = (self.params, list(self.history), list(self.exempt), self.n_logprobs)
+            settings = (self.params, list(self.history), list(self.exempt), self.n_logprobs, self.bias)
             self.samples.append((self.ids + self.newest, settings, token, logprob, likely))
             self.newest.append(token)
             self.history.append(token)
@@ -122,10 +124,10 @@ class Expected:
             return
         alone, engine = self.real.model.sequence(), Engine(self.real.model)
         alone.set_sampling(None, seed=self.seed)
-        for context, (params, history, exempt, n_logprobs), token, logprob, likely in self.samples:
+        for context, (params, history, exempt, n_logprobs, bias), token, logprob, likely in self.samples:
             alone.truncate(0)
             alone.push(context)
-            alone.set_sampling(params, history=history, exempt=exempt, logprobs=n_logprobs)
+            alone.set_sampling(params, history=history, exempt=exempt, logprobs=n_logprobs, logit_bias=bias)
             event = next(filter(None, (engine.step([alone]) for _ in itertools.count())))[0]
             assert event.tokens == [token]
             assert (event.logprobs or [None]) == [logprob]

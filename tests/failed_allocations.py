@@ -32,7 +32,7 @@ OPERATIONS = {  # on the first sequence, or on all of them with an engine
     "logits": lambda all, engine: all[0].logits,
     "logits_again": lambda all, engine: all[3].logits,
     "set_sampling": lambda all, engine: all[0].set_sampling(
-        SAMPLING, seed=9, history=TEXT, exempt=TEXT[:30], stop_tokens=[1, 2], logprobs=3
+        SAMPLING, seed=9, history=TEXT, exempt=TEXT[:30], stop_tokens=[1, 2], logprobs=3, logit_bias={1: 2.0}
     ),
     "guess": lambda all, engine: all[0].guess(TEXT[:7]),
     "step": lambda all, engine: engine.step(all),
@@ -47,7 +47,7 @@ def prepared():
     for sequence, n in zip(sequences, (9, 2, 20, 3), strict=True):
         sequence.push(TEXT[:n])
     Engine(model).step(sequences)
-    sequences[0].set_sampling(SAMPLING, seed=1, history=TEXT[:3], exempt=[5], logprobs=2)
+    sequences[0].set_sampling(SAMPLING, seed=1, history=TEXT[:3], exempt=[5], logprobs=2, logit_bias={7: 1.5})
     sequences[1].push(TEXT[:60])
     sequences[1].set_sampling(SAMPLING, seed=2)
     sequences[2].push(TEXT[:1])

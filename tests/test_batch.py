@@ -79,6 +79,7 @@ REQUESTS = [
     {"prompt": "The", "sampling": SamplingParams(temperature=0.0), "stop": [" t", "he"]},
     {"prompt": "The", "sampling": SamplingParams(temperature=5.0), "temperature": 0.1, "logprobs": 0},
     {"prompt": "User: Hello!\nBot:", "stop": "\n", "seed": None, "repetition_penalty": 1.3},
+    {"prompt": "The", "logit_bias": {11: 100.0, 13: -100}},
     {"prompt": "", "max_tokens": 1},
 ]
 

@@ -69,6 +69,8 @@ WRONG_CALLS = [  # (method, arguments, keywords)
     ("set_sampling", [None], {"exempt": [[1]]}),
     ("set_sampling", [None], {"stop_tokens": range(17)}),
     ("set_sampling", [None], {"logprobs": 33}),
+    ("set_sampling", [None], {"logit_bias": {N_VOCAB: 1.0}}),
+    ("set_sampling", [None], {"logit_bias": {1: 101}, "history": [1], "exempt": [2]}),
     ("set_sampling", ["warm"], {"history": [1], "seed": 5}),
     ("set_sampling", [{"temperature": 1.0}], {}),
 ]
@@ -95,7 +97,7 @@ class Interleaving(RuleBasedStateMachine):
         for seed in range(2):
             self.new()
             self.push(seed, [1, 2, 3])
-            self.set_sampling(seed, gpt2rt.SamplingParams(), seed, None, None, None, 1)
+            self.set_sampling(seed, gpt2rt.SamplingParams(), seed, None, None, None, 1, None)
 
     def one(self, i):
         return self.all[i % len(self.all)]
@@ -166,7 +168,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule(i=which, left=st.integers(0, 3), params=st.none() | sampling_params)
     def fill(self, i, left, params):
         """Leave a few positions, and decode until the context is full."""
-        self.set_sampling(i, params, None, None, None, None, None)
+        self.set_sampling(i, params, None, None, None, None, None, None)
         self.push(i, [(3 * at) % N_VOCAB for at in range(self.one(i).room - left)])
         for _ in range(left + 3):
             self.guess(i, None)
@@ -188,10 +190,19 @@ class Interleaving(RuleBasedStateMachine):
         exempt=st.none() | st.lists(st.integers(0, N_VOCAB - 1), max_size=3),
         stop=st.none() | st.lists(st.integers(0, N_VOCAB - 1), max_size=16),
         logprobs=st.sampled_from([None, None, 0, 3]),
+        bias=st.none() | st.dictionaries(st.integers(0, N_VOCAB - 1), st.floats(-100, 100, width=32), max_size=3),
     )
-    def set_sampling(self, i, params, seed, history, exempt, stop, logprobs):
+    def set_sampling(self, i, params, seed, history, exempt, stop, logprobs, bias):
         one = self.one(i)
-        one.real.set_sampling(params, seed=seed, history=history, exempt=exempt, stop_tokens=stop, logprobs=logprobs)
+        one.real.set_sampling(
+            params,
+            seed=seed,
+            history=history,
+            exempt=exempt,
+            stop_tokens=stop,
+            logprobs=logprobs,
+            logit_bias=bias,
+        )
         if seed is not None or one.seed is None:
             one.samples = []
             one.seed = one.real.seed if seed is None else seed
@@ -199,6 +210,7 @@ class Interleaving(RuleBasedStateMachine):
         one.history = one.history if history is None else list(history)
         one.exempt = one.exempt if exempt is None else list(exempt)
         one.stop = one.stop if stop is None else list(stop)
+        one.bias = one.bias if bias is None else bias
         one.newest, one.guesses = [], []
 
     @rule(i=which, n_left=st.sampled_from([0, 1]))
@@ -254,7 +266,7 @@ class Interleaving(RuleBasedStateMachine):
         """Step with guesses, perhaps with a stop token among them; retract some of the sampled tokens, in two parts."""
         if params is not None:
             stops = None if stop is None else self.continuation(self.one(i))[stop : stop + 1]
-            self.set_sampling(i, params, None, None, None, stops, None)
+            self.set_sampling(i, params, None, None, None, stops, None, None)
         self.guess(i, wrong)
         self.engine.step([self.one(i)])
         self.retract(i, n)

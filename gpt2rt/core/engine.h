@@ -93,7 +93,8 @@ static inline void sample_part(Engine *e, const Worker *w, Part *part) {
     const SequenceSampler *sampler = &s->sampler;
     const int64_t V = e->network->config.V, n_vocab = e->network->config.n_vocab;
     Random *random = &part->random;
-    SamplerInput input = {.options = sampler->options, .history = sampler->history, .n_history = sampler->n_history,
+    SamplerInput input = {.options = sampler->options, .bias = sampler->bias, .n_bias = sampler->n_bias,
+                          .history = sampler->history, .n_history = sampler->n_history,
                           .exempt = sampler->exempt, .n_exempt = sampler->n_exempt};
     const float *logits = part->n_rows ? e->logits + part->logits * V : s->logits + (s->n_logits - 1) * V;
     Sampled *sampled = &part->sampled;

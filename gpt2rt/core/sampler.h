@@ -2,8 +2,8 @@
  *
  * The choice of a token uses only IEEE arithmetic in a fixed order: its own exponential, logarithm and random
  * generator, and no libm; compile with -ffp-contract=off. The filters apply in the usual order, so that settings can be
- * carried over from other programs: penalties and forbidden tokens, temperature, top_k, top_p of what top_k keeps,
- * min_p. One scan reads all logits in blocks; only possible candidates are gathered and sorted.
+ * carried over from other programs: logit bias, penalties and forbidden tokens, temperature, top_k, top_p of what top_k
+ * keeps, min_p. One scan reads all logits in blocks; only possible candidates are gathered and sorted.
  *
  * There are no locks: use one scratch and one Random per thread. */
 #ifndef GPT2RT_SAMPLER_H
@@ -42,14 +42,21 @@ typedef struct {
 
 typedef struct {
     int64_t n_vocab;
-    float *logits;      /* (n_vocab) a copy, penalized */
+    float *logits;      /* (n_vocab) a copy, biased and penalized */
     int32_t *block_max; /* (n_vocab / SAMPLER_BLOCK, rounded up) float_order of each block's maximum */
     Candidate *pool;    /* (n_vocab) */
     uint8_t *seen;      /* (n_vocab) zero between calls */
 } SamplerScratch;
 
 typedef struct {
+    int32_t token;
+    float bias; /* added to its logit */
+} LogitBias;
+
+typedef struct {
     SamplingOptions options;
+    const LogitBias *bias; /* (n_bias) distinct tokens */
+    int64_t n_bias;
     const int32_t *history; /* (n_history) ids of the vocabulary, oldest first */
     int64_t n_history;
     const int32_t *exempt; /* (n_exempt) ids that are neither penalized nor forbidden, ascending */
@@ -378,8 +385,10 @@ static inline int sampler_choose(SamplerScratch *scratch, const float *logits, c
     Candidate *c = scratch->pool;
     int32_t greatest;
     *count = 0;
-    if (options->repetition_penalty != 1 || options->no_repeat_ngram_size > 0) { /* these change a copy of the logits */
+    if (input->n_bias || options->repetition_penalty != 1 ||
+        options->no_repeat_ngram_size > 0) { /* these change a copy of the logits */
         memcpy(scratch->logits, logits, (size_t)scratch->n_vocab * sizeof(float));
+        for (int64_t i = 0; i < input->n_bias; i++) scratch->logits[input->bias[i].token] += input->bias[i].bias;
         sampler_penalize(scratch, input);
         sampler_forbid_repetition(scratch, input);
         logits = scratch->logits;

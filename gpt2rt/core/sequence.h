@@ -35,6 +35,8 @@ typedef enum {
 /* How a sequence chooses its next token. */
 typedef struct {
     SamplingOptions options;
+    LogitBias *bias; /* (n_bias) distinct tokens */
+    int64_t n_bias;
     Random random;
     int32_t *history; /* (n_history) the ids that penalties apply to, oldest first */
     int64_t n_history, history_capacity;
@@ -106,7 +108,7 @@ static inline int64_t sequence_size(const Sequence *s) {
     const int64_t ids = c->n_ctx + 1 + sampler->history_capacity + sampler->n_exempt;
     const int64_t top = s->sampled.top_ids ? MAX_SAMPLED * MAX_TOP_LOGPROBS : 0;
     return cache_size(s->network, &s->kv) + ids * (int64_t)sizeof(int32_t) +
-           (s->logits_rows + s->spare_rows) * c->V * (int64_t)sizeof(float) +
+           sampler->n_bias * (int64_t)sizeof(LogitBias) + (s->logits_rows + s->spare_rows) * c->V * (int64_t)sizeof(float) +
            top * (int64_t)(sizeof(int32_t) + sizeof(double));
 }
 
@@ -115,6 +117,7 @@ static inline void sequence_free(Sequence *s) {
     free(s->ids);
     free(s->logits);
     free(s->spare);
+    free(s->sampler.bias);
     free(s->sampler.history);
     free(s->sampler.exempt);
     free(s->sampled.top_ids);
@@ -243,11 +246,12 @@ static inline void sequence_retract(Sequence *s, int n) {
     commit_end(s);
 }
 
-/* Replaces the sampler; the sequence owns the new sampler's memory. */
+/* Replaces the sampler, which may keep some of the current one's memory; the sequence owns the new sampler's. */
 static inline void sequence_configure(Sequence *s, const SequenceSampler *sampler, int samples) {
     commit_begin(s);
-    free(s->sampler.history);
-    free(s->sampler.exempt);
+    if (s->sampler.bias != sampler->bias) free(s->sampler.bias);
+    if (s->sampler.history != sampler->history) free(s->sampler.history);
+    if (s->sampler.exempt != sampler->exempt) free(s->sampler.exempt);
     s->sampler = *sampler;
     s->samples = samples;
     s->sampled.n = s->n_guesses = 0;
@@ -272,11 +276,17 @@ static inline int sequence_copy(Sequence *to, const Sequence *from, int64_t leng
         to->n_logits = n_logits;
     }
     to->sampler = *sampler;
-    to->sampler.history = NULL, to->sampler.exempt = NULL;
-    to->sampler.n_history = to->sampler.history_capacity = to->sampler.n_exempt = 0;
+    to->sampler.bias = NULL, to->sampler.history = NULL, to->sampler.exempt = NULL;
+    to->sampler.n_bias = to->sampler.n_history = to->sampler.history_capacity = to->sampler.n_exempt = 0;
     if (!sequence_reserve_history(to, sampler->n_history)) return 0;
     if (sampler->n_history) memcpy(to->sampler.history, sampler->history, (size_t)sampler->n_history * sizeof(int32_t));
     to->sampler.n_history = sampler->n_history;
+    if (sampler->n_bias) {
+        to->sampler.bias = malloc((size_t)sampler->n_bias * sizeof(LogitBias));
+        if (!to->sampler.bias) return 0;
+        memcpy(to->sampler.bias, sampler->bias, (size_t)sampler->n_bias * sizeof(LogitBias));
+        to->sampler.n_bias = sampler->n_bias;
+    }
     if (sampler->n_exempt) {
         to->sampler.exempt = malloc((size_t)sampler->n_exempt * sizeof(int32_t));
         if (!to->sampler.exempt) return 0;
