@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 
 cdef extern from "sampler.h" nogil:
     ctypedef struct SamplingOptions:
-        double temperature, top_p, min_p
+        double temperature, top_p, min_p, presence_penalty, frequency_penalty
         int64_t top_k, repeat_last_n, no_repeat_ngram_size
         float repetition_penalty
 
@@ -26,4 +26,5 @@ cdef inline SamplingOptions options_of(params) except *:
     return SamplingOptions(
         temperature=params.temperature, top_p=params.top_p, min_p=params.min_p, top_k=params.top_k,
         repeat_last_n=params.repeat_last_n, no_repeat_ngram_size=params.no_repeat_ngram_size,
-        repetition_penalty=params.repetition_penalty)
+        repetition_penalty=params.repetition_penalty, presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty)

@@ -143,7 +143,7 @@ cdef class Sampler:
         """Return the ids of the history that the options refer to. OUT options: the sampler's options."""
         with cython.critical_section(self):
             options[0] = self.options
-        if options.no_repeat_ngram_size > 0:
+        if options.no_repeat_ngram_size > 0 or options.presence_penalty != 0 or options.frequency_penalty != 0:
             return ids_of(history, n_vocab)
         if options.repetition_penalty == 1 or options.repeat_last_n <= 0:
             return b""
@@ -166,7 +166,7 @@ cdef class Sampler:
         Args:
             logits: buffer of f32 (n_vocab,), or of its bytes; -inf forbids a token. Not changed.
             history: the ids generated so far, oldest first; repetition_penalty uses the last repeat_last_n of them,
-                no_repeat_ngram_size all of them.
+                the other penalties and no_repeat_ngram_size all of them.
 
         Raises:
             Gpt2rtError: a logit is NaN or +inf, or all tokens are forbidden.

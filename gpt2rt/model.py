@@ -161,7 +161,7 @@ class Model:
                 change the text. None does so if it pays for this model.
             sampling: a `SamplingParams`; None for its defaults.
             options: override `sampling`: temperature, top_k, top_p, min_p, repetition_penalty, repeat_last_n,
-                no_repeat_ngram_size.
+                presence_penalty, frequency_penalty, no_repeat_ngram_size.
 
         Returns:
             A `Generation`: an iterator of pieces of text, each of whole characters. Its `text()` returns all the text.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         min_p: float
         repetition_penalty: float
         repeat_last_n: int
+        presence_penalty: float
+        frequency_penalty: float
         no_repeat_ngram_size: int
 
 
@@ -30,6 +32,8 @@ SAMPLING_OPTIONS: dict[str, tuple[type[float], float, float, str]] = {
     "min_p": (float, 0.0, 1.0, "Sample from tokens at least X times as likely as the most likely one; 0 for all."),
     "repetition_penalty": (float, 0.1, 100.0, "Make recently generated tokens less likely by an X above 1; 1 is off."),
     "repeat_last_n": (int, 0, 1 << 16, "Count the last N generated tokens as recent."),
+    "presence_penalty": (float, -2.0, 2.0, "Subtract X from the logits of all generated tokens; 0 is off."),
+    "frequency_penalty": (float, -2.0, 2.0, "Subtract X from a token's logit each time it is generated; 0 is off."),
     "no_repeat_ngram_size": (int, 0, 1 << 10, "Never generate the same N tokens in a row twice; 0 is off."),
 }
 RENAMED = {"penalty_window": "repeat_last_n", "no_repeat_ngram": "no_repeat_ngram_size"}  # in files of older versions
@@ -53,6 +57,8 @@ class SamplingParams:
         min_p: keeps only tokens at least p times as likely as the most likely one, 0 for all.
         repetition_penalty: divides the positive and multiplies the negative logits of recently generated tokens.
         repeat_last_n: how many generated tokens count as recent.
+        presence_penalty: is subtracted from the logits of all generated tokens, as in OpenAI's API.
+        frequency_penalty: is subtracted from the logits of all generated tokens as many times as each was generated.
         no_repeat_ngram_size: forbids tokens that would repeat an n-gram of this size; 0 is off.
 
     Raises:
@@ -67,6 +73,8 @@ class SamplingParams:
     min_p: float
     repetition_penalty: float
     repeat_last_n: int
+    presence_penalty: float
+    frequency_penalty: float
     no_repeat_ngram_size: int
 
     def __init__(
@@ -78,13 +86,15 @@ class SamplingParams:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         repeat_last_n: int = 64,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
         no_repeat_ngram_size: int = 0,
         **unknown: Never,  # a type checker rejects unknown names
     ):
         for name in unknown:
             raise UsageError(f"sampling option {name!r}: expected one of {', '.join(SAMPLING_OPTIONS)}")
-        values = (temperature, top_k, top_p, min_p, repetition_penalty, repeat_last_n, no_repeat_ngram_size)
-        for name, value in zip(SAMPLING_OPTIONS, values, strict=True):
+        penalties = (repetition_penalty, repeat_last_n, presence_penalty, frequency_penalty, no_repeat_ngram_size)
+        for name, value in zip(SAMPLING_OPTIONS, (temperature, top_k, top_p, min_p, *penalties), strict=True):
             object.__setattr__(self, name, _checked(name, value))
 
     @classmethod

@@ -280,6 +280,15 @@ def test_a_transcript_with_older_names_of_options_is_read(conversation, transcri
     assert (conversation.sampling.repeat_last_n, conversation.sampling.no_repeat_ngram_size) == (33, 5)
 
 
+def test_a_transcript_without_newer_options_has_their_defaults(conversation, transcript):
+    document = json.loads(transcript.read_text("utf-8"))
+    del document["sampling"]["presence_penalty"], document["sampling"]["frequency_penalty"]
+    transcript.write_text(json.dumps(document))
+    conversation.sampling = conversation.sampling.replace(presence_penalty=1.0)
+    load_transcript(conversation, str(transcript))
+    assert conversation.sampling.presence_penalty == conversation.sampling.frequency_penalty == 0
+
+
 def test_a_transcript_is_replaced_and_another_file_is_not(conversation, transcript, tmp_path):
     save_transcript(conversation, str(transcript))
     (tmp_path / "notes.txt").write_text("mine")

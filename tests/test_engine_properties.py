@@ -31,6 +31,8 @@ sampling_params = st.builds(
     top_k=st.sampled_from([0, 2, 40]),
     top_p=st.sampled_from([1.0, 0.9]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
+    presence_penalty=st.sampled_from([0.0, 0.0, 1.5]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, -0.7]),
     no_repeat_ngram_size=st.sampled_from([0, 0, 0, 2]),
 )
 FORBID_REPETITION = gpt2rt.SamplingParams(no_repeat_ngram_size=1)

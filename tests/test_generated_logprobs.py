@@ -46,8 +46,9 @@ def assert_logprobs_of_fresh_sequences(model, prompt, found, n_top):
         SamplingParams(),
         SamplingParams(temperature=0.0),
         SamplingParams(temperature=3.0, top_k=0, top_p=1.0, repetition_penalty=1.5, no_repeat_ngram_size=2),
+        SamplingParams(presence_penalty=1.0, frequency_penalty=0.5),
     ],
-    ids=["default", "greedy", "penalties"],
+    ids=["default", "greedy", "repetition", "presence"],
 )
 def test_logprobs_are_the_models_own_whatever_the_sampling_options(model, n_top, sampling):
     generation = model.generate(PROMPT, sampling=sampling, max_tokens=12, seed=2, logprobs=n_top)

@@ -22,6 +22,8 @@ def test_parameters_are_checked_by_name():
         ({"top_p": 1.01}, "top_p: got 1.01, expected a number from 0.0 to 1.0"),
         ({"min_p": "0.1"}, "min_p: got '0.1', expected a number from 0.0 to 1.0"),
         ({"repetition_penalty": 0}, "repetition_penalty: got 0, expected a number from 0.1 to 100.0"),
+        ({"presence_penalty": 2.1}, "presence_penalty: got 2.1, expected a number from -2.0 to 2.0"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty: got -2.1, expected a number from -2.0 to 2.0"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size: got -1, expected a whole number from 0 to 1024"),
         ({"top_k": "5"}, "top_k: got '5', expected a whole number from 0 to 1048576"),
         ({"temperature": True}, "temperature: got True, expected a number from 0.0 to 100.0"),

@@ -26,8 +26,9 @@ typedef struct {
     double top_p;                  /* 1: off */
     double min_p;                  /* 0: off */
     int64_t top_k;                 /* 0: off */
-    int64_t repeat_last_n;         /* tokens of the history that are penalized */
+    int64_t repeat_last_n;         /* tokens of the history to which repetition_penalty applies */
     int64_t no_repeat_ngram_size;  /* 0: off */
+    double presence_penalty, frequency_penalty; /* 0: off */
     float repetition_penalty;      /* 1: off */
 } SamplingOptions;
 
@@ -45,7 +46,7 @@ typedef struct {
     float *logits;      /* (n_vocab) a copy, biased and penalized */
     int32_t *block_max; /* (n_vocab / SAMPLER_BLOCK, rounded up) float_order of each block's maximum */
     Candidate *pool;    /* (n_vocab) */
-    uint8_t *seen;      /* (n_vocab) zero between calls */
+    int32_t *count;     /* (n_vocab) occurrences in the history; zero between calls */
 } SamplerScratch;
 
 typedef struct {
@@ -331,11 +332,26 @@ static inline void sampler_penalize(SamplerScratch *scratch, const SamplerInput 
     for (int64_t i = first; i < n; i++) {
         const int32_t token = input->history[i];
         float *logit = &scratch->logits[token];
-        if (scratch->seen[token] || sampler_is_exempt(input, token)) continue;
-        scratch->seen[token] = 1;
+        if (scratch->count[token] || sampler_is_exempt(input, token)) continue;
+        scratch->count[token] = 1;
         *logit = *logit > 0 ? *logit / penalty : *logit * penalty;
     }
-    for (int64_t i = first; i < n; i++) scratch->seen[input->history[i]] = 0;
+    for (int64_t i = first; i < n; i++) scratch->count[input->history[i]] = 0;
+}
+
+/* Subtracts from the logit of each token of the history presence_penalty, and frequency_penalty times the number of its
+ * occurrences, as OpenAI's API does. */
+static inline void sampler_penalize_counts(SamplerScratch *scratch, const SamplerInput *input) {
+    const double presence = input->options.presence_penalty, frequency = input->options.frequency_penalty;
+    if (presence == 0 && frequency == 0) return;
+    for (int64_t i = 0; i < input->n_history; i++) scratch->count[input->history[i]]++;
+    for (int64_t i = 0; i < input->n_history; i++) {
+        const int32_t token = input->history[i];
+        float *logit = &scratch->logits[token];
+        if (scratch->count[token] && !sampler_is_exempt(input, token))
+            *logit = (float)(*logit - (scratch->count[token] * frequency + presence));
+        scratch->count[token] = 0;
+    }
 }
 
 /* Forbids the tokens that would repeat an n-gram of the history. Compares at most n_history * n ids, and far fewer in
@@ -359,7 +375,7 @@ static inline void sampler_scratch_free(SamplerScratch *scratch) {
     free(scratch->logits);
     free(scratch->block_max);
     free(scratch->pool);
-    free(scratch->seen);
+    free(scratch->count);
     memset(scratch, 0, sizeof(*scratch));
 }
 
@@ -370,8 +386,8 @@ static inline int sampler_scratch_new(SamplerScratch *scratch, int64_t n_vocab) 
     scratch->logits = calloc(n, sizeof(float));
     scratch->block_max = calloc(n / SAMPLER_BLOCK + 1, sizeof(int32_t));
     scratch->pool = calloc(n, sizeof(Candidate));
-    scratch->seen = calloc(n, 1);
-    if (scratch->logits && scratch->block_max && scratch->pool && scratch->seen) return 1;
+    scratch->count = calloc(n, sizeof(int32_t));
+    if (scratch->logits && scratch->block_max && scratch->pool && scratch->count) return 1;
     sampler_scratch_free(scratch);
     return 0;
 }
@@ -385,11 +401,12 @@ static inline int sampler_choose(SamplerScratch *scratch, const float *logits, c
     Candidate *c = scratch->pool;
     int32_t greatest;
     *count = 0;
-    if (input->n_bias || options->repetition_penalty != 1 ||
-        options->no_repeat_ngram_size > 0) { /* these change a copy of the logits */
+    if (input->n_bias || options->repetition_penalty != 1 || options->presence_penalty != 0 ||
+        options->frequency_penalty != 0 || options->no_repeat_ngram_size > 0) { /* these change a copy of the logits */
         memcpy(scratch->logits, logits, (size_t)scratch->n_vocab * sizeof(float));
         for (int64_t i = 0; i < input->n_bias; i++) scratch->logits[input->bias[i].token] += input->bias[i].bias;
         sampler_penalize(scratch, input);
+        sampler_penalize_counts(scratch, input);
         sampler_forbid_repetition(scratch, input);
         logits = scratch->logits;
     }
