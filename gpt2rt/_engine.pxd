@@ -62,20 +62,26 @@ cdef extern from "sequence.h" nogil:
         int32_t* exempt
         int64_t n_exempt
         int32_t* stop
-        int n_stop, n_logprobs
+        int n_stop, n_logprobs, n_prompt_logprobs
+
+    ctypedef struct Score:
+        double logprob
+        int n_top
+        int32_t* top_ids
+        double* top_logprobs
 
     ctypedef struct Sampled:
         int n
         int32_t* ids
-        double* logprobs
-        int32_t* top_ids
-        double* top_logprobs
+        Score* scores
 
     ctypedef struct CSequence "Sequence":
         const Network* network
         int32_t* ids
         int64_t length, n_ids, n_logits
         float* logits
+        Score* scores
+        int64_t n_scores
         bint samples
         SequenceSampler sampler
         Sampled sampled
@@ -109,6 +115,6 @@ cdef extern from "engine.h" nogil:
     bint engine_open(CEngine* e, const Network* network, int n_workers)
     void engine_free(CEngine* e)
     SequenceStatus engine_append(CEngine* e, CSequence* s, const int32_t* ids, int64_t n, int64_t n_logits,
-                                 double* scores, CTrace* trace)
+                                 Score* scores, CTrace* trace)
     SequenceStatus engine_logits_again(CEngine* e, const CSequence* s, float* out)
     SequenceStatus engine_step(CEngine* e, CSequence** sequences, int64_t n)

@@ -2,14 +2,14 @@
 """Sequences, and the engine that advances them: owners of the C structs in `core/`, which check arguments and raise.
 
 The work is done in C without Python: `core/engine.h` plans a forward pass over any mix of prompts and decoding
-sequences, runs it, samples and commits; `core/sequence.h` defines a commit. The file has about 850 lines because a
+sequences, runs it, samples and commits; `core/sequence.h` defines a commit. The file has about 900 lines because a
 sequence and its engine depend on each other; half of them are docstrings and checks.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 import os
@@ -27,7 +27,6 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals()
     object PyNumber_Index(object)
 
-cdef int MOST_LOGPROBS = MAX_TOP_LOGPROBS
 cdef object MANY = 1 << 62  # more than any number of tokens
 cdef double MAX_BIAS = 100  # of a logit, either way
 
@@ -117,6 +116,15 @@ cdef object items_of(tokens):
         return iter(tokens)
     except TypeError:
         raise UsageError(f"tokens: got {tokens!r:.80}, expected ids") from None
+
+
+cdef list top_of(const Score* score, int n):
+    return [(score.top_ids[i], score.top_logprobs[i]) for i in range(n)]
+
+
+cdef int number_of_logprobs(str name, n, int64_t n_vocab) except -2:
+    """Return how many of the most likely tokens to find; -1 for None."""
+    return -1 if n is None else whole_number(name, n, 0, min(<int64_t>MAX_TOP_LOGPROBS, n_vocab))
 
 
 cdef list ids_list(const int32_t* ids, int64_t n):
@@ -331,7 +339,7 @@ cdef class Sequence:
 
     @property
     def nbytes(self):
-        """The bytes of memory it has allocated: the KV cache, which grows by doubling, ids, kept logits and history."""
+        """The bytes of memory it has allocated: the KV cache, which grows by doubling, ids, logits and so on."""
         return sequence_size(&self.c)
 
     def common_prefix(self, tokens):
@@ -469,7 +477,7 @@ cdef class Sequence:
             self.release()
         return result
 
-    cdef int evaluate(self, Ids ids, int64_t n_logits, double* scores, CTrace* trace, double* seconds) except -1:
+    cdef int evaluate(self, Ids ids, int64_t n_logits, Score* scores, CTrace* trace, double* seconds) except -1:
         """Run `engine_append`, and add each step's seconds to `seconds` unless it is NULL.
 
         The caller holds the sequence's lock and has checked the room.
@@ -507,7 +515,7 @@ cdef class Sequence:
         """
         cdef Ids ids = Ids(tokens, self.c.network.config.n_vocab)
         cdef const Config* c = &self.c.network.config
-        cdef double* scores = NULL
+        cdef Score* scores = NULL
         cdef float* row = NULL
         cdef int64_t n_pending
         self.take()
@@ -519,13 +527,13 @@ cdef class Sequence:
             first = None
             if n_pending == 0 and self.c.length:
                 first = token_logprob(self.last_logits(&row), c.n_vocab, ids.data[0])
-            scores = <double*>calloc(<size_t>(n_pending + ids.n), sizeof(double))
+            scores = <Score*>malloc(<size_t>(n_pending + ids.n) * sizeof(Score))
             if scores == NULL:
                 raise MemoryError()
             self.evaluate(ids, 0, scores, NULL, NULL)
             if n_pending:
-                first = scores[n_pending - 1]
-            return [first, *(scores[n_pending + i] for i in range(ids.n - 1))]
+                first = scores[n_pending - 1].logprob
+            return [first, *(scores[n_pending + i].logprob for i in range(ids.n - 1))]
         finally:
             free(scores)
             free(row)
@@ -607,7 +615,7 @@ cdef class Sequence:
             self.release()
 
     def set_sampling(self, params, *, seed=None, history=None, exempt=None, stop_tokens=None, logprobs=None,
-                     logit_bias=None):
+                     logit_bias=None, prompt_logprobs=None):
         """Set how `Engine.step` chooses the next token once nothing is pending.
 
         Args:
@@ -622,6 +630,8 @@ cdef class Sequence:
                 token's log probability; None reports nothing.
             logit_bias: {id: number from -100 to 100}, added to the logits before everything else; {} for none, None
                 keeps the current ones. Reported log probabilities are the model's own.
+            prompt_logprobs: how many of the most likely tokens to record at each position that steps evaluate, 0 to 32;
+                0 records only the log probability of the token there; None records nothing. See `prompt_logprobs`.
 
         Returns:
             The seed of the generator.
@@ -641,7 +651,8 @@ cdef class Sequence:
             raise UsageError(f"params: got {params!r:.80}, expected a SamplingParams or None")
         if new_stop is not None and new_stop.n > MAX_STOP_TOKENS:
             raise UsageError(f"stop_tokens: got {new_stop.n} ids, expected at most {MAX_STOP_TOKENS}")
-        n_logprobs = -1 if logprobs is None else whole_number("logprobs", logprobs, 0, min(MOST_LOGPROBS, n_vocab))
+        cdef int n_logprobs = number_of_logprobs("logprobs", logprobs, n_vocab)
+        cdef int n_prompt_logprobs = number_of_logprobs("prompt_logprobs", prompt_logprobs, n_vocab)
         if seed is None and self.last_seed is None:
             seed = int.from_bytes(os.urandom(4), "little")  # 32 bits, short enough to be typed
         if seed is not None:
@@ -666,7 +677,7 @@ cdef class Sequence:
             if new_stop is not None:
                 sampler.n_stop = <int>new_stop.n
                 memcpy(sampler.stop, new_stop.data, <size_t>new_stop.n * sizeof(int32_t))
-            sampler.n_logprobs = n_logprobs
+            sampler.n_logprobs, sampler.n_prompt_logprobs = n_logprobs, n_prompt_logprobs
             sequence_configure(&self.c, &sampler, params is not None)
             self.params = params
             if seed is not None:
@@ -674,6 +685,42 @@ cdef class Sequence:
             return self.last_seed
         finally:
             self.release()
+
+    @property
+    def prompt_logprobs(self):
+        """The log probability of each evaluated token given all tokens before it, as `score` returns it: a new list.
+
+        Recorded by steps while `set_sampling(prompt_logprobs=...)` is in effect, also for sampled tokens; None for the
+        first token, and for tokens evaluated by `append` or `score`, or by a step without it.
+
+        Raises:
+            UsageError: the sequence is in use by another thread.
+        """
+        self.take()
+        try:
+            return [self.c.scores[i].logprob if self.is_scored(i, 0) else None for i in range(self.c.length)]
+        finally:
+            self.release()
+
+    @property
+    def prompt_top_logprobs(self):
+        """The most likely tokens at each evaluated position: a new list of lists of (id, log probability), descending.
+
+        None instead of a list where `prompt_logprobs` is None, or was recorded without any of the most likely tokens.
+
+        Raises:
+            UsageError: the sequence is in use by another thread.
+        """
+        self.take()
+        try:
+            return [top_of(&self.c.scores[i], self.c.scores[i].n_top) if self.is_scored(i, 1) else None
+                    for i in range(self.c.length)]
+        finally:
+            self.release()
+
+    cdef bint is_scored(self, int64_t i, int n_top) noexcept:
+        """Return whether the log probability at position i is recorded, with at least n_top of the most likely."""
+        return i < self.c.n_scores and self.c.scores[i].n_top >= n_top
 
     def guess(self, tokens):
         """Propose tokens to follow the pending one; the next step checks them in the same pass and keeps correct ones.
@@ -773,13 +820,9 @@ cdef Event event_of(Sequence sequence):
     event.sequence = sequence
     event.tokens = ids_list(s.sampled.ids, s.n_new)
     if n_top >= 0:
-        event.logprobs = [s.sampled.logprobs[i] for i in range(s.n_new)]
+        event.logprobs = [s.sampled.scores[i].logprob for i in range(s.n_new)]
     if n_top > 0:
-        event.top_logprobs = [
-            [(s.sampled.top_ids[i * MOST_LOGPROBS + j], s.sampled.top_logprobs[i * MOST_LOGPROBS + j])
-             for j in range(n_top)]
-            for i in range(s.n_new)
-        ]
+        event.top_logprobs = [top_of(&s.sampled.scores[i], n_top) for i in range(s.n_new)]
     if s.status != SEQUENCE_OK:
         event.error = raised(s.status, False, "sequence")
     return event

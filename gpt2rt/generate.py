@@ -119,6 +119,7 @@ class Continuation:
         exempt: Iterable[int] | None = None,
         logprobs: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        prompt_logprobs: int | None = None,
         lookup: bool = False,
     ):
         """Push the prompt and configure sampling, without running anything. Arguments are those of `Generation`."""
@@ -144,6 +145,7 @@ class Continuation:
             stop_tokens=[] if self._end_of_text is None else [self._end_of_text],
             logprobs=logprobs,
             logit_bias=logit_bias,
+            prompt_logprobs=prompt_logprobs,
         )
         sequence.push(prompt)
         self.sequence = sequence
@@ -285,6 +287,7 @@ class Generation:
         exempt: Iterable[int] | None = None,
         logprobs: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        prompt_logprobs: int | None = None,
         lookup: bool = False,
     ):
         """
@@ -302,6 +305,8 @@ class Generation:
             logprobs: how many of the most likely tokens to report at each position, see `Sequence.set_sampling`.
             logit_bias: {id: number from -100 to 100}, added to the logits before everything else; None for the
                 sequence's.
+            prompt_logprobs: how many of the most likely tokens to record at each position, see
+                `Sequence.prompt_logprobs`.
             lookup: guess tokens from the text so far and check several at once; this does not change the text.
 
         Raises:
@@ -319,6 +324,7 @@ class Generation:
             exempt=exempt,
             logprobs=logprobs,
             logit_bias=logit_bias,
+            prompt_logprobs=prompt_logprobs,
             lookup=lookup,
         )
         self.prompt_seconds = self.seconds = 0.0

@@ -3,6 +3,7 @@
 import itertools
 
 from gpt2rt._engine import Engine
+from gpt2rt._sampler import most_likely
 from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError
 
 
@@ -25,13 +26,26 @@ def assert_as_fresh(sequence):
     assert sequence.logits.tobytes() == expected.logits.tobytes()
 
 
+def assert_scores_of_fresh(sequence):
+    """Check that its recorded log probabilities equal those computed from the logits of a fresh sequence."""
+    tokens = sequence.tokens
+    logits = fresh(sequence, n_logits=len(tokens)).all_logits
+    expected = sequence.model.sequence().score(tokens)
+    for i, (logprob, top) in enumerate(zip(sequence.prompt_logprobs, sequence.prompt_top_logprobs, strict=True)):
+        assert logprob in (None, expected[i])
+        assert top is None or top == most_likely(logits[i - 1], len(top))
+        assert top is None or dict(top).get(tokens[i], logprob) == logprob
+
+
 class Expected:
     """A sequence and its expected state.
 
     Attributes:
         real: the `Sequence`.
         ids: the evaluated ids. pending: the pending ids.
-        params, seed, history, exempt, stop, n_logprobs, bias: the arguments of `set_sampling`.
+        params, seed, history, exempt, stop, n_logprobs, bias, n_prompt_logprobs: the arguments of `set_sampling`.
+        recorded: for the first ids, perhaps with a pending one, how many of the most likely tokens were recorded, or
+            None.
         samples: since the seed, everything that determines each sampled token, and what the event reported for it.
         newest: the tokens of the last step, which can be retracted.
         guesses: the guesses that the next step may check.
@@ -41,7 +55,8 @@ class Expected:
     def __init__(self, real):
         self.real = real
         self.ids, self.pending = [], []
-        self.params = self.seed = self.n_logprobs = None
+        self.params = self.seed = self.n_logprobs = self.n_prompt_logprobs = None
+        self.recorded = []
         self.history, self.exempt, self.stop, self.samples = [], [], [], []
         self.bias = {}
         self.newest, self.guesses = [], []
@@ -49,9 +64,9 @@ class Expected:
 
     def fork(self, length=None):
         other = Expected(self.real.fork(length))
-        for name in ("ids", "pending", "history", "exempt", "stop", "samples"):
+        for name in ("ids", "pending", "history", "exempt", "stop", "samples", "recorded"):
             setattr(other, name, list(getattr(self, name)))
-        for name in ("params", "seed", "n_logprobs", "bias"):
+        for name in ("params", "seed", "n_logprobs", "bias", "n_prompt_logprobs"):
             setattr(other, name, getattr(self, name))
         if length is not None:
             other.change(self.ids[:length])
@@ -74,15 +89,35 @@ class Expected:
         """Record a change, after which nothing can be retracted and no guess is left."""
         self.ids, self.pending = list(ids), list(pending)
         self.newest, self.guesses = [], []
+        del self.recorded[len(self.ids) + len(self.pending) :]
+
+    @property
+    def evaluates_again(self):
+        """Return whether a step evaluates the last token again, to score the pending one after it."""
+        is_recorded = len(self.recorded) > len(self.ids)
+        return self.n_prompt_logprobs is not None and bool(self.ids and self.pending) and not is_recorded
+
+    def record_from(self, n_prompt_logprobs):
+        """Record this many of the most likely tokens from now on, also for a pending token that has fewer."""
+        self.n_prompt_logprobs = n_prompt_logprobs
+        n, newest = len(self.ids), self.recorded[len(self.ids) :]
+        if n_prompt_logprobs is not None and newest and (newest[0] is None or newest[0] < n_prompt_logprobs):
+            del self.recorded[n:]
+
+    def record(self, begin):
+        """After a step that evaluated tokens, or sampled, from position `begin` on."""
+        if self.n_prompt_logprobs is not None:
+            for i in range(len(self.recorded), len(self.ids) + bool(self.pending)):
+                self.recorded.append(None if i < max(1, begin) else self.n_prompt_logprobs)
 
     def guesses_in_reach(self):
         """Return the guesses that the next step checks."""
-        is_due = self.params is not None and len(self.pending) == 1
+        is_due = self.params is not None and len(self.pending) == 1 and not self.evaluates_again
         return self.guesses[: max(0, self.room)] if is_due else []
 
     def sample(self, event):
         """Record the tokens of a step that sampled after all pending tokens were evaluated."""
-        tokens, guesses = event.tokens, self.guesses_in_reach()
+        tokens, guesses, begin = event.tokens, self.guesses_in_reach(), len(self.ids)
         assert tokens
         assert tokens[:-1] == guesses[: len(tokens) - 1]
         assert not {*tokens[:-1]} & {*self.stop}
@@ -98,6 +133,7 @@ class Expected:
             assert tokens[-1] in self.stop or self.is_forbidden  # otherwise the next one should have been sampled too
         self.ids += tokens[:-1]
         self.pending = tokens[-1:]
+        self.record(begin)
 
     def retract(self, n):
         kept = self.newest[: len(self.newest) - n]
@@ -106,6 +142,7 @@ class Expected:
             self.ids = self.ids[: begin + max(0, len(kept) - 1)]
             self.pending = kept[-1:]
             del self.history[len(self.history) - n :], self.samples[len(self.samples) - n :]
+            del self.recorded[len(self.ids) + len(self.pending) :]
         self.newest = kept
 
     def check(self):
@@ -117,6 +154,15 @@ class Expected:
         assert real.n_logits <= len(self.ids)
         assert (real.sampling, real.seed) == (self.params, self.seed)
         assert real.history == self.history
+        recorded = [*self.recorded, *[None] * len(self.ids)][: len(self.ids)]
+        assert [logprob is not None for logprob in real.prompt_logprobs] == [n is not None for n in recorded]
+        assert [top and len(top) for top in real.prompt_top_logprobs] == [n or None for n in recorded]
+
+    def check_scores(self):
+        """Check that all recorded log probabilities are those of a fresh sequence."""
+        if not self.ids:
+            return
+        assert_scores_of_fresh(self.real)
 
     def check_samples(self):
         """Check that a fresh sequence, stepped alone and without guesses, samples the same tokens."""
@@ -143,6 +189,7 @@ class ExpectedEngine:
     """
 
     MOST, MOST_MIXED = 256, 128  # rows of a pass, and of a pass with decoding sequences
+    MOST_SCORED = 64  # rows of prompts whose log probabilities are recorded
 
     def __init__(self, model):
         self.real = Engine(model)
@@ -166,7 +213,7 @@ class ExpectedEngine:
                 assert event.tokens == []
                 one.is_cancelled = False
                 continue
-            if len(one.pending) > 1:
+            if len(one.pending) + one.evaluates_again > 1:
                 prompts.append((one, event))
                 continue
             decoded += len(one.pending) + len(one.guesses_in_reach())
@@ -196,21 +243,29 @@ class ExpectedEngine:
         else:
             assert event is None
             if one.pending:
+                begin = len(one.ids)
                 one.change(one.ids + one.pending)
+                one.record(begin)
 
     def _check_prompts(self, prompts, decoded, read_again):
         """Check that prompts share the rows left over by decoding sequences and by last tokens that are read again."""
-        waiting = sum(len(one.pending) for one, _ in prompts)
-        evaluated = 0
+        waiting, evaluated, again = [0, 0], [0, 0], 0  # rows of prompts that are not scored, and of those that are
         for one, event in prompts:
+            is_scored, extra, begin = one.n_prompt_logprobs is not None, one.evaluates_again, len(one.ids)
+            waiting[is_scored] += len(one.pending) + extra
+            again += extra
             n = len(one.real) - len(one.ids)
             if event is not None or n == len(one.pending):
-                evaluated += len(one.pending)
+                evaluated[is_scored] += len(one.pending) + extra
                 self._finish(one, event)
             elif n:
-                evaluated += n
+                evaluated[is_scored] += n + extra
                 ids = one.ids + one.pending
                 one.change(ids[: len(one.ids) + n], ids[len(one.ids) + n :])
+                one.record(begin)
+        assert evaluated[True] <= self.MOST_SCORED
+        wanted = waiting[False] + min(waiting[True], self.MOST_SCORED)
         most = self.MOST_MIXED if decoded else self.MOST
         least = self.MOST_MIXED if decoded or read_again else self.MOST
-        assert min(waiting, least - decoded - read_again) <= evaluated <= min(waiting, most - decoded)
+        unused = 1 if again else 0  # one row is no use to a prompt whose last token is evaluated again
+        assert min(wanted, least - decoded - read_again) - unused <= sum(evaluated) <= min(wanted, most - decoded)

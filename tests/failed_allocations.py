@@ -19,7 +19,13 @@ TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
 SAMPLING = gpt2rt.SamplingParams(repetition_penalty=1.3)
 LIBRARY = ctypes.CDLL(None)
 OBJECTS_FAIL = os.environ.get("PYTHONMALLOC") == "malloc"  # small Python objects are allocations too
-REPORTING = ("score", "score_after_pending", "step", "engine")  # these create their results at the end
+REPORTING = (
+    "score",
+    "score_after_pending",
+    "step",
+    "step_with_prompt_logprobs",
+    "engine",
+)  # these create their results at the end
 OPERATIONS = {  # on the first sequence, or on all of them with an engine
     "append": lambda all, engine: all[0].append(TEXT[:40]),
     "append_chunk_of_many_logits": lambda all, engine: all[0].append(TEXT[:200], 300),
@@ -35,16 +41,17 @@ OPERATIONS = {  # on the first sequence, or on all of them with an engine
         SAMPLING, seed=9, history=TEXT, exempt=TEXT[:30], stop_tokens=[1, 2], logprobs=3, logit_bias={1: 2.0}
     ),
     "guess": lambda all, engine: all[0].guess(TEXT[:7]),
-    "step": lambda all, engine: engine.step(all),
-    "engine": lambda all, engine: Engine(all[0].model).step(all),
+    "step": lambda all, engine: engine.step(all[:4]),
+    "step_with_prompt_logprobs": lambda all, engine: engine.step(all[4:]),
+    "engine": lambda all, engine: Engine(all[0].model).step(all[:4]),
 }
 
 
 def prepared():
     """Return sequences of a model without idle engines, and an engine that has not run yet."""
     model = gpt2rt.open_model(MODEL, n_threads=1)
-    sequences = [model.sequence() for _ in range(4)]
-    for sequence, n in zip(sequences, (9, 2, 20, 3), strict=True):
+    sequences = [model.sequence() for _ in range(6)]
+    for sequence, n in zip(sequences, (9, 2, 20, 3, 5, 5), strict=True):
         sequence.push(TEXT[:n])
     Engine(model).step(sequences)
     sequences[0].set_sampling(SAMPLING, seed=1, history=TEXT[:3], exempt=[5], logprobs=2, logit_bias={7: 1.5})
@@ -52,14 +59,21 @@ def prepared():
     sequences[1].set_sampling(SAMPLING, seed=2)
     sequences[2].push(TEXT[:1])
     sequences[3].push(TEXT[3:4])
-    Engine(model).step(sequences[3:])
+    Engine(model).step(sequences[3:4])
     sequences[3].truncate(3)  # its logits are not kept
+    sequences[4].set_sampling(None, seed=4, prompt_logprobs=3)
+    sequences[4].push(TEXT[:90])
+    sequences[5].set_sampling(SAMPLING, seed=3, prompt_logprobs=0)
+    sequences[5].push(TEXT[:9])
     return [sequence.fork() for sequence in sequences], Engine(model)
 
 
 def state(sequences):
     return [
-        (one.tokens, one.pending, one.history, one.sampling, one.seed, one.n_logits, one.all_logits.tobytes())
+        (
+            *(one.tokens, one.pending, one.history, one.sampling, one.seed, one.n_logits, one.all_logits.tobytes()),
+            *(one.prompt_logprobs, one.prompt_top_logprobs),
+        )
         for one in sequences
     ]
 

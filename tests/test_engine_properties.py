@@ -71,6 +71,8 @@ WRONG_CALLS = [  # (method, arguments, keywords)
     ("set_sampling", [None], {"exempt": [[1]]}),
     ("set_sampling", [None], {"stop_tokens": range(17)}),
     ("set_sampling", [None], {"logprobs": 33}),
+    ("set_sampling", [None], {"prompt_logprobs": 33}),
+    ("set_sampling", [None], {"prompt_logprobs": True}),
     ("set_sampling", [None], {"logit_bias": {N_VOCAB: 1.0}}),
     ("set_sampling", [None], {"logit_bias": {1: 101}, "history": [1], "exempt": [2]}),
     ("set_sampling", ["warm"], {"history": [1], "seed": 5}),
@@ -99,7 +101,7 @@ class Interleaving(RuleBasedStateMachine):
         for seed in range(2):
             self.new()
             self.push(seed, [1, 2, 3])
-            self.set_sampling(seed, gpt2rt.SamplingParams(), seed, None, None, None, 1, None)
+            self.set_sampling(seed, gpt2rt.SamplingParams(), seed, None, None, None, 1, None, 2)
 
     def one(self, i):
         return self.all[i % len(self.all)]
@@ -170,7 +172,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule(i=which, left=st.integers(0, 3), params=st.none() | sampling_params)
     def fill(self, i, left, params):
         """Leave a few positions, and decode until the context is full."""
-        self.set_sampling(i, params, None, None, None, None, None, None)
+        self.set_sampling(i, params, None, None, None, None, None, None, self.one(i).n_prompt_logprobs)
         self.push(i, [(3 * at) % N_VOCAB for at in range(self.one(i).room - left)])
         for _ in range(left + 3):
             self.guess(i, None)
@@ -193,8 +195,9 @@ class Interleaving(RuleBasedStateMachine):
         stop=st.none() | st.lists(st.integers(0, N_VOCAB - 1), max_size=16),
         logprobs=st.sampled_from([None, None, 0, 3]),
         bias=st.none() | st.dictionaries(st.integers(0, N_VOCAB - 1), st.floats(-100, 100, width=32), max_size=3),
+        prompt_logprobs=st.sampled_from([None, None, 0, 3]),
     )
-    def set_sampling(self, i, params, seed, history, exempt, stop, logprobs, bias):
+    def set_sampling(self, i, params, seed, history, exempt, stop, logprobs, bias, prompt_logprobs):
         one = self.one(i)
         one.real.set_sampling(
             params,
@@ -204,7 +207,9 @@ class Interleaving(RuleBasedStateMachine):
             stop_tokens=stop,
             logprobs=logprobs,
             logit_bias=bias,
+            prompt_logprobs=prompt_logprobs,
         )
+        one.record_from(prompt_logprobs)
         if seed is not None or one.seed is None:
             one.samples = []
             one.seed = one.real.seed if seed is None else seed
@@ -220,7 +225,7 @@ class Interleaving(RuleBasedStateMachine):
         """Forbid all tokens except n_left: none in the history may be sampled again."""
         one = self.one(i)
         history = list(range(N_VOCAB - n_left))
-        one.real.set_sampling(FORBID_REPETITION, history=history, exempt=[])
+        one.real.set_sampling(FORBID_REPETITION, history=history, exempt=[], prompt_logprobs=one.n_prompt_logprobs)
         if one.seed is None:
             one.seed = one.real.seed
         one.params, one.n_logprobs, one.history, one.exempt = FORBID_REPETITION, None, history, []
@@ -268,7 +273,7 @@ class Interleaving(RuleBasedStateMachine):
         """Step with guesses, perhaps with a stop token among them; retract some of the sampled tokens, in two parts."""
         if params is not None:
             stops = None if stop is None else self.continuation(self.one(i))[stop : stop + 1]
-            self.set_sampling(i, params, None, None, None, stops, None, None)
+            self.set_sampling(i, params, None, None, None, stops, None, None, self.one(i).n_prompt_logprobs)
         self.guess(i, wrong)
         self.engine.step([self.one(i)])
         self.retract(i, n)
@@ -314,6 +319,7 @@ class Interleaving(RuleBasedStateMachine):
         one = self.one(i)
         assert_as_fresh(one.real)
         one.check_samples()
+        one.check_scores()
 
     @invariant()
     def all_are_as_expected(self):
@@ -324,6 +330,7 @@ class Interleaving(RuleBasedStateMachine):
         for one in getattr(self, "all", []):
             assert_as_fresh(one.real)
             one.check_samples()
+            one.check_scores()
 
 
 @pytest.mark.parametrize("n_decoding", [130, 300])

@@ -27,6 +27,7 @@ OPERATIONS = {  # {operation: minimum number of allocations}
     "set_sampling": 6,
     "guess": 1,
     "step": 8,
+    "step_with_prompt_logprobs": 8,
     "engine": 8,
 }
 

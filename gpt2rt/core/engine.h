@@ -17,14 +17,21 @@
 /* One sequence's part in a step. */
 typedef struct {
     Sequence *sequence;
-    int64_t first, count;   /* rows of the pass; count is 0 if it samples from kept logits */
-    int64_t n_guesses;      /* how many of these rows are guesses */
-    int64_t logits, n_rows; /* its rows of the step's logits */
+    int64_t count;          /* pending ids that the pass evaluates */
+    int64_t n_guesses;      /* guesses after them */
+    int64_t logits, n_rows; /* its rows of the step's logits to sample from or keep; n_rows is 0 if those it has kept */
     int samples, keeps;     /* whether it samples; whether it keeps the logits of its last row */
-    int reads_again;        /* it evaluates its last token again, whose logits were not kept */
-    Sampled sampled;        /* except the most likely tokens, which are written to the sequence's own */
+    Sampled sampled;        /* except the scores, which are written to the sequence's own */
     Random random;          /* the generator after sampling */
 } Part;
+
+/* A row of the pass's logits, and the score to compute from it. */
+typedef struct {
+    int64_t row;
+    int32_t token; /* the one that follows */
+    int n_top;
+    Score *score;
+} ScoredRow;
 
 typedef struct {
     const Network *network;
@@ -42,8 +49,8 @@ typedef struct {
     int64_t n_parts, parts_capacity;
     int64_t turn, prompt_turn; /* the sequence with which the next step starts, decoding and with prompts, so that no
                                   sequence waits forever */
-    const int32_t *next; /* (rows of the pass) the id to score after each row; NULL for none */
-    double *scores;      /* (rows of the pass) their log probabilities */
+    ScoredRow scored[SCORED_TOKENS]; /* (n_scored) */
+    int64_t n_scored;
     int (*check)(void);  /* runs signal handlers; returns whether one raised; NULL if this thread must not run them */
     double check_at;
     int raised; /* whether a signal handler raised */
@@ -87,11 +94,23 @@ static inline int engine_should_stop(void *argument) {
     return e->n_parts > 0;
 }
 
+/* Computes a token's score from the logits before it. OUT score. */
+static inline void score_token(Engine *e, const Worker *w, const float *logits, int32_t token, int n_top,
+                               Score *score) {
+    score->logprob = token_logprob(logits, e->network->config.n_vocab, token);
+    score->n_top = 0;
+    if (n_top <= 0) return;
+    const int status = top_logprobs(&e->samplers[w->index], logits, n_top, score->top_ids, score->top_logprobs);
+    if (status == SAMPLE_OK) score->n_top = n_top;
+}
+
 /* Samples for one part: a token after its last prompt row, then one after each correct guess. */
 static inline void sample_part(Engine *e, const Worker *w, Part *part) {
     Sequence *s = part->sequence;
     const SequenceSampler *sampler = &s->sampler;
-    const int64_t V = e->network->config.V, n_vocab = e->network->config.n_vocab;
+    const int64_t V = e->network->config.V;
+    const int reported = sampler->n_logprobs, recorded = sampler->n_prompt_logprobs;
+    const int n_top = reported > recorded ? reported : recorded;
     Random *random = &part->random;
     SamplerInput input = {.options = sampler->options, .bias = sampler->bias, .n_bias = sampler->n_bias,
                           .history = sampler->history, .n_history = sampler->n_history,
@@ -109,10 +128,7 @@ static inline void sample_part(Engine *e, const Worker *w, Part *part) {
             if (i == 0) s->status = status == SAMPLE_NOT_FINITE ? SEQUENCE_NOT_FINITE : SEQUENCE_ALL_FORBIDDEN;
             return;
         }
-        if (sampler->n_logprobs >= 0) sampled->logprobs[i] = token_logprob(logits, n_vocab, token);
-        if (sampler->n_logprobs > 0)
-            top_logprobs(&e->samplers[w->index], logits, sampler->n_logprobs, s->sampled.top_ids + i * MAX_TOP_LOGPROBS,
-                         s->sampled.top_logprobs + i * MAX_TOP_LOGPROBS);
+        if (n_top >= 0) score_token(e, w, logits, token, n_top, &s->sampled.scores[i]);
         sampled->ids[sampled->n++] = token;
         sampler->history[input.n_history++] = token; /* room was reserved; the commit updates the count */
         for (int j = 0; j < sampler->n_stop; j++)
@@ -126,15 +142,14 @@ static inline void engine_job(void *argument, Worker *w) {
     const int64_t V = e->network->config.V;
     int64_t begin, end;
     if (e->pass.n_rows && !forward(&e->pass, w)) return;
-    if (e->scores) {
-        for (; pool_chunk(w, e->pass.n_logits, 1, &begin, &end);)
-            for (int64_t i = begin; i < end; i++)
-                e->scores[i] = token_logprob(e->pass.logits + i * V, e->network->config.n_vocab, e->next[i]);
-        return;
-    }
-    if (!e->parts) return;
-    for (; pool_chunk(w, e->n_parts, 1, &begin, &end);)
-        for (Part *part = e->parts + begin; part < e->parts + end; part++) {
+    for (; pool_chunk(w, e->n_scored + e->n_parts, 1, &begin, &end);)
+        for (int64_t i = begin; i < end; i++) {
+            if (i < e->n_scored) {
+                const ScoredRow *scored = &e->scored[i];
+                score_token(e, w, e->pass.logits + scored->row * V, scored->token, scored->n_top, scored->score);
+                continue;
+            }
+            Part *part = &e->parts[i - e->n_scored];
             if (part->samples) sample_part(e, w, part);
             if (part->keeps)
                 memcpy(part->sequence->spare, e->logits + part->logits * V, (size_t)V * sizeof(float));
@@ -193,10 +208,10 @@ static inline int engine_reserve(Engine *e, int64_t n_rows, int64_t logits_rows,
 /* Evaluates the pending ids and then n more, in passes of at most MAX_TOKENS. Each pass is committed when it is done;
  * a stopped pass leaves the sequence at the last commit, with the remaining pending ids still pending.
  *
- * n_logits: how many of the last tokens to keep logits for. scores: NULL, or (pending + n) log probabilities, each of
- * the following token; the last one is not computed. trace: NULL, or a trace with n_rows = pending + n. */
+ * n_logits: how many of the last tokens to keep logits for. scores: NULL, or (pending + n) scores, each of the
+ * following token; the last one is not computed. trace: NULL, or a trace with n_rows = pending + n. */
 static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t *ids, int64_t n, int64_t n_logits,
-                                    double *scores, Trace *trace) {
+                                    Score *scores, Trace *trace) {
     ForwardPass *p = &e->pass;
     const int64_t V = e->network->config.V, begin = s->length, end = s->n_ids + n;
     const int64_t rows = end - begin, kept = n_logits < rows ? n_logits : rows; /* kept: the last rows */
@@ -221,9 +236,9 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
         if (trace) trace->first = at - begin;
         p->logits = scores ? e->logits : (at == begin ? s->spare : NULL);
         if (!scores && at > begin) p->logits = (in_spare ? s->logits : s->spare) + in_spare * V;
-        e->next = s->ids + at + 1;
-        e->scores = scores ? scores + (at - begin) : NULL;
-        if (scores && at + count == end) s->ids[end] = 0; /* any id: nothing follows the last token */
+        e->n_scored = scores ? count - (at + count == end) : 0; /* nothing follows the last token */
+        for (int64_t i = 0; i < e->n_scored; i++)
+            e->scored[i] = (ScoredRow){.row = i, .token = s->ids[at + i + 1], .score = scores + (at - begin + i)};
         e->parts = &part, e->n_parts = 1;
         const int is_done = engine_run(e);
         e->parts = parts, e->n_parts = 0;
@@ -242,7 +257,7 @@ static inline SequenceStatus engine_append(Engine *e, Sequence *s, const int32_t
         s->sampled.n = s->n_guesses = 0;
         commit_end(s);
     }
-    e->scores = NULL, p->trace = NULL;
+    p->trace = NULL;
     return status;
 }
 
@@ -255,7 +270,7 @@ static inline SequenceStatus engine_logits_again(Engine *e, const Sequence *s, f
     e->slices[0] = (SequenceSlice){s->kv, s->length - 1, 0, 1};
     e->wanted[0] = 0;
     p->n_rows = p->n_slices = p->n_logits = 1, p->logits = out;
-    e->n_parts = 0;
+    e->n_parts = e->n_scored = 0;
     return engine_run(e) ? SEQUENCE_OK : SEQUENCE_STOPPED;
 }
 
@@ -268,22 +283,38 @@ static inline int64_t step_end(const Sequence *s) {
     return end < n_ctx ? end : n_ctx;
 }
 
-/* Adds a sequence's rows to the pass. */
-static inline void plan_part(Engine *e, Sequence *s, int64_t count, int64_t n_guesses) {
+/* Returns whether a step must evaluate the last token again, to score the pending id after it. */
+static inline int scores_again(const Sequence *s) {
+    return sequence_records(s) && s->length > 0 && s->n_ids > s->length && s->n_scores <= s->length;
+}
+
+/* Returns the rows of a sequence that has a prompt to evaluate, more than its next token; otherwise 0. */
+static inline int64_t prompt_rows(const Sequence *s) {
+    const int64_t rows = s->n_ids - s->length + scores_again(s);
+    return rows > 1 ? rows : 0;
+}
+
+/* Adds a sequence's rows to the pass: its last token, if it is evaluated again, `count` pending ids, and guesses. */
+static inline void plan_part(Engine *e, Sequence *s, int again, int64_t count, int64_t n_guesses) {
     ForwardPass *p = &e->pass;
-    const int64_t pending = s->n_ids - s->length;
-    const int reads_again = pending == 0 && count > 0, is_last = count >= pending || reads_again;
-    const int64_t position = reads_again ? s->length - 1 : s->length;
+    const int is_last = count == s->n_ids - s->length;
+    const int64_t position = s->length - again, rows = again + count;
+    const int64_t n_scored = sequence_records(s) ? rows - is_last : 0; /* a sampled token is scored there */
     Part *part = &e->parts[e->n_parts++];
-    *part = (Part){.sequence = s, .first = p->n_rows, .count = count + n_guesses, .n_guesses = n_guesses,
-                   .logits = p->n_logits, .samples = s->samples && is_last, .keeps = !s->samples && is_last && count > 0,
-                   .reads_again = reads_again};
-    if (part->count == 0) return;
-    e->slices[p->n_slices++] = (SequenceSlice){s->kv, position, p->n_rows, part->count};
-    for (int64_t i = 0; i < count; i++) e->tokens[p->n_rows++] = s->ids[position + i];
+    *part = (Part){.sequence = s, .count = count, .n_guesses = n_guesses, .samples = s->samples && is_last,
+                   .keeps = !s->samples && is_last && count > 0};
+    if (rows == 0) return;
+    e->slices[p->n_slices++] = (SequenceSlice){s->kv, position, p->n_rows, rows + n_guesses};
+    for (int64_t i = 0; i < n_scored; i++) {
+        const int64_t next = position + i + 1;
+        e->scored[e->n_scored++] = (ScoredRow){.row = p->n_logits, .token = s->ids[next],
+                                               .n_top = s->sampler.n_prompt_logprobs, .score = &s->scores[next]};
+        e->wanted[p->n_logits++] = p->n_rows + i;
+    }
+    for (int64_t i = 0; i < rows; i++) e->tokens[p->n_rows++] = s->ids[position + i];
     for (int64_t i = 0; i < n_guesses; i++) e->tokens[p->n_rows++] = s->guesses[i];
     if (is_last) {
-        part->n_rows = 1 + n_guesses;
+        part->logits = p->n_logits, part->n_rows = 1 + n_guesses;
         for (int64_t i = part->n_rows; i > 0; i--) e->wanted[p->n_logits++] = p->n_rows - i;
     }
 }
@@ -297,21 +328,25 @@ static inline void commit_part(Part *part) {
     commit_begin(s);
     s->sampled.n = s->n_new = n;
     if (part->keeps) sequence_swap_logits(s);
-    if (part->count && !part->reads_again) {
-        s->length += part->count - part->n_guesses;
+    if (part->count) {
+        s->length += part->count;
         s->n_logits = part->keeps;
     }
     if (n) {
         memcpy(s->ids + s->length, sampled->ids, (size_t)n * sizeof(int32_t));
+        for (int i = 0; i < n && sequence_records(s); i++) {
+            s->scores[s->length + i] = s->sampled.scores[i];
+            s->scores[s->length + i].n_top = s->sampler.n_prompt_logprobs; /* perhaps fewer than were reported */
+        }
         s->length += n - 1; /* the correct guesses */
         if (n > 1) s->n_logits = 0;
         s->n_ids = s->length + 1;
         s->sampler.n_history += n;
         s->sampler.random = part->random;
         memcpy(s->sampled.ids, sampled->ids, sizeof(sampled->ids));
-        memcpy(s->sampled.logprobs, sampled->logprobs, sizeof(sampled->logprobs));
         memcpy(s->sampled.random, sampled->random, sizeof(sampled->random));
     }
+    if (sequence_records(s)) s->n_scores = s->length + (s->n_ids > s->length);
     s->n_guesses = 0;
     commit_end(s);
 }
@@ -333,11 +368,20 @@ static inline SequenceStatus report_cancelled(Sequence *const *sequences, int64_
 /* The memory that a step needs. */
 typedef struct {
     int64_t rows, logits; /* at most */
-    int is_sampling, has_prompts;
+    int is_sampling, has_prompts; /* is_sampling: or finding the most likely tokens of prompts */
 } StepNeeds;
+
+/* Makes room for what a step may record of a sequence; returns 0 if memory runs out. */
+static inline int prepare_scores(Sequence *s) {
+    const int64_t n = s->n_ids + s->n_guesses + 1, most = s->network->config.n_ctx + 1;
+    if (!sequence_reserve_scores(s, n < most ? n : most)) return 0;
+    for (int64_t i = s->n_scores; i <= s->length; i++) s->scores[i].n_top = -1; /* those that were not recorded */
+    return 1;
+}
 
 /* Determines which sequences take part, and reserves all memory that their commits may need, before anything runs. */
 static inline SequenceStatus prepare_step(Sequence *const *sequences, int64_t n, StepNeeds *needs) {
+    int64_t scored = 0; /* rows */
     memset(needs, 0, sizeof(*needs));
     for (int64_t i = 0; i < n; i++) {
         Sequence *s = sequences[i];
@@ -345,18 +389,24 @@ static inline SequenceStatus prepare_step(Sequence *const *sequences, int64_t n,
         s->n_new = 0;
         s->status = atomic_get(&s->cancelled) ? SEQUENCE_STOPPED : part_problem(s);
         if (s->status != SEQUENCE_OK) continue;
+        const int records = sequence_records(s);
         if (!sequence_reserve_positions(s, step_end(s))) return SEQUENCE_NO_MEMORY;
+        if (records && !prepare_scores(s)) return SEQUENCE_NO_MEMORY;
+        needs->is_sampling |= s->samples || s->sampler.n_prompt_logprobs > 0;
         if (s->samples) {
-            needs->is_sampling = 1;
+            const int reports = s->sampler.n_logprobs >= 0 || records;
             if (!sequence_reserve_history(s, MAX_SAMPLED)) return SEQUENCE_NO_MEMORY;
-            if (s->sampler.n_logprobs > 0 && !sequence_reserve_top(s)) return SEQUENCE_NO_MEMORY;
+            if (reports && !sequence_reserve_sampled(s)) return SEQUENCE_NO_MEMORY;
         } else if (pending && !sequence_reserve_spare(s, 1)) {
             return SEQUENCE_NO_MEMORY;
         }
-        needs->has_prompts |= pending > 1;
-        needs->rows += pending > 1 ? pending : 1 + s->n_guesses;
-        needs->logits += pending > 1 ? 1 : 1 + s->n_guesses;
+        const int64_t prompt = prompt_rows(s);
+        needs->has_prompts |= prompt > 0;
+        needs->rows += prompt ? prompt : 1 + s->n_guesses;
+        needs->logits += !prompt ? 1 + s->n_guesses : !records;
+        scored += records ? prompt : 0;
     }
+    needs->logits += scored < SCORED_TOKENS ? scored : SCORED_TOKENS;
     needs->rows = needs->rows < MAX_TOKENS ? needs->rows : MAX_TOKENS;
     needs->logits = needs->logits < needs->rows ? needs->logits : needs->rows;
     return SEQUENCE_OK;
@@ -369,7 +419,7 @@ static inline int64_t plan_decoding(Engine *e, Sequence *const *sequences, int64
     for (int64_t i = 0; i < n; i++) {
         Sequence *s = sequences[(e->turn + i) % n];
         const int64_t pending = s->n_ids - s->length, room = most - e->pass.n_rows;
-        if (s->status != SEQUENCE_OK || pending > 1 || (pending == 0 && !s->samples)) continue;
+        if (s->status != SEQUENCE_OK || prompt_rows(s) || (pending == 0 && !s->samples)) continue;
         if (room == 0) { /* the first one left out goes first next time */
             if (!is_full) turn = (e->turn + i) % n;
             is_full = 1;
@@ -378,7 +428,7 @@ static inline int64_t plan_decoding(Engine *e, Sequence *const *sequences, int64
         const int64_t left = e->network->config.n_ctx - s->n_ids; /* positions for guesses */
         int64_t n_guesses = pending && s->samples ? s->n_guesses : 0;
         n_guesses = n_guesses < left ? n_guesses : left;
-        plan_part(e, s, pending == 0 && s->n_logits ? 0 : 1, 1 + n_guesses <= room ? n_guesses : 0);
+        plan_part(e, s, pending == 0 && s->n_logits == 0, pending, 1 + n_guesses <= room ? n_guesses : 0);
     }
     return turn;
 }
@@ -388,12 +438,17 @@ static inline int64_t plan_prompts(Engine *e, Sequence *const *sequences, int64_
     const int64_t decoding = e->pass.n_rows;
     const int64_t mixed = decoding + PROMPT_TOKENS > MIXED_TOKENS ? decoding + PROMPT_TOKENS : MIXED_TOKENS;
     const int64_t most = decoding ? mixed : MAX_TOKENS;
-    int64_t turn = e->prompt_turn;
+    int64_t turn = e->prompt_turn, scored = 0; /* rows */
     for (int64_t i = 0; i < n; i++) {
         Sequence *s = sequences[(e->prompt_turn + i) % n];
-        const int64_t pending = s->n_ids - s->length, room = most - e->pass.n_rows;
-        if (s->status != SEQUENCE_OK || pending <= 1 || room <= 0) continue;
-        plan_part(e, s, pending < room ? pending : room, 0);
+        const int64_t pending = s->n_ids - s->length;
+        const int records = sequence_records(s), again = scores_again(s);
+        int64_t room = most - e->pass.n_rows;
+        if (records && room > SCORED_TOKENS - scored) room = SCORED_TOKENS - scored;
+        room -= again;
+        if (s->status != SEQUENCE_OK || !prompt_rows(s) || room <= 0) continue;
+        plan_part(e, s, again, pending < room ? pending : room, 0);
+        scored += records ? again + (pending < room ? pending : room) : 0;
         turn = (e->prompt_turn + i + (pending <= room)) % n; /* an unfinished prompt goes first next time */
     }
     return turn;
@@ -421,7 +476,7 @@ static inline SequenceStatus engine_step(Engine *e, Sequence *const *sequences, 
     if (!engine_reserve(e, needs.rows, needs.logits, needs.is_sampling)) return SEQUENCE_NO_MEMORY;
 
     /* 2. Plan: decoding sequences, then prompts. */
-    e->n_parts = 0, e->scores = NULL;
+    e->n_parts = e->n_scored = 0;
     p->n_rows = p->n_slices = p->n_logits = 0;
     p->logits = e->logits, p->trace = NULL;
     const int64_t turn = plan_decoding(e, sequences, n, needs.has_prompts ? MAX_TOKENS - PROMPT_TOKENS : MAX_TOKENS);

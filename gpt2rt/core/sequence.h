@@ -1,7 +1,7 @@
 /* A sequence: the only owner of its token ids, KV cache, length, kept logits and sampler state.
  *
  * The fields are the committed state. Everything after `length` in the cache, after `n_ids` in ids, after `n_history`
- * in the history and in the spare logits is scratch: a step works there, and commits at its end by changing the counts.
+ * in the history, after `n_scores` in the scores and in the spare logits is scratch: a step works there, and commits at its end by changing the counts.
  * A step that fails or is stopped changes none of them.
  *
  * Letters: V as in network.h. */
@@ -45,15 +45,22 @@ typedef struct {
     int32_t stop[MAX_STOP_TOKENS]; /* (n_stop) ids after which guesses are ignored */
     int n_stop;
     int n_logprobs; /* number of most likely tokens to report; 0: only the sampled one's log probability; -1: nothing */
+    int n_prompt_logprobs; /* the same, to record for the ids that steps evaluate */
 } SequenceSampler;
+
+/* The log probability of a token, and the most likely tokens in its place. */
+typedef struct {
+    double logprob;
+    int n_top; /* -1: nothing was recorded */
+    int32_t top_ids[MAX_TOP_LOGPROBS];     /* (n_top) */
+    double top_logprobs[MAX_TOP_LOGPROBS]; /* (n_top) descending */
+} Score;
 
 /* The tokens that the last step sampled. */
 typedef struct {
     int n;
     int32_t ids[MAX_SAMPLED];
-    double logprobs[MAX_SAMPLED];
-    int32_t *top_ids;      /* (MAX_SAMPLED, MAX_TOP_LOGPROBS), NULL until requested */
-    double *top_logprobs;  /* the same */
+    Score *scores;              /* (MAX_SAMPLED) NULL until requested */
     Random random[MAX_SAMPLED]; /* the generator before each of them */
 } Sampled;
 
@@ -67,6 +74,9 @@ typedef struct {
     float *logits, *spare; /* (logits_rows, V), (spare_rows, V) */
     int64_t logits_rows, spare_rows;
     int64_t n_logits; /* kept rows of `logits`: those of the last n_logits evaluated tokens */
+    Score *scores;    /* (scores_capacity) of each id after those before it */
+    int64_t n_scores; /* the first ids, which have one, perhaps -1; at most length + 1: a pending id may have one too */
+    int64_t scores_capacity;
     int samples;      /* whether a step samples when nothing is pending */
     SequenceSampler sampler;
     Sampled sampled;
@@ -106,10 +116,10 @@ static inline int64_t sequence_size(const Sequence *s) {
     const Config *c = &s->network->config;
     const SequenceSampler *sampler = &s->sampler;
     const int64_t ids = c->n_ctx + 1 + sampler->history_capacity + sampler->n_exempt;
-    const int64_t top = s->sampled.top_ids ? MAX_SAMPLED * MAX_TOP_LOGPROBS : 0;
+    const int64_t scores = s->scores_capacity + (s->sampled.scores ? MAX_SAMPLED : 0);
     return cache_size(s->network, &s->kv) + ids * (int64_t)sizeof(int32_t) +
            sampler->n_bias * (int64_t)sizeof(LogitBias) + (s->logits_rows + s->spare_rows) * c->V * (int64_t)sizeof(float) +
-           top * (int64_t)(sizeof(int32_t) + sizeof(double));
+           scores * (int64_t)sizeof(Score);
 }
 
 static inline void sequence_free(Sequence *s) {
@@ -120,8 +130,8 @@ static inline void sequence_free(Sequence *s) {
     free(s->sampler.bias);
     free(s->sampler.history);
     free(s->sampler.exempt);
-    free(s->sampled.top_ids);
-    free(s->sampled.top_logprobs);
+    free(s->sampled.scores);
+    free(s->scores);
     memset(s, 0, sizeof(*s));
 }
 
@@ -130,7 +140,7 @@ static inline int sequence_open(Sequence *s, const Network *network) {
     memset(s, 0, sizeof(*s));
     s->network = network;
     s->kv = cache_of(network, 0);
-    s->sampler.n_logprobs = -1;
+    s->sampler.n_logprobs = s->sampler.n_prompt_logprobs = -1;
     s->ids = calloc((size_t)network->config.n_ctx + 1, sizeof(int32_t));
     return s->ids != NULL;
 }
@@ -202,14 +212,32 @@ static inline int sequence_reserve_history(Sequence *s, int64_t more) {
     return 1;
 }
 
-static inline int sequence_reserve_top(Sequence *s) {
-    const size_t n = MAX_SAMPLED * MAX_TOP_LOGPROBS;
-    if (!s->sampled.top_ids) s->sampled.top_ids = malloc(n * sizeof(int32_t));
-    if (!s->sampled.top_logprobs) s->sampled.top_logprobs = malloc(n * sizeof(double));
-    return s->sampled.top_ids && s->sampled.top_logprobs;
+/* Makes room for the scores of sampled tokens; returns 0 if memory runs out. */
+static inline int sequence_reserve_sampled(Sequence *s) {
+    if (!s->sampled.scores) s->sampled.scores = malloc(MAX_SAMPLED * sizeof(Score));
+    return s->sampled.scores != NULL;
+}
+
+/* Makes room for the scores of n ids; returns 0 if memory runs out. */
+static inline int sequence_reserve_scores(Sequence *s, int64_t n) {
+    if (n <= s->scores_capacity) return 1;
+    const int64_t capacity = n > 2 * s->scores_capacity ? n : 2 * s->scores_capacity;
+    Score *scores = malloc((size_t)capacity * sizeof(Score));
+    if (!scores) return 0;
+    if (s->n_scores) memcpy(scores, s->scores, (size_t)s->n_scores * sizeof(Score));
+    commit_begin(s);
+    free(s->scores);
+    s->scores = scores, s->scores_capacity = capacity;
+    commit_end(s);
+    return 1;
 }
 
 /* --- operations: the caller holds the lock and has checked the arguments ------------------------------------------ */
+
+static inline int sequence_records(const Sequence *s) { return s->sampler.n_prompt_logprobs >= 0; }
+
+/* Keeps the scores of the first n ids. Part of a commit. */
+static inline void sequence_drop_scores(Sequence *s, int64_t n) { s->n_scores = s->n_scores < n ? s->n_scores : n; }
 
 /* Adds ids to the pending ones. */
 static inline void sequence_push(Sequence *s, const int32_t *ids, int64_t n) {
@@ -226,6 +254,7 @@ static inline void sequence_truncate(Sequence *s, int64_t length) {
     const int64_t dropped = s->length - length;
     s->n_logits = s->n_logits > dropped ? s->n_logits - dropped : 0;
     s->length = s->n_ids = length;
+    sequence_drop_scores(s, length);
     s->sampled.n = s->n_guesses = 0;
     commit_end(s);
 }
@@ -239,6 +268,7 @@ static inline void sequence_retract(Sequence *s, int n) {
     s->length -= s->sampled.n - 1 - (kept ? kept - 1 : 0);
     s->n_ids = s->length + (kept ? 1 : 0);
     if (kept) s->ids[s->length] = s->sampled.ids[kept - 1];
+    sequence_drop_scores(s, s->n_ids);
     s->sampler.random = s->sampled.random[kept];
     s->sampler.n_history -= n;
     s->n_logits = 0;
@@ -254,13 +284,16 @@ static inline void sequence_configure(Sequence *s, const SequenceSampler *sample
     if (s->sampler.exempt != sampler->exempt) free(s->sampler.exempt);
     s->sampler = *sampler;
     s->samples = samples;
+    /* If the pending id's score has too few of the most likely tokens, it is recorded again. */
+    if (s->n_scores > s->length && s->scores[s->length].n_top < sampler->n_prompt_logprobs)
+        sequence_drop_scores(s, s->length);
     s->sampled.n = s->n_guesses = 0;
     commit_end(s);
 }
 
 /* Copies a sequence into an empty one of the same network: the first n_ids ids, of which the first `length` are
- * evaluated, with their cache and kept logits, and the sampler; returns 0 if memory runs out. The caller frees the
- * copy. */
+ * evaluated, with their cache, kept logits and scores, and the sampler; returns 0 if memory runs out. The caller frees
+ * the copy. */
 static inline int sequence_copy(Sequence *to, const Sequence *from, int64_t length, int64_t n_ids) {
     const Config *c = &from->network->config;
     const SequenceSampler *sampler = &from->sampler;
@@ -293,7 +326,10 @@ static inline int sequence_copy(Sequence *to, const Sequence *from, int64_t leng
         memcpy(to->sampler.exempt, sampler->exempt, (size_t)sampler->n_exempt * sizeof(int32_t));
         to->sampler.n_exempt = sampler->n_exempt;
     }
-    if (sampler->n_logprobs > 0 && !sequence_reserve_top(to)) return 0;
+    const int64_t n_scores = from->n_scores < n_ids ? from->n_scores : n_ids;
+    if (!sequence_reserve_scores(to, n_scores)) return 0;
+    if (n_scores) memcpy(to->scores, from->scores, (size_t)n_scores * sizeof(Score));
+    to->n_scores = n_scores;
     to->samples = from->samples;
     to->length = length, to->n_ids = n_ids;
     return 1;
