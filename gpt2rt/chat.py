@@ -136,7 +136,7 @@ class Answer:
 
         Args:
             sequence: has evaluated the first tokens of `prompt`, or none.
-            options: seed, logprobs and lookup, as for `Reply`.
+            options: seed, logprobs, logit_bias and lookup, as for `Reply`.
         """
         conversation = self._conversation
         return Reply(

@@ -121,6 +121,12 @@ class Model:
         return len(self._file.sections["weights"])
 
     @property
+    def weights_checksum(self) -> int:
+        """The CRC32C of the weights, as stored in the file; `gpt2rt verify` compares it with the weights."""
+        checksum: int = self._file.checksums["weights"]
+        return checksum
+
+    @property
     def kv_cache_bytes_per_token(self) -> int:
         """The bytes that the keys and values of one token take in a sequence's KV cache, see `Sequence.nbytes`."""
         return self._runtime.kv_cache_bytes_per_token

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gpt2rt import _engine
 from gpt2rt._engine import Event
@@ -50,6 +50,7 @@ class Reply:
         seed: int | None = None,
         exempt: Iterable[int] | None = None,
         logprobs: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         lookup: bool = False,
     ):
         """
@@ -66,6 +67,7 @@ class Reply:
             "history": history,
             "exempt": exempt,
             "logprobs": logprobs,
+            "logit_bias": logit_bias,
             "lookup": lookup,
         }
         self._last_draft = MAX_DRAFTS - 1 if is_talk and sampling.temperature > 0 else 0
