@@ -13,7 +13,10 @@ from gpt2rt.cli import COMMANDS, group
 
 COMMAND = [sys.executable, "-m", "gpt2rt"]
 PATIENCE = 60  # seconds without a sign of life
-FREE = {"name", "licence", "user_name", "bot_name", "stop", "base_url"}  # free text: there is nothing to complete
+FREE = {  # free text: there is nothing to complete
+    *("name", "licence", "user_name", "bot_name", "stop", "base_url"),
+    *("host", "api_key", "allow_host", "allow_origin"),
+}
 
 
 def completions(*words):
