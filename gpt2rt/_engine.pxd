@@ -45,8 +45,18 @@ cdef extern from "forward.h" nogil:
         double* seconds
 
 
+cdef extern from "logprobs.h" nogil:
+    const int MAX_TOP_LOGPROBS
+
+    ctypedef struct Score:
+        double logprob
+        int n_top
+        int32_t* top_ids
+        double* top_logprobs
+
+
 cdef extern from "sequence.h" nogil:
-    const int MAX_GUESSES, MAX_STOP_TOKENS, MAX_TOP_LOGPROBS
+    const int MAX_GUESSES, MAX_STOP_TOKENS
 
     ctypedef enum SequenceStatus:
         SEQUENCE_OK, SEQUENCE_STOPPED, SEQUENCE_NO_MEMORY, SEQUENCE_FULL, SEQUENCE_EMPTY
@@ -63,12 +73,6 @@ cdef extern from "sequence.h" nogil:
         int64_t n_exempt
         int32_t* stop
         int n_stop, n_logprobs, n_prompt_logprobs
-
-    ctypedef struct Score:
-        double logprob
-        int n_top
-        int32_t* top_ids
-        double* top_logprobs
 
     ctypedef struct Sampled:
         int n

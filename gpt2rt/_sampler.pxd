@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Declarations of `core/sampler.h`, for the sampler and the engine."""
+"""Declarations of `core/sampler.h` and `core/logprobs.h`, for the sampler and the engine."""
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
@@ -18,6 +18,9 @@ cdef extern from "sampler.h" nogil:
         float bias
 
     void random_seed(Random* random, uint64_t seed)
+
+
+cdef extern from "logprobs.h" nogil:
     double token_logprob(const float* logits, int64_t n_vocab, int32_t token)
 
 

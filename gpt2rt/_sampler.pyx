@@ -26,19 +26,21 @@ cdef extern from "sampler.h" nogil:
         int64_t n_history
         const int32_t* exempt
         int64_t n_exempt
-    ctypedef struct LogSoftmax:
-        pass
     int sampler_scratch_new(SamplerScratch* scratch, int64_t n_vocab)
     void sampler_scratch_free(SamplerScratch* scratch)
     int sampler_choose(SamplerScratch* scratch, const float* logits, const SamplerInput* input, int64_t* count)
     int sampler_sample(SamplerScratch* scratch, const float* logits, const SamplerInput* input, Random* random,
                        int32_t* token)
-    int log_softmax_new(LogSoftmax* softmax, const float* logits, int64_t n)
-    double log_softmax(const LogSoftmax* softmax, double logit)
-    int top_logprobs(SamplerScratch* scratch, const float* logits, int64_t k, int32_t* ids, double* logprobs)
     void candidates_sort(Candidate* c, int64_t n)
     int32_t rank_token(int64_t rank)
     double exp_negative(double x)
+
+cdef extern from "logprobs.h" nogil:
+    ctypedef struct LogSoftmax:
+        pass
+    int log_softmax_new(LogSoftmax* softmax, const float* logits, int64_t n)
+    double log_softmax(const LogSoftmax* softmax, double logit)
+    int top_logprobs(SamplerScratch* scratch, const float* logits, int64_t k, int32_t* ids, double* logprobs)
 
 
 cdef int check(int status) except -1:

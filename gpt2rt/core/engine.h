@@ -94,21 +94,11 @@ static inline int engine_should_stop(void *argument) {
     return e->n_parts > 0;
 }
 
-/* Computes a token's score from the logits before it. OUT score. */
-static inline void score_token(Engine *e, const Worker *w, const float *logits, int32_t token, int n_top,
-                               Score *score) {
-    score->logprob = token_logprob(logits, e->network->config.n_vocab, token);
-    score->n_top = 0;
-    if (n_top <= 0) return;
-    const int status = top_logprobs(&e->samplers[w->index], logits, n_top, score->top_ids, score->top_logprobs);
-    if (status == SAMPLE_OK) score->n_top = n_top;
-}
-
 /* Samples for one part: a token after its last prompt row, then one after each correct guess. */
 static inline void sample_part(Engine *e, const Worker *w, Part *part) {
     Sequence *s = part->sequence;
     const SequenceSampler *sampler = &s->sampler;
-    const int64_t V = e->network->config.V;
+    const int64_t V = e->network->config.V, n_vocab = e->network->config.n_vocab;
     const int reported = sampler->n_logprobs, recorded = sampler->n_prompt_logprobs;
     const int n_top = reported > recorded ? reported : recorded;
     Random *random = &part->random;
@@ -128,7 +118,7 @@ static inline void sample_part(Engine *e, const Worker *w, Part *part) {
             if (i == 0) s->status = status == SAMPLE_NOT_FINITE ? SEQUENCE_NOT_FINITE : SEQUENCE_ALL_FORBIDDEN;
             return;
         }
-        if (n_top >= 0) score_token(e, w, logits, token, n_top, &s->sampled.scores[i]);
+        if (n_top >= 0) score_token(&e->samplers[w->index], logits, n_vocab, token, n_top, &s->sampled.scores[i]);
         sampled->ids[sampled->n++] = token;
         sampler->history[input.n_history++] = token; /* room was reserved; the commit updates the count */
         for (int j = 0; j < sampler->n_stop; j++)
@@ -139,14 +129,15 @@ static inline void sample_part(Engine *e, const Worker *w, Part *part) {
 
 static inline void engine_job(void *argument, Worker *w) {
     Engine *e = argument;
-    const int64_t V = e->network->config.V;
+    const int64_t V = e->network->config.V, n_vocab = e->network->config.n_vocab;
     int64_t begin, end;
     if (e->pass.n_rows && !forward(&e->pass, w)) return;
     for (; pool_chunk(w, e->n_scored + e->n_parts, 1, &begin, &end);)
         for (int64_t i = begin; i < end; i++) {
             if (i < e->n_scored) {
                 const ScoredRow *scored = &e->scored[i];
-                score_token(e, w, e->pass.logits + scored->row * V, scored->token, scored->n_top, scored->score);
+                score_token(&e->samplers[w->index], e->pass.logits + scored->row * V, n_vocab, scored->token,
+                            scored->n_top, scored->score);
                 continue;
             }
             Part *part = &e->parts[i - e->n_scored];

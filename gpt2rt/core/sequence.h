@@ -12,6 +12,7 @@
 
 #include "kvcache.h"
 #include "lock.h"
+#include "logprobs.h"
 #include "network.h"
 #include "sampler.h"
 
@@ -19,7 +20,6 @@
 #define MAX_SAMPLED (MAX_GUESSES + 1) /* tokens that a step may sample for a sequence */
 #define MAX_STOP_TOKENS 16
 #define MIN_POSITIONS 64 /* of a KV cache */
-#define MAX_TOP_LOGPROBS 32
 
 /* The result of a call, or of a step for one sequence. */
 typedef enum {
@@ -47,14 +47,6 @@ typedef struct {
     int n_logprobs; /* number of most likely tokens to report; 0: only the sampled one's log probability; -1: nothing */
     int n_prompt_logprobs; /* the same, to record for the ids that steps evaluate */
 } SequenceSampler;
-
-/* The log probability of a token, and the most likely tokens in its place. */
-typedef struct {
-    double logprob;
-    int n_top; /* -1: nothing was recorded */
-    int32_t top_ids[MAX_TOP_LOGPROBS];     /* (n_top) */
-    double top_logprobs[MAX_TOP_LOGPROBS]; /* (n_top) descending */
-} Score;
 
 /* The tokens that the last step sampled. */
 typedef struct {
