@@ -153,6 +153,93 @@ class TestSpeed:
                 assert float(ratio) == pytest.approx(other / one, abs=0.02, rel=0.02)
 
 
+class TestServing:
+    """The load on a server, and the client that makes it."""
+
+    OPTIONS = ("--threads", 1, "--rounds", 2, "--requests", 2, "--tokens", 8, "--prompt-tokens", 8)
+
+    @pytest.fixture
+    def needs_server(self, needs_demo):
+        for module in ("starlette", "uvicorn"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
+
+    @pytest.fixture
+    def streaming(self, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "bench")
+        import streaming
+
+        return streaming
+
+    @pytest.mark.usefixtures("needs_server")
+    def test_a_server_is_measured_next_to_the_library(self):
+        load, alone = run("bench/serving.py", DEMO, "--clients", "1,3", *self.OPTIONS).split("\n\n")
+        head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in load.splitlines())
+        assert head[1:] == ["clients", "requests", "tokens/s", "first token, p50, ms", "first token, p99, ms"]
+        assert [row[:3] for row in rows] == [
+            ["gpt2rt serve", "1", "4"],  # two rounds of two requests per client
+            ["gpt2rt serve", "3", "12"],
+            ["library, batch of 16", "", ""],
+        ]
+        assert all(float(row[3].replace(",", "")) > 0 for row in rows)
+        for row in rows[:-1]:
+            p50, p99 = (float(text.replace(",", "")) for text in row[4:])
+            assert 0 < p50 <= p99
+        found = cells(alone)
+        library, (server, more) = found["library"][0], found["gpt2rt serve"]
+        assert float(more) == pytest.approx(float(server) - float(library), abs=0.02)
+
+    @pytest.mark.usefixtures("needs_server")
+    def test_every_rounds_speed_is_in_the_json(self):
+        found = json.loads(run("bench/serving.py", DEMO, "--clients", "2", *self.OPTIONS, "--shared-prompt", "--json"))
+        [load] = found["loads"]
+        assert load["requests"] == 8
+        assert min(load["speeds"]) <= load["speed"] <= max(load["speeds"])
+        assert len(load["speeds"]) == len(found["batch"]["speeds"]) == 2
+        assert 0 < load["client_cpu"] < 1
+
+    @pytest.mark.usefixtures("needs_server")
+    def test_a_peer_that_does_not_start_is_reported(self):
+        peer = ["--llama-server", sys.executable, "--gguf", DEMO]
+        error = run("bench/serving.py", DEMO, "--clients", "1", *self.OPTIONS, *peer, status=1)
+        assert "llama-server: exited with" in error
+
+    def test_a_peer_without_its_model_is_refused(self):
+        assert "--gguf" in run("bench/serving.py", DEMO, "--llama-server", sys.executable, status=2)
+
+    @pytest.mark.parametrize("size", [1, 7, 1000])
+    def test_a_stream_is_read_however_its_bytes_arrive(self, streaming, size):
+        events = [
+            b'{"choices": [{"text": "\\u00e9", "finish_reason": null}]}',
+            b'{"choices": [{"text": "", "finish_reason": "length"}]}',
+            b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}',
+            b"[DONE]",
+        ]
+        body = b": a comment\r\n\r\n" + b"".join(b"data: %s\r\n\r\n" % event for event in events)
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:30], body[30:], b""))
+        content = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+        response = streaming.Response()
+        for at in range(0, len(content), size):
+            assert not response.is_complete
+            response.feed(content[at : at + size])
+        assert response.is_complete
+        assert response.events == events
+        assert [streaming.text_of(event) for event in response.events] == ["é", "", "", ""]
+        assert streaming.usage_of(response) == (3, 1)
+
+    def test_a_stream_that_breaks_off_is_no_completion(self, streaming):
+        response = streaming.Response()
+        response.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\ndata:")
+        with pytest.raises(streaming.ResponseError, match="the connection ended"):
+            response.feed(b"")
+
+    def test_a_refused_request_is_reported_with_its_reason(self, streaming):
+        response = streaming.Response()
+        response.feed(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 9\r\n\r\nno prompt")
+        assert response.is_complete
+        with pytest.raises(streaming.ResponseError, match="status 400: no prompt"):
+            streaming.usage_of(response)
+
+
 class TestPerformance:
     """The page about performance, with a tiny model and the peers that happen to be installed."""
 
