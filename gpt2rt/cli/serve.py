@@ -133,9 +133,10 @@ def command(
         from gpt2rt.serve.app import Service, Settings
         from gpt2rt.serve.server import listening_socket, make_server, url_of
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "gpt2rt":
+        package = (error.name or "").partition(".")[0]
+        if package == "gpt2rt":
             raise
-        raise UsageError(f"gpt2rt serve needs the package {error.name} (pip install 'gpt2rt[server]')") from None
+        raise UsageError(f"gpt2rt serve needs the package {package} (pip install 'gpt2rt[server]')") from None
 
     if api_key == "":
         raise UsageError("--api-key: it is empty, expected a key")
