@@ -1,7 +1,8 @@
 """Rewrite the output in `console` and `pycon` blocks of the documents: python docs/make_output.py
 
 The blocks of a page run one after the other, in the folder try/ of a checkout. Only standard output counts. Output that
-differs only in times, or by less than 1% in numbers with a decimal point, stays as it is.
+differs only in times and ids, or by less than 1% in numbers with a decimal point, stays as it is. Commands that ask
+localhost:8000 are answered by a server of the bundled model.
 """
 
 import contextlib
@@ -15,11 +16,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = ["gpt2rt/demo.bin", "train/demo-f16.bin", "converter/prose.txt"]  # of the checkout, that the commands name
 BLOCK = re.compile(r"(?<=^```)(console|pycon)\n(.*?)(?=^```)", re.MULTILINE | re.DOTALL)
-TIME = re.compile(r"\d+(\.\d+)? s\b")
+TIME = re.compile(r"\d+(\.\d+)? s\b|\"(id|created)\": ?[^,]+")
+SERVER = "localhost:8000"
 NUMBER = re.compile(r"(-?\d+\.\d+(?:e-?\d+)?)")
 
 
@@ -38,13 +41,26 @@ def with_output(text: str) -> str:
             shutil.copy(ROOT / name, pathlib.Path(checkout) / name)
         folder = os.path.join(checkout, "try")  # as in the tutorial
         os.mkdir(folder)
+        with running_server() if SERVER in text else contextlib.nullcontext(SERVER) as server:
 
-        def run(block: re.Match[str]) -> str:
-            kind, old = block.groups()
-            new = run_console(old, folder) if kind == "console" else run_python(old, folder, names)
-            return f"{kind}\n{old if is_same(old, new) else new}"
+            def run(block: re.Match[str]) -> str:
+                kind, old = block.groups()
+                new = run_console(old, folder, server) if kind == "console" else run_python(old, folder, names)
+                return f"{kind}\n{old if is_same(old, new) else new}"
 
-        return BLOCK.sub(run, text)
+            return BLOCK.sub(run, text)
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[str]:
+    """Run a server of the bundled model, and yield its host and port."""
+    command = [sys.executable, "-m", "gpt2rt", "serve", "--port", "0", "--log-level", "error"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield process.stdout.readline().partition("http://")[2].split()[0]
+        finally:
+            process.terminate()
 
 
 def is_same(old: str, new: str) -> bool:
@@ -54,14 +70,15 @@ def is_same(old: str, new: str) -> bool:
     return a[::2] == b[::2] and all(math.isclose(float(x), float(y), rel_tol=0.01) for x, y in numbers)
 
 
-def run_console(block: str, folder: str) -> str:
-    """Return a block of `$ command` lines with the commands' output."""
+def run_console(block: str, folder: str, server: str) -> str:
+    """Return a block of `$ command` lines with the commands' output. server: what answers for localhost:8000."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env["PATH"]])
     env |= {"COLUMNS": "88", "XDG_DATA_HOME": f"{folder}/data", "HOME": folder, "NO_COLOR": "1"}
     parts = []
     for command in re.findall(r"^\$ ((?:.*\\\n)*.*\n)", block, re.MULTILINE):
-        found = subprocess.run(["bash", "-euc", command], cwd=folder, env=env, stdout=subprocess.PIPE, check=True)
+        run = ["bash", "-euc", command.replace(SERVER, server)]
+        found = subprocess.run(run, cwd=folder, env=env, stdout=subprocess.PIPE, check=True)
         output = found.stdout.decode()
         parts += [f"$ {command}", output if not output or output.endswith("\n") else f"{output}\n"]
     return "".join(parts)

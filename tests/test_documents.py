@@ -37,11 +37,15 @@ ELSEWHERE = {
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
 }
-NEEDS = {"gpt2rt export": "safetensors"}  # packages beyond the wheel's dependencies
+NEEDS = {
+    "gpt2rt export": "safetensors",
+    "gpt2rt serve": "starlette",
+    "curl": "starlette",
+}  # packages beyond the wheel's dependencies
 SLOW = ("gpt2rt bench", "python bench/chat_quality.py --seeds")
 
 # Files named in command lines, and their substitutes.
-MODELS = ["demo.bin", "124M-int8.bin", "124M-f32.bin", "124M-f16.bin", "int8.bin", "f32.bin"]
+MODELS = ["demo.bin", "124M-int4.bin", "124M-int8.bin", "124M-f32.bin", "124M-f16.bin", "int8.bin", "f32.bin"]
 CHECKPOINTS = {  # {folder: last part of the prefix}
     "models/124M": "model.ckpt",
     "checkpoint/run1": "model-1000",
@@ -102,17 +106,19 @@ def stand_ins(tmp_path_factory):
     return folder
 
 
-def run(command, folder):
-    """Run a command in a folder, with the commands of this environment, and expect it to succeed."""
+def environment():
+    """The environment variables of the commands, which are those of this environment."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+    return {**inherited, "PATH": path, "GPT2RT_MODELS": NAMED}
+
+
+def run(command, folder):
+    """Run a command in a folder, and expect it to succeed."""
     result = subprocess.run(
         command,
         cwd=folder,
-        env={
-            **{key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"},
-            "PATH": path,
-            "GPT2RT_MODELS": NAMED,
-        },
+        env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -120,6 +126,15 @@ def run(command, folder):
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def run_server(line, folder):
+    """Run a server until it is ready, at a port of its own."""
+    command = ["bash", "-euc", f"exec {line} --port 0"]
+    with subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
+        process.terminate()
+    assert first.startswith("serving ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the command lines are a POSIX shell's")
@@ -139,7 +154,10 @@ def test_a_command_line_works(line, stand_ins, tmp_path):
     # The output of a conversion must not exist beforehand.
     ignored = MODELS if "convert" in line else []
     folder = shutil.copytree(stand_ins, tmp_path / "here", ignore=shutil.ignore_patterns(*ignored))
-    run(["bash", "-euc", line], folder)
+    if line.startswith("gpt2rt serve"):
+        run_server(line, folder)
+    else:
+        run(["bash", "-euc", line], folder)
 
 
 @pytest.mark.parametrize("block", [block for path in DOCUMENTS for block in blocks(path, "python")])

@@ -1,6 +1,7 @@
 """Fields of requests: supported, neutral or refused; and bodies that are no requests."""
 
 import json
+import pathlib
 
 import pytest
 from demo import demo_model
@@ -212,3 +213,11 @@ class TestBodies:
         assert server.complete("a", max_tokens=1).json["model"] == "demo"
         with serving({"one": demo_model(), "two": demo_model()}) as two:
             assert two.complete("a").error["param"] == "model"
+
+
+@KINDS
+def test_the_documentation_names_every_field(kind):
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    for name in (*kind.__struct_fields__, *neutral_fields(kind)):
+        assert f"`{name}`" in rows

@@ -74,16 +74,16 @@ class ChatLogprobs(msgspec.Struct):
 
 
 class AssistantMessage(msgspec.Struct):
+    role: str
     content: str
-    role: str = "assistant"
     refusal: None = None
 
 
 class Delta(msgspec.Struct):
     """What a chunk adds to a message."""
 
-    content: str | msgspec.UnsetType = msgspec.UNSET
     role: str | msgspec.UnsetType = msgspec.UNSET
+    content: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct):

@@ -143,7 +143,7 @@ class ChatWriter:
 
     def first_chunks(self) -> Iterable[ChatChunk]:
         for index in range(self._n_choices):
-            yield self._chunk([ChatChunkChoice(index, Delta(content="", role="assistant"), None, None)])
+            yield self._chunk([ChatChunkChoice(index, Delta(role="assistant", content=""), None, None)])
 
     def chunks(self, update: Update) -> Iterable[ChatChunk]:
         index, logprobs = update.text.index, self._logprobs(update)
@@ -159,7 +159,7 @@ class ChatWriter:
 
     def whole(self, updates: Mapping[int, Update], usage: Usage) -> ChatCompletion:
         choices = [
-            ChatChoice(index, AssistantMessage(update.piece), self._logprobs(update), _reason(update))
+            ChatChoice(index, AssistantMessage("assistant", update.piece), self._logprobs(update), _reason(update))
             for index, update in sorted(updates.items())
         ]
         return ChatCompletion(*self._head.fields("chat.completion"), choices, usage)
