@@ -53,6 +53,7 @@ class Delivery(Response):
         self._call, self._writer = call, writer
         self._is_stream, self._includes_usage = is_stream, includes_usage
         self._n_tokens: dict[int, int] = {}
+        self._is_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer.
@@ -68,7 +69,9 @@ class Delivery(Response):
                 else:
                     await self._send_whole(scope, receive, send)
         except TimeoutError:
-            raise timed_out(self._call.timeout) from None
+            if not self._is_started:
+                raise timed_out(self._call.timeout) from None
+            # The client does not read: returning closes the connection.
         finally:
             self._call.leave()
             watch.cancel()
@@ -90,17 +93,18 @@ class Delivery(Response):
                 self._n_tokens[update.text.index] = update.n_tokens
         self.body = msgspec.json.encode(self._writer.whole(found, self._usage()))
         self.headers["content-length"] = str(len(self.body))
+        self._is_started = True
         await super().__call__(scope, receive, send)
 
     async def _send_stream(self, send: Send) -> None:
         # Nothing is sent before there is something to send, so that an error can still have its status.
         chunks = list(self._writer.first_chunks())
-        n_ended, is_started = 0, False
+        n_ended = 0
         while n_ended < len(self._call.texts):
             try:
                 updates = await self._call.updates()
             except ApiError as error:
-                if not is_started:
+                if not self._is_started:
                     raise
                 await self._send(send, b"data: " + error.content() + b"\n\n", is_last=True)
                 return
@@ -114,9 +118,9 @@ class Delivery(Response):
             if is_last and self._includes_usage:
                 chunks.append(self._writer.usage_chunk(self._usage()))
             content = b"".join([b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks])
-            if not is_started:
+            if not self._is_started:
+                self._is_started = True
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                is_started = True
             await self._send(send, content + DONE if is_last else content, is_last)
             chunks = []
 

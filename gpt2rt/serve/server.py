@@ -81,6 +81,7 @@ def make_server(service: Service, when_ready: Callable[[], None], log_level: str
         log_level=None,
         access_log=log_level in ("info", "debug"),
         server_header=False,
+        proxy_headers=False,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
