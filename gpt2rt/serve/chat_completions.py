@@ -29,7 +29,6 @@ from gpt2rt.serve.call import Text, Update
 from gpt2rt.serve.requests import MAX_SEED, ChatRequest, Message
 from gpt2rt.serve.served_model import ServedModel
 
-MAX_CHOICES = 16
 OPENING_ROLES = ("system", "developer")
 ROLES = (*OPENING_ROLES, "user", "assistant")
 
@@ -87,9 +86,6 @@ def chat_texts(model: ServedModel, request: ChatRequest, seed: int, truncation: 
     Raises:
         ApiError: the request is invalid, or the conversation is too long.
     """
-    n = request.n or 1
-    if n > MAX_CHOICES:
-        raise invalid("n", f"got {n}, expected at most {MAX_CHOICES}")
     messages = read_messages(request.messages)
     most = request.max_completion_tokens or request.max_tokens or MAX_TOKENS
     options: dict[str, Any] = {**request.sampling_options(), "stop": request.stops}
@@ -116,7 +112,7 @@ def chat_texts(model: ServedModel, request: ChatRequest, seed: int, truncation: 
     n_positions = min(len(answer.prompt) + options["max_tokens"], model.n_ctx)
     return [
         Text(i, answer.prompt, partial(_reply, answer, {**arguments, "seed": (seed + i) % (MAX_SEED + 1)}), n_positions)
-        for i in range(n)
+        for i in range(request.n or 1)
     ]
 
 

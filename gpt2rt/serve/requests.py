@@ -18,6 +18,7 @@ from gpt2rt.serve.api_error import ApiError, invalid
 if TYPE_CHECKING:
     from gpt2rt.sampling import SamplingKeywords
 
+MAX_CHOICES = 128  # for each prompt, as in OpenAI's API
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_SEED = (1 << 64) - 1
@@ -36,7 +37,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     """What both kinds of generation have in common. None is the default of every field."""
 
     model: str | None = None
-    n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None

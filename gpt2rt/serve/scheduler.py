@@ -27,9 +27,8 @@ class ModelQueue:
     """The texts of one model: those that wait, by call, and those that run together."""
 
     def __init__(self, model: ServedModel):
-        self.model = model.model
+        self.model = model
         self.engine = model.model.engine()
-        self.n_bytes_per_token = model.model.kv_cache_bytes_per_token
         self.calls: deque[Call] = deque()  # those with waiting texts; they take turns
         self.running: dict[Sequence, Text] = {}
         self.n_open = 0  # texts that have not ended; under the scheduler's lock
@@ -210,7 +209,7 @@ class Scheduler:
         while n_passed_over < len(queue.calls) and len(queue.running) < self._max_batch:
             call = queue.calls[0]
             text = call.waiting[0]
-            n_bytes = text.n_positions * queue.n_bytes_per_token
+            n_bytes = queue.model.kv_cache_bytes(text.n_positions)
             if self._reserved and self._reserved + n_bytes > self._kv_cache_bytes:
                 return  # all wait, so that a long text is not overtaken for ever
             queue.calls.rotate(-1)
@@ -239,7 +238,7 @@ class Scheduler:
     def _start(self, queue: ModelQueue, text: Text, n_bytes: int) -> None:
         running = [Kept(sequence, other.prompt_logprobs) for sequence, other in queue.running.items()]
         try:
-            sequence = self._prefixes.sequence_for(queue.model, text.prompt, text.prompt_logprobs, running)
+            sequence = self._prefixes.sequence_for(queue.model.model, text.prompt, text.prompt_logprobs, running)
             text.n_cached = len(sequence)
             if text.start is None:
                 sequence.set_sampling(None, prompt_logprobs=text.prompt_logprobs)

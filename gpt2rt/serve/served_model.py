@@ -36,6 +36,11 @@ class ServedModel:
         """The number of bytes of the longest token."""
         return max(len(self.tokenizer.token_bytes(token)) for token in range(self.n_vocab))
 
+    def kv_cache_bytes(self, n_positions: int) -> int:
+        """Return the most bytes that the KV cache of a text takes; it grows by doubling."""
+        per_token: int = self.model.kv_cache_bytes_per_token
+        return min(2 * n_positions, self.n_ctx) * per_token
+
     def encode(self, text: str, param: str) -> list[int]:
         """Return the ids of a text. <|endoftext|> in it becomes that token, as with OpenAI's completions.
 
