@@ -129,7 +129,8 @@ class Model:
     @property
     def kv_cache_bytes_per_token(self) -> int:
         """The bytes that the keys and values of one token take in a sequence's KV cache, see `Sequence.nbytes`."""
-        return self._runtime.kv_cache_bytes_per_token
+        n_bytes: int = self._runtime.kv_cache_bytes_per_token
+        return n_bytes
 
     def sequence(self) -> _engine.Sequence:
         """Return a new, empty sequence. Raises UsageError if the model is closed."""
