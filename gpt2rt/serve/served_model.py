@@ -25,8 +25,8 @@ class ServedModel:
 
         self.name, self.model = name, model
         self.tokenizer = model.tokenizer
-        self.n_ctx = model.hyperparameters.n_ctx
-        self.n_vocab = model.hyperparameters.n_vocab
+        self.n_ctx: int = model.hyperparameters.n_ctx
+        self.n_vocab: int = model.hyperparameters.n_vocab
         self.created = int(os.stat(model.path).st_mtime)
         self.fingerprint = f"gpt2rt-{__version__}-{model.weights_checksum:08x}"
         self._token_names: dict[int, str] = {}
