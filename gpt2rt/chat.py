@@ -64,6 +64,7 @@ class Answer:
         self._message = message
         self._replaced = replaced
         self._sampled: list[int] = []  # the ids of the draft that becomes the answer
+        self._is_whole = True  # whether it begins with the answer's first word
         self._pieces = self._run()
         self._is_begun = False
 
@@ -143,7 +144,7 @@ class Answer:
             sequence,
             self.prompt[len(sequence) :],
             conversation.sampling,
-            is_talk=conversation.format.is_talk,
+            is_talk=conversation.format.is_talk and self._is_whole,
             earlier=self._earlier_answers(),
             max_tokens=conversation.max_tokens,
             stop=(*conversation.format.stop, *conversation.stop),
@@ -151,6 +152,14 @@ class Answer:
             exempt=conversation.format.exempt,
             **options,
         )
+
+    def continue_after(self, text: str) -> None:
+        """Make this the rest of an answer that begins with a text. Raises ContextFullError: there is no room for it."""
+        n_ctx = self._conversation.sequence.n_ctx
+        self.prompt = [*self.prompt, *self._conversation.format.answer(text)]
+        self._is_whole = False
+        if len(self.prompt) > n_ctx:
+            raise ContextFullError(f"messages: {len(self.prompt)} tokens, but the model has {n_ctx} positions")
 
     def _other_turns(self) -> list[Turn]:
         """The turns before this one."""
@@ -183,7 +192,7 @@ class Answer:
         conversation = self._conversation
         tokens = conversation.answer_tokens(self._sampled, self.finish_reason == "interrupted")
         text = conversation.model.tokenizer.decode(tokens)
-        self._text = text.strip() if conversation.format.is_talk else text
+        self._text = text.strip() if conversation.format.is_talk and self._is_whole else text
         if self._text:
             n_turns = len(conversation.turns) - bool(self._replaced)
             conversation.turns[n_turns:] = [Turn(self._message, self._text, tokens)]
@@ -281,7 +290,14 @@ class Conversation:
         )
 
     @classmethod
-    def answer_to(cls, model: Model, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:
+    def answer_to(
+        cls,
+        model: Model,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        continue_final_message: bool = False,
+        **options: Any,
+    ) -> Answer:
         """Answer a conversation that is given as a whole; see `Model.chat`."""
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
             raise UsageError(f"messages: got {messages!r:.80}, expected a list of messages")
@@ -300,13 +316,19 @@ class Conversation:
                 raise UsageError(
                     f"messages: number {i + 1}: got {message!r:.80}, expected role {expected!r} and a text as content"
                 )
+        begun = talk.pop() if continue_final_message and talk and len(talk) % 2 == 0 else None
+        if continue_final_message and not begun:
+            raise UsageError("messages: expected the assistant's message, of at least a character, as the last one")
         if len(talk) % 2 == 0:
             raise UsageError("messages: expected a user's message as the last one")
         conversation = cls(model, **options)
         clean, answer = conversation.format.clean, conversation.format.answer
         pairs = zip(talk[:-1:2], talk[1::2], strict=True)
         conversation.turns = [Turn(clean(user), reply, answer(reply)) for user, reply in pairs]
-        return conversation.say(talk[-1])
+        result = conversation.say(talk[-1])
+        if begun:
+            result.continue_after(begun)
+        return result
 
     # --- settings
 

@@ -244,12 +244,15 @@ class Model:
         scores: list[float | None] = self.sequence().score(prompt_ids(self, text, "text"))
         return scores
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, continue_final_message: bool = False, **options: Any
+    ) -> Answer:
         """Answer the last message of a conversation.
 
         Args:
             messages: dicts {"role": "system" | "user" | "assistant", "content": text}; the last one is the user's. A
                 system message may come first; it becomes the opening.
+            continue_final_message: the last message is the assistant's; return the rest of it.
             options: as for `Conversation`.
 
         Returns:
@@ -261,7 +264,7 @@ class Model:
         """
         from gpt2rt.chat import Conversation
 
-        return Conversation.answer_to(self, messages, **options)
+        return Conversation.answer_to(self, messages, continue_final_message=continue_final_message, **options)
 
     def close(self) -> None:
         """Allow no new sequences. The file is unmapped when the model and its last sequence are gone."""

@@ -200,3 +200,27 @@ class TestLogprobs:
 
     def test_there_are_none_unless_wanted(self, server):
         assert ask(server, [HELLO]).json["choices"][0]["logprobs"] is None
+
+
+class TestContinuing:
+    def test_an_answer_is_continued_where_it_ended(self, server):
+        fields = {"seed": 3, "temperature": 0, "repetition_penalty": 1, "no_repeat_ngram_size": 0}
+        question = {"role": "user", "content": "Tell me about the sea, please."}
+        [whole] = answers(ask(server, [question], **fields))
+        for n_words in (1, 2):
+            begun = " ".join(whole.split()[:n_words])
+            messages = [question, {"role": "assistant", "content": begun}]
+            [rest] = answers(ask(server, messages, continue_final_message=True, **fields))
+            assert (begun + rest).strip() == whole
+            streamed = ask(server, messages, continue_final_message=True, stream=True, **fields).events
+            assert "".join(event["choices"][0]["delta"].get("content", "") for event in streamed) == rest
+
+    def test_there_must_be_one(self, server):
+        assert ask(server, [HELLO], continue_final_message=True).error["param"] == "messages"
+        empty = [HELLO, {"role": "assistant", "content": ""}]
+        assert ask(server, empty, continue_final_message=True).error["param"] == "messages"
+
+    def test_one_that_fills_the_context_is_refused(self, server):
+        full = [HELLO, {"role": "assistant", "content": "word " * 600}]
+        error = ask(server, full, continue_final_message=True).error
+        assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")

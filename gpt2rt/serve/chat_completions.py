@@ -33,10 +33,13 @@ OPENING_ROLES = ("system", "developer")
 ROLES = (*OPENING_ROLES, "user", "assistant")
 
 
-def read_messages(messages: list[Message]) -> list[dict[str, str]]:
+def read_messages(messages: list[Message], last: str = "user") -> list[dict[str, str]]:
     """Return the messages as `Model.chat` takes them: a system message at most, then user and assistant in turn.
 
     Messages of the same role in a row become one, joined with a line break.
+
+    Args:
+        last: the role of the last one.
 
     Raises:
         ApiError: a message is invalid, or in a place where it can't be.
@@ -55,8 +58,8 @@ def read_messages(messages: list[Message]) -> list[dict[str, str]]:
             found[-1]["content"] += f"\n{content}"
         else:
             found.append({"role": role, "content": content})
-    if not found or found[-1]["role"] != "user":
-        raise invalid("messages", "expected a user's message as the last one")
+    if not found or found[-1]["role"] != last:
+        raise invalid("messages", f"expected a message of the {last} as the last one")
     return found
 
 
@@ -86,12 +89,13 @@ def chat_texts(model: ServedModel, request: ChatRequest, seed: int, truncation: 
     Raises:
         ApiError: the request is invalid, or the conversation is too long.
     """
-    messages = read_messages(request.messages)
+    is_continued = bool(request.continue_final_message)
+    messages = read_messages(request.messages, "assistant" if is_continued else "user")
     most = request.max_completion_tokens or request.max_tokens or MAX_TOKENS
     options: dict[str, Any] = {**request.sampling_options(), "stop": request.stops}
     options["max_tokens"] = min(most, model.n_ctx)
     try:
-        answer = Conversation.answer_to(model.model, messages, **options)
+        answer = Conversation.answer_to(model.model, messages, continue_final_message=is_continued, **options)
     except ContextFullError as error:
         raise refused(error, "messages") from None
     except Gpt2rtError as error:

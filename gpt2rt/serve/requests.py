@@ -125,7 +125,10 @@ class Message(msgspec.Struct):
 
 
 class ChatRequest(GenerationRequest, kw_only=True):
-    """POST /v1/chat/completions. `truncation` is a field of OpenAI's Responses API."""
+    """POST /v1/chat/completions.
+
+    `truncation` is a field of OpenAI's Responses API, `continue_final_message` one of vLLM.
+    """
 
     messages: list[Message]
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -133,6 +136,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     truncation: str | None = None
+    continue_final_message: bool | None = None
 
     def check(self) -> None:
         super().check()
