@@ -1,8 +1,8 @@
 """Rewrite the output in `console` and `pycon` blocks of the documents: python docs/make_output.py
 
 The blocks of a page run one after the other, in the folder try/ of a checkout. Only standard output counts. Output that
-differs only in times and ids, or by less than 1% in numbers with a decimal point, stays as it is. Commands that ask
-localhost:8000 are answered by a server of the bundled model.
+differs only in times and ids, or by less than 1% in numbers with a decimal point, stays as it is. A block with a title
+is a file with this name. Commands and files that ask localhost:8000 are answered by a server of the bundled model.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = ["gpt2rt/demo.bin", "train/demo-f16.bin", "converter/prose.txt"]  # of the checkout, that the commands name
 BLOCK = re.compile(r"(?<=^```)(console|pycon)\n(.*?)(?=^```)", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r'^```\w+ title="([\w.]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 TIME = re.compile(r"\d+(\.\d+)? s\b|\"(id|created)\": ?[^,]+")
 SERVER = "localhost:8000"
 NUMBER = re.compile(r"(-?\d+\.\d+(?:e-?\d+)?)")
@@ -42,6 +43,8 @@ def with_output(text: str) -> str:
         folder = os.path.join(checkout, "try")  # as in the tutorial
         os.mkdir(folder)
         with running_server() if SERVER in text else contextlib.nullcontext(SERVER) as server:
+            for name, content in FILE.findall(text):
+                (pathlib.Path(folder) / name).write_text(content.replace(SERVER, server), encoding="utf-8")
 
             def run(block: re.Match[str]) -> str:
                 kind, old = block.groups()
@@ -79,7 +82,7 @@ def run_console(block: str, folder: str, server: str) -> str:
     for command in re.findall(r"^\$ ((?:.*\\\n)*.*\n)", block, re.MULTILINE):
         run = ["bash", "-euc", command.replace(SERVER, server)]
         found = subprocess.run(run, cwd=folder, env=env, stdout=subprocess.PIPE, check=True)
-        output = found.stdout.decode()
+        output = found.stdout.decode().replace(server, SERVER)
         parts += [f"$ {command}", output if not output or output.endswith("\n") else f"{output}\n"]
     return "".join(parts)
 

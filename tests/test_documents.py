@@ -16,6 +16,7 @@ import sys
 
 import pytest
 from checkpoints import SMALL, write_checkpoint
+from clients import offline
 
 from gpt2rt._kernels import available_isas
 from gpt2rt.converter import convert
@@ -37,11 +38,14 @@ ELSEWHERE = {
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
 }
-NEEDS = {
+NEEDS = {  # packages beyond the wheel's dependencies
     "gpt2rt export": "safetensors",
     "gpt2rt serve": "starlette",
     "curl": "starlette",
-}  # packages beyond the wheel's dependencies
+    "llm": "llm",
+    "lm_eval": "lm_eval",
+    **{f"python ask_{name}.py": name for name in ("openai", "litellm", "langchain_openai")},
+}
 SLOW = ("gpt2rt bench", "python bench/chat_quality.py --seeds")
 
 # Files named in command lines, and their substitutes.
@@ -128,6 +132,12 @@ def run(command, folder):
     assert result.returncode == 0, result.stderr
 
 
+def skip_without(package):
+    """Skip the test if a package is not installed. It is not imported: some change the process that they are in."""
+    if not importlib.util.find_spec(package):
+        pytest.skip(f"{package} is not installed")
+
+
 def run_server(line, folder):
     """Run a server until it is ready, at a port of its own."""
     command = ["bash", "-euc", f"exec {line} --port 0"]
@@ -147,7 +157,7 @@ def test_a_command_line_works(line, stand_ins, tmp_path):
             pytest.skip(reason)
     for start, package in NEEDS.items():
         if line.startswith(start):
-            pytest.importorskip(package, reason=f"{package} is not installed")
+            skip_without(package)
     wanted = re.match(r"GPT2RT_ISA=(\w+)", line)
     if wanted and wanted[1] not in available_isas():
         pytest.skip(f"this processor has no {wanted[1]}")
@@ -174,7 +184,7 @@ def script(name):
 
 
 make_output = script("make_output")  # "docs/make_output.py"
-CONVERTING = ("tutorial.md", "compare.md")  # take seconds
+TAKING_LONG = ("tutorial.md", "compare.md", "clients.md")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the command lines are a POSIX shell's")
@@ -182,16 +192,17 @@ CONVERTING = ("tutorial.md", "compare.md")  # take seconds
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(path, marks=[pytest.mark.slow] if path.name in CONVERTING else [], id=path.name)
+        pytest.param(path, marks=[pytest.mark.slow] if path.name in TAKING_LONG else [], id=path.name)
         for path in make_output.pages()
     ],
 )
 def test_the_output_on_a_page_is_what_its_commands_print(page):
     for start, package in NEEDS.items():
         if f"$ {start}" in page.read_text(encoding="utf-8"):
-            pytest.importorskip(package, reason=f"{package} is not installed")
+            skip_without(package)
     text = page.read_text(encoding="utf-8")
-    assert make_output.with_output(text) == text, "run python docs/make_output.py"
+    with offline():
+        assert make_output.with_output(text) == text, "run python docs/make_output.py"
 
 
 def test_cli_md_is_what_the_commands_say():
