@@ -54,7 +54,7 @@ def test_a_wheel_holds_python_its_types_the_compiled_modules_and_the_model(path)
         elif name.endswith((".so", ".pyd")):
             compiled.add(name.partition(".")[0])
         else:
-            assert name in DATA or re.fullmatch(r"gpt2rt/((cli|converter|modelfile)/)?\w+\.pyi?", name)
+            assert name in DATA or re.fullmatch(r"gpt2rt/((arena|cli|converter|modelfile|serve)/)?\w+\.pyi?", name)
     assert compiled == COMPILED
     assert {f"{name}.pyi" for name in COMPILED} | {"gpt2rt/py.typed", "gpt2rt/demo.bin"} <= set(members(path))
 
