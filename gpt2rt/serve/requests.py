@@ -280,10 +280,10 @@ def _brief(value: object) -> str:
 
 
 def header_value(names: list[str]) -> str:
-    """Return names of ignored fields for a header, which holds ASCII only."""
+    """Return names of ignored fields for a header, which holds ASCII only, and no spaces at its ends."""
     return ", ".join(
         name[:80].encode("ascii", "backslashreplace").decode() for name in names[:20] if name.isprintable()
-    )
+    ).strip()
 
 
 def missing_model(name: str, known: list[str]) -> ApiError:
