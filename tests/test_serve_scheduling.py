@@ -1,5 +1,6 @@
 """Scheduling: turns, limits, clients that leave or read slowly, and the end."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -8,7 +9,13 @@ import threading
 import pytest
 from conversations import open_byte_model
 from demo import demo_model
-from serving import Answer, eventually, serving, together
+from serving import PATIENCE, Answer, eventually, serving, together
+
+from gpt2rt.serve.api_error import ApiError
+from gpt2rt.serve.call import Call, Text
+from gpt2rt.serve.metrics import Metrics
+from gpt2rt.serve.scheduler import Scheduler
+from gpt2rt.serve.served_model import ServedModel
 
 STORY = "Once upon a time"
 LONG = {"max_tokens": 500, "logit_bias": {"8191": -100}}  # a text that fills the context
@@ -173,6 +180,47 @@ class TestStopping:
             server.stop()
             assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
             connection.close()
+
+    def test_a_call_submitted_while_the_thread_ends_gets_an_answer(self):
+        model = ServedModel("demo", demo_model())
+        scheduler = Scheduler([model], max_batch=1, max_queue=1, kv_cache_bytes=1, metrics=Metrics())
+
+        class Lock:
+            """Released, it lets the thread end before its user continues."""
+
+            def __enter__(self):
+                lock.acquire()
+
+            def __exit__(self, *_):
+                lock.release()
+                if threading.current_thread() is not scheduler._thread:
+                    scheduler._lock = lock
+                    scheduler.stop()
+                    scheduler.join(PATIENCE)
+
+        async def submitted():
+            scheduler.start(asyncio.get_running_loop())
+            scheduler._lock = Lock()
+            call = Call(model, [Text(0, [1], None, 1)], wants_pieces=False, timeout=PATIENCE)
+            scheduler.submit(call)
+            async with asyncio.timeout(5):
+                await call.updates()
+
+        lock = scheduler._lock
+        with pytest.raises(ApiError, match="stopping"):
+            asyncio.run(submitted())
+
+    def test_a_thread_that_fails_answers_all_and_is_not_healthy(self, monkeypatch):
+        with serving({"demo": demo_model()}, max_batch=1) as server:
+            waiting = [server.open_request("/v1/completions", prompt=PROMPTS, **LONG) for _ in range(2)]
+            eventually(lambda: server.metric("waiting_texts") > 150)
+            monkeypatch.setattr("threading.excepthook", lambda _: None)
+            monkeypatch.setattr(server.service._scheduler, "_admit", None)
+            for connection in waiting:
+                assert read_some(connection).startswith(b"HTTP/1.1 503 ")
+                connection.close()
+            assert server.get("/health").status == 503
+            assert server.complete(STORY).error["code"] == "stopping"
 
     def test_a_failing_step_fails_its_requests_and_no_others(self, monkeypatch):
         with serving({"demo": demo_model()}) as server:

@@ -87,7 +87,7 @@ class Scheduler:
             if queue.n_open + n_texts > most:
                 raise self._full(queue.n_open)
             queue.n_open += n_texts
-        self._inbox.put(call)
+            self._inbox.put(call)  # under the lock, which a thread that ends takes before its last look
 
     def _full(self, n_open: int) -> ApiError:
         """The error for a full queue, with the seconds after which there may be room."""
