@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import threading
@@ -11,6 +12,7 @@ from conversations import open_byte_model
 from demo import demo_model
 from serving import PATIENCE, Answer, eventually, serving, together
 
+from gpt2rt._engine import Sequence
 from gpt2rt.serve.api_error import ApiError
 from gpt2rt.serve.call import Call, Text
 from gpt2rt.serve.metrics import Metrics
@@ -146,6 +148,17 @@ class TestSlowReaders:
         eventually(lambda: is_idle(fast_server))  # the texts are finished: what they can hold back is bounded
         for connection in slow:
             connection.close()
+
+    def test_a_reader_that_stops_reading_holds_no_kv_cache(self, tmp_path):
+        with serving({"bytes": open_byte_model(tmp_path, 1000)}, kv_cache=1) as server:
+            slow = [server.open_request("/v1/completions", **BIG) for _ in range(3)]
+            eventually(lambda: server.metric("generated_tokens_total") == 3 * 8 * 990)
+            eventually(lambda: is_idle(server))
+            n_kept = server.metric("kept_sequences")
+            sequences = [one for one in gc.get_objects() if isinstance(one, Sequence) and one.nbytes > 100_000]
+            assert len([one for one in sequences if one.model is server.models["bytes"]]) == n_kept < 8
+            for connection in slow:
+                connection.close()
 
     def test_what_a_slow_reader_is_sent_is_complete(self, fast_server):
         connection = fast_server.open_request("/v1/completions", seed=1, **BIG)

@@ -193,8 +193,8 @@ class Scheduler:
             queue.n_open -= n_texts
 
     def _release(self, queue: ModelQueue, text: Text) -> None:
-        """Take a text out of the batch, and keep its sequence."""
-        sequence, text.sequence = text.sequence, None
+        """Take a text out of the batch, and keep its sequence, which nothing else may hold."""
+        sequence, text.sequence, text.sampling = text.sequence, None, None
         assert sequence is not None
         del queue.running[sequence]
         self._reserved -= text.n_bytes
