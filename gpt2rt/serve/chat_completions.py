@@ -44,23 +44,22 @@ def read_messages(messages: list[Message], last: str = "user") -> list[dict[str,
     Raises:
         ApiError: a message is invalid, or in a place where it can't be.
     """
-    found: list[dict[str, str]] = []
+    found: list[tuple[str, list[str]]] = []  # (role, contents in a row)
     for i, message in enumerate(messages):
         if message.role not in ROLES:
             raise invalid(f"messages[{i}].role", f"got {message.role!r:.80}, expected one of {', '.join(ROLES)}")
         role = "system" if message.role in OPENING_ROLES else message.role
         content = _text(message, i)
-        if role == "system" and found and found[-1]["role"] != "system":
+        if role == "system" and found and found[-1][0] != "system":
             raise invalid(f"messages[{i}].role", "a system message is only possible before all others")
-        if role == "assistant" and (not found or found[-1]["role"] == "system"):
+        if role == "assistant" and (not found or found[-1][0] == "system"):
             raise invalid(f"messages[{i}].role", "got 'assistant', expected a user's message first")
-        if found and found[-1]["role"] == role:
-            found[-1]["content"] += f"\n{content}"
+        if found and found[-1][0] == role:
+            found[-1][1].append(content)
         else:
-            found.append({"role": role, "content": content})
-    if not found or found[-1]["role"] != last:
+    if not found or found[-1][0] != last:
         raise invalid("messages", f"expected a message of the {last} as the last one")
-    return found
+    return [{"role": role, "content": "\n".join(contents)} for role, contents in found]
 
 
 def _text(message: Message, i: int) -> str:
