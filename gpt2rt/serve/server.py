@@ -11,6 +11,7 @@ import uvicorn
 
 from gpt2rt.errors import UsageError
 from gpt2rt.serve.app import Service
+from gpt2rt.serve.connection import Connection
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 MAX_CONNECTIONS = 1024
@@ -74,7 +75,7 @@ def make_server(service: Service, when_ready: Callable[[], None], log_level: str
     config = uvicorn.Config(
         service.application(),
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=log_config(log_level),

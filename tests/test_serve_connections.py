@@ -1,0 +1,104 @@
+"""What clients do to connections: never end a head, read nothing, and send what is no HTTP."""
+
+import socket
+
+import pytest
+from conversations import open_byte_model
+from demo import demo_model
+from serving import eventually, serving
+
+HEAD = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+
+# A stream of more bytes than a connection holds back.
+BIG = {"prompt": ["abc"] * 8, "stream": True, "logprobs": 20, "max_tokens": 990, "logit_bias": {"256": -100}}
+
+
+def connected(server):
+    return socket.create_connection(("127.0.0.1", server.port), timeout=60)
+
+
+def rest_of(connection):
+    """Return all that comes until the server closes the connection."""
+    content = b""
+    try:
+        while part := connection.recv(65536):
+            content += part
+    except ConnectionResetError:
+        pass
+    return content
+
+
+def n_connections(server):
+    return len(server._server.server_state.connections)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving({"demo": demo_model()}) as server:
+        yield server
+
+
+class TestIdleClients:
+    @pytest.fixture
+    def server(self, monkeypatch):
+        monkeypatch.setattr("gpt2rt.serve.connection.HEAD_SECONDS", 0.2)
+        with serving({"demo": demo_model()}) as server:
+            yield server
+
+    @pytest.mark.parametrize("content", [b"", b"GET /hea", HEALTH[:-2]])
+    def test_a_client_that_sends_no_whole_head_is_disconnected(self, server, content):
+        with connected(server) as connection:
+            connection.sendall(content)
+            assert rest_of(connection) == b""
+
+    def test_so_is_one_that_was_answered_before(self, server):
+        with connected(server) as connection:
+            connection.sendall(HEALTH + HEALTH[:5])
+            assert rest_of(connection).endswith(b'{"status":"ok"}')
+
+    def test_so_is_one_that_sends_a_byte_now_and_then(self, server):
+        with connected(server) as connection:
+            connection.settimeout(0.01)
+            connection.sendall(b"GET /")
+
+            def is_closed():
+                try:
+                    connection.sendall(b"a")
+                    return connection.recv(1) == b""
+                except TimeoutError:
+                    return False
+                except ConnectionError:
+                    return True
+
+            eventually(is_closed)
+
+    def test_one_whose_request_takes_longer_is_not(self, server):
+        long = {"prompt": ["Once upon a time"] * 10, "max_tokens": 500, "logit_bias": {"8191": -100}}
+        assert server.post("/v1/completions", long).status == 200
+
+
+class TestReadersThatStop:
+    @pytest.fixture
+    def server(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("gpt2rt.serve.connection.READ_SECONDS", 0.5)
+        with serving({"bytes": open_byte_model(tmp_path, 1000)}) as server:
+            yield server
+
+    @pytest.mark.parametrize("is_stream", [True, False])
+    def test_a_client_that_reads_nothing_is_disconnected(self, server, is_stream):
+        connection = server.open_request("/v1/completions", **{**BIG, "stream": is_stream})
+        eventually(lambda: n_connections(server) == 1)
+        eventually(lambda: n_connections(server) == 0)
+        connection.close()
+
+
+class TestNoHTTP:
+    def test_an_invalid_chunk_after_the_answer_closes_the_connection(self, server, caplog):
+        with connected(server) as connection:
+            connection.sendall(HEAD.replace(b"/tokenize", b"/nowhere") + CHUNKED + b"5\r\nabcde\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+            connection.sendall(b"no chunk\r\n")
+            assert rest_of(connection) == b""
+        assert not caplog.records
