@@ -1,6 +1,7 @@
 """What clients do to connections: never end a head, read nothing, and send what is no HTTP."""
 
 import socket
+import time
 
 import pytest
 from conversations import open_byte_model
@@ -92,6 +93,22 @@ class TestReadersThatStop:
         eventually(lambda: n_connections(server) == 1)
         eventually(lambda: n_connections(server) == 0)
         connection.close()
+
+    def test_a_slow_reader_is_sent_all_that_was_generated_in_time(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr("gpt2rt.serve.delivery.GRACE", 0)
+        with serving({"bytes": open_byte_model(tmp_path, 1000)}, timeout=3) as server:
+            connection = server.open_request("/v1/completions", **BIG)
+            begin = time.monotonic()
+            eventually(lambda: server.metric("generated_tokens_total") == 8 * 990)
+            eventually(lambda: time.monotonic() > begin + 3.5)
+            content = b""
+            while not content.endswith(b"0\r\n\r\n"):
+                part = connection.recv(65536)
+                assert part, "the answer is cut"
+                content += part
+            assert b"data: [DONE]" in content
+            connection.close()
+        assert not caplog.records
 
 
 class TestNoHTTP:

@@ -57,6 +57,7 @@ def read_messages(messages: list[Message], last: str = "user") -> list[dict[str,
         if found and found[-1][0] == role:
             found[-1][1].append(content)
         else:
+            found.append((role, [content]))
     if not found or found[-1][0] != last:
         raise invalid("messages", f"expected a message of the {last} as the last one")
     return [{"role": role, "content": "\n".join(contents)} for role, contents in found]

@@ -15,7 +15,7 @@ from gpt2rt.serve.answers import CachedTokens, Usage
 from gpt2rt.serve.api_error import ApiError, timed_out
 from gpt2rt.serve.call import Call, Update
 
-GRACE = 5.0  # seconds in which a client can read the end of an answer, after the deadline
+GRACE = 5.0  # seconds after the deadline in which the scheduler must end the call
 DONE = b"data: [DONE]\n\n"
 
 
@@ -53,7 +53,6 @@ class Delivery(Response):
         self._call, self._writer = call, writer
         self._is_stream, self._includes_usage = is_stream, includes_usage
         self._n_tokens: dict[int, int] = {}
-        self._is_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer.
@@ -63,18 +62,25 @@ class Delivery(Response):
         """
         watch = asyncio.create_task(self._watch(receive))
         try:
-            async with asyncio.timeout(self._call.deadline + GRACE - monotonic()):
-                if self._is_stream:
-                    await self._send_stream(send)
-                else:
-                    await self._send_whole(scope, receive, send)
-        except TimeoutError:
-            if not self._is_started:
-                raise timed_out(self._call.timeout) from None
-            # The client does not read: returning closes the connection.
+            if self._is_stream:
+                await self._send_stream(send)
+            else:
+                await self._send_whole(scope, receive, send)
         finally:
             self._call.leave()
             watch.cancel()
+
+    async def _updates(self) -> list[Update]:
+        """Wait for news; an empty list if the client left. How long the client reads is the connection's business.
+
+        Raises:
+            ApiError: the call failed, or took too long.
+        """
+        try:
+            async with asyncio.timeout(self._call.deadline + GRACE - monotonic()):
+                return await self._call.updates()
+        except TimeoutError:
+            raise timed_out(self._call.timeout) from None
 
     async def _watch(self, receive: Receive) -> None:
         """Leave the call when the client has closed the connection, also before the first byte was sent."""
@@ -85,7 +91,7 @@ class Delivery(Response):
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: dict[int, Update] = {}
         while len(found) < len(self._call.texts):
-            updates = await self._call.updates()
+            updates = await self._updates()
             if not updates:
                 return  # the client left
             for update in updates:
@@ -93,18 +99,17 @@ class Delivery(Response):
                 self._n_tokens[update.text.index] = update.n_tokens
         self.body = msgspec.json.encode(self._writer.whole(found, self._usage()))
         self.headers["content-length"] = str(len(self.body))
-        self._is_started = True
         await super().__call__(scope, receive, send)
 
     async def _send_stream(self, send: Send) -> None:
         # Nothing is sent before there is something to send, so that an error can still have its status.
         chunks = list(self._writer.first_chunks())
-        n_ended = 0
+        n_ended, is_started = 0, False
         while n_ended < len(self._call.texts):
             try:
-                updates = await self._call.updates()
+                updates = await self._updates()
             except ApiError as error:
-                if not self._is_started:
+                if not is_started:
                     raise
                 await self._send(send, b"data: " + error.content() + b"\n\n", is_last=True)
                 return
@@ -118,9 +123,9 @@ class Delivery(Response):
             if is_last and self._includes_usage:
                 chunks.append(self._writer.usage_chunk(self._usage()))
             content = b"".join([b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks])
-            if not self._is_started:
-                self._is_started = True
+            if not is_started:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                is_started = True
             await self._send(send, content + DONE if is_last else content, is_last)
             chunks = []
 
