@@ -119,3 +119,10 @@ class TestNoHTTP:
             connection.sendall(b"no chunk\r\n")
             assert rest_of(connection) == b""
         assert not caplog.records
+
+    def test_a_body_with_two_lengths_is_refused_and_what_follows_it_is_not_read(self, server):
+        with connected(server) as connection:
+            connection.sendall(HEAD + b"Content-Length: 5\r\n" + CHUNKED + b"0\r\n\r\n" + HEALTH)
+            answer = rest_of(connection)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1") == 1

@@ -93,6 +93,12 @@ class Gate:
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may read it otherwise
+            raise ApiError(
+                400,
+                "content-length: got a transfer-encoding too, expected one of them",
+                headers={"connection": "close"},
+            )
         if headers.get("content-length", "0").isdecimal() and int(headers.get("content-length", "0")) > MAX_BODY:
             raise body_too_large()
 
