@@ -246,12 +246,12 @@ def json_response(content: object, headers: Mapping[str, str] | None = None) -> 
     return Response(msgspec.json.encode(content), headers=headers, media_type="application/json")
 
 
-def show_error(_: Request, error: Exception) -> Response:
+async def show_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return Response(error.content(), error.status, error.headers, "application/json")
 
 
-def show_http_error(request: Request, error: Exception) -> Response:
+async def show_http_error(request: Request, error: Exception) -> Response:
     """Turn Starlette's own errors into those of the API."""
     assert isinstance(error, HTTPException)
     messages = {
@@ -259,9 +259,9 @@ def show_http_error(request: Request, error: Exception) -> Response:
         405: f"{request.url.path[:80]}: the method {request.method[:20]} is not allowed",
     }
     message = messages.get(error.status_code, error.detail)
-    return show_error(request, ApiError(error.status_code, message, headers=error.headers))
+    return await show_error(request, ApiError(error.status_code, message, headers=error.headers))
 
 
-def show_internal_error(request: Request, _: Exception) -> Response:
+async def show_internal_error(request: Request, _: Exception) -> Response:
     """Tell the client nothing about an unexpected error; the server's log has it."""
-    return show_error(request, ApiError(500, "an internal error", type="server_error"))
+    return await show_error(request, ApiError(500, "an internal error", type="server_error"))
