@@ -128,11 +128,22 @@ class TestRefusals:
         assert cli("serve", "--api-key", "")[0] == 2
 
     @pytest.mark.parametrize("name", ["starlette", "uvicorn", "msgspec"])
-    def test_a_missing_package(self, cli, monkeypatch, name):
-        for module in [module for module in sys.modules if module.startswith("gpt2rt.serve")]:
-            monkeypatch.delitem(sys.modules, module)
-        for module in [module for module in sys.modules if module.split(".")[0] == name]:
-            monkeypatch.delitem(sys.modules, module)
-        monkeypatch.setitem(sys.modules, name, None)
-        code, _, err = cli("serve")
-        assert (code, err) == (2, f"gpt2rt: gpt2rt serve needs the package {name} (pip install 'gpt2rt[server]')\n")
+    def test_a_missing_package(self, name):
+        code = f"import sys; sys.modules[{name!r}] = None; from gpt2rt.cli import run; sys.exit(run(['serve']))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        expected = f"gpt2rt: gpt2rt serve needs the package {name} (pip install 'gpt2rt[server]')\n"
+        assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_a_server_whose_scheduler_failed_ends(cli, demo, monkeypatch):
+    from gpt2rt.serve.scheduler import Scheduler
+
+    def fail(self):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Scheduler, "_drop", fail)
+    monkeypatch.setattr(Scheduler, "_receive", lambda self: None)
+    code, out, err = cli("serve", "--port", 0, "--log-level", "critical")
+    assert code == 1
+    assert out.startswith("serving demo at ")
+    assert err.splitlines()[-1] == "gpt2rt: the server stopped after an internal error (its log has it)"

@@ -9,7 +9,7 @@ import click
 
 from gpt2rt.cli.model_argument import MODEL, model_path
 from gpt2rt.cli.sampling_options import model_options
-from gpt2rt.errors import UsageError
+from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.model_folder import BUNDLED, SUFFIX, released_size
 
 TYPE_CHECKING = False
@@ -161,6 +161,8 @@ def command(
     )
     with listening, contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is done
         server.run([listening])
+        if not server.should_exit:
+            raise Gpt2rtError("the server stopped after an internal error (its log has it)")
 
 
 def open_models(arguments: tuple[str, ...], yes: bool, threads: int | None, no_mmap: bool) -> list[ServedModel]:

@@ -108,6 +108,11 @@ class Service:
             self.stop()
             await asyncio.to_thread(self._scheduler.join, 3.0)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it takes requests."""
+        return self._scheduler.is_running
+
     def stop(self) -> None:
         """End all running requests with an error, and refuse new ones."""
         self._scheduler.stop()
@@ -215,7 +220,7 @@ class Service:
 
     async def health(self, _: Request) -> Response:
         """GET /health: whether the server takes requests."""
-        if not self._scheduler.is_running:
+        if not self.is_running:
             raise stopping()
         return json_response({"status": "ok"})
 

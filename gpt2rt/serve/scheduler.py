@@ -131,9 +131,8 @@ class Scheduler:
                     if queue.running:
                         self._step(queue)
                 self._publish()
-        except BaseException:
+        except Exception:
             log.exception("the scheduler failed")
-            raise
         finally:
             with self._lock:
                 self._is_stopping = True

@@ -65,6 +65,10 @@ class Server(uvicorn.Server):
         if self.started:
             self._when_ready()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop: also if the scheduler failed, so that a supervisor can start the process again."""
+        return await super().on_tick(counter) or not self._service.is_running
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.stop()
         await super().shutdown(sockets)
