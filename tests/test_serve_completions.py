@@ -238,6 +238,12 @@ class TestLogprobs:
         for token, offset in zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"], strict=True):
             assert choice["text"][offset:].startswith(token)
 
+    def test_more_log_probabilities_than_memory_should_hold_are_refused(self, server):
+        for fields in ({"max_tokens": 1000, "n": 128}, {"prompt": [[5] * 400] * 128, "max_tokens": 1, "echo": True}):
+            error = server.post("/v1/completions", {"prompt": "a", **fields}, model="demo", logprobs=20).error
+            assert (error["status"], error["param"]) == (400, "logprobs")
+        assert len(complete(server, [[5] * 400] * 128, max_tokens=1, echo=True, logprobs=1)["choices"]) == 128
+
     def test_without_echo_only_the_text_is_scored(self, server, models):
         [choice] = complete(server, STORY, logprobs=2, max_tokens=8, seed=1)["choices"]
         generation = models["demo"].generate(STORY, logprobs=2, max_tokens=8, seed=1)

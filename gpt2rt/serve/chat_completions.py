@@ -108,6 +108,8 @@ def chat_texts(model: ServedModel, request: ChatRequest, seed: int, truncation: 
             ' the server drop them with "truncation": "auto")',
             code="context_length_exceeded",
         )
+    if request.logprobs:
+        request.check_scores("top_logprobs", options["max_tokens"], request.top_logprobs or 0)
     arguments = {
         "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
         "logit_bias": request.biases(model.n_vocab),

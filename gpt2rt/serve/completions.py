@@ -77,6 +77,9 @@ def completion_texts(model: ServedModel, request: CompletionRequest, seed: int) 
         "lookup": is_worth_it(model.model.weights_size),
     }
     prompt_logprobs = request.logprobs if request.echo else None
+    if request.logprobs is not None:
+        n_scored = sum(min((len(prompt) if request.echo else 0) + max_tokens, model.n_ctx) for prompt, _ in prompts)
+        request.check_scores("logprobs", n_scored, request.logprobs)
     texts: list[tuple[Text, str]] = []
     for prompt, echo in prompts:
         for _ in range(request.n or 1):

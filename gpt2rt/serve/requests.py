@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_CHOICES = 128  # for each prompt, as in OpenAI's API
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
+MAX_SCORES = 1 << 20  # log probabilities in an answer; so many take about 150 MB while it is written
 MAX_SEED = (1 << 64) - 1
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -82,6 +83,16 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
             if (value := getattr(self, name)) is not None:
                 given[name] = value  # type: ignore[literal-required]
         return given
+
+    def check_scores(self, param: str, n_tokens: int, n_top: int) -> None:
+        """Raise ApiError if too many log probabilities are asked for: of so many tokens in each choice."""
+        n_scores = (self.n or 1) * n_tokens * (n_top + 1)
+        if n_scores > MAX_SCORES:
+            raise invalid(
+                param,
+                f"the request asks for up to {n_scores} numbers, expected at most {MAX_SCORES}"
+                " (ask for fewer of them, or for fewer texts or tokens)",
+            )
 
     def biases(self, n_vocab: int) -> dict[int, float]:
         """Return `logit_bias` by id. Raises ApiError."""
