@@ -198,6 +198,10 @@ class TestLogprobs:
             found += (event["choices"][0]["logprobs"] or {"content": []})["content"]
         assert found == choice["logprobs"]["content"]
 
+    def test_too_many_are_refused(self, server):
+        fields = {"n": 128, "max_tokens": 500, "logprobs": True, "top_logprobs": 20}
+        assert ask(server, [HELLO], **fields).error["param"] == "top_logprobs"
+
     def test_there_are_none_unless_wanted(self, server):
         assert ask(server, [HELLO]).json["choices"][0]["logprobs"] is None
 

@@ -1,12 +1,16 @@
 """What clients do to connections: never end a head, read nothing, and send what is no HTTP."""
 
+import contextlib
 import socket
+import sys
 import time
 
 import pytest
 from conversations import open_byte_model
 from demo import demo_model
 from serving import eventually, serving
+
+from gpt2rt.serve.server import max_connections
 
 HEAD = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -109,6 +113,41 @@ class TestReadersThatStop:
             assert b"data: [DONE]" in content
             connection.close()
         assert not caplog.records
+
+
+class TestManyConnections:
+    def test_idle_ones_are_limited_and_requests_above_the_limit_refused(self, monkeypatch):
+        monkeypatch.setattr("gpt2rt.serve.server.MAX_CONNECTIONS", 5)
+        monkeypatch.setattr("gpt2rt.serve.connection.SPARE", 3)
+        with serving({"demo": demo_model()}) as server, contextlib.ExitStack() as idle:
+            for _ in range(4):
+                idle.enter_context(connected(server))
+            eventually(lambda: n_connections(server) == 4)
+            assert server.get("/health").status == 503
+            more = [idle.enter_context(connected(server)) for _ in range(20)]
+            assert [rest_of(connection) for connection in more[10:]] == [b""] * 10
+            assert n_connections(server) <= 8
+            idle.close()
+            eventually(lambda: server.get("/health").status == 200)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not count files")
+    @pytest.mark.parametrize(
+        ("limits", "raised", "expected"),
+        [
+            ((1 << 20, 1 << 20), None, 1024),
+            ((-1, -1), None, 1024),
+            ((256, -1), 1632, 1024),
+            ((1024, 4096), 1632, 1024),
+            ((1024, 1024), 1024, 416),
+            ((64, 64), 64, 1),
+        ],
+    )
+    def test_there_are_as_many_as_open_files_allow(self, monkeypatch, limits, raised, expected):
+        asked = []
+        monkeypatch.setattr("resource.getrlimit", lambda _: limits)
+        monkeypatch.setattr("resource.setrlimit", lambda _, wanted: asked.append(wanted))
+        assert max_connections() == expected
+        assert asked == ([] if raised is None else [(raised, limits[1])])
 
 
 class TestNoHTTP:

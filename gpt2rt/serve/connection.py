@@ -10,6 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_SECONDS = 30.0  # in which a client must send the head of a request
 READ_SECONDS = 300.0  # in which a client must read some of what it was sent
 CHECKS = 4  # in the shorter of these times
+SPARE = 64  # connections above the limit, whose requests are refused; more are closed at once
 
 
 class Connection(H11Protocol):
@@ -25,6 +26,8 @@ class Connection(H11Protocol):
         self._state: tuple[object, ...] = ()
         self._n_unsent = 0
         self._check()
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency + SPARE:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()

@@ -11,10 +11,12 @@ import uvicorn
 
 from gpt2rt.errors import UsageError
 from gpt2rt.serve.app import Service
-from gpt2rt.serve.connection import Connection
+from gpt2rt.serve.connection import SPARE, Connection
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 MAX_CONNECTIONS = 1024
+BACKLOG = 128  # connections that wait to be accepted, which asyncio does all at once
+OTHER_FILES = 32 + 4 * BACKLOG  # that the process may have open: asyncio accepts a few times before it closes some
 STOP_SECONDS = 2  # in which clients can read the last chunk
 
 
@@ -40,10 +42,25 @@ def listening_socket(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{host}:{port}: can't listen there: {reason} (choose another --host or --port)") from None
+
+
+def max_connections() -> int:
+    """Allow this process enough open files for all connections if possible; return how many it can serve."""
+    try:
+        import resource
+    except ImportError:  # on Windows, where files are not counted
+        return MAX_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + SPARE + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_CONNECTIONS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - SPARE - OTHER_FILES)
 
 
 def url_of(listening: socket.socket) -> str:
@@ -87,7 +104,8 @@ def make_server(service: Service, when_ready: Callable[[], None], log_level: str
         access_log=log_level in ("info", "debug"),
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        limit_concurrency=max_connections(),
+        backlog=BACKLOG,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     # The event loop and the scheduler's thread take turns more often than every 5 ms: a step of a small model is short.
