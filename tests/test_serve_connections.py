@@ -20,6 +20,11 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 BIG = {"prompt": ["abc"] * 8, "stream": True, "logprobs": 20, "max_tokens": 990, "logit_bias": {"256": -100}}
 
 
+def limit(monkeypatch, module, name, value):
+    """Set a limit of a module. Its name as a string would be that of another one, once a test has imported it again."""
+    monkeypatch.setattr(sys.modules[f"gpt2rt.serve.{module}"], name, value)
+
+
 def connected(server):
     return socket.create_connection(("127.0.0.1", server.port), timeout=60)
 
@@ -48,7 +53,7 @@ def server():
 class TestIdleClients:
     @pytest.fixture
     def server(self, monkeypatch):
-        monkeypatch.setattr("gpt2rt.serve.connection.HEAD_SECONDS", 0.2)
+        limit(monkeypatch, "connection", "HEAD_SECONDS", 0.2)
         with serving({"demo": demo_model()}) as server:
             yield server
 
@@ -87,7 +92,7 @@ class TestIdleClients:
 class TestReadersThatStop:
     @pytest.fixture
     def server(self, monkeypatch, tmp_path):
-        monkeypatch.setattr("gpt2rt.serve.connection.READ_SECONDS", 0.5)
+        limit(monkeypatch, "connection", "READ_SECONDS", 0.5)
         with serving({"bytes": open_byte_model(tmp_path, 1000)}) as server:
             yield server
 
@@ -99,7 +104,7 @@ class TestReadersThatStop:
         connection.close()
 
     def test_a_slow_reader_is_sent_all_that_was_generated_in_time(self, tmp_path, monkeypatch, caplog):
-        monkeypatch.setattr("gpt2rt.serve.delivery.GRACE", 0)
+        limit(monkeypatch, "delivery", "GRACE", 0)
         with serving({"bytes": open_byte_model(tmp_path, 1000)}, timeout=3) as server:
             connection = server.open_request("/v1/completions", **BIG)
             begin = time.monotonic()
@@ -117,8 +122,8 @@ class TestReadersThatStop:
 
 class TestManyConnections:
     def test_idle_ones_are_limited_and_requests_above_the_limit_refused(self, monkeypatch):
-        monkeypatch.setattr("gpt2rt.serve.server.MAX_CONNECTIONS", 5)
-        monkeypatch.setattr("gpt2rt.serve.connection.SPARE", 3)
+        limit(monkeypatch, "server", "MAX_CONNECTIONS", 5)
+        limit(monkeypatch, "connection", "SPARE", 3)
         with serving({"demo": demo_model()}) as server, contextlib.ExitStack() as idle:
             for _ in range(4):
                 idle.enter_context(connected(server))
