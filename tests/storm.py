@@ -33,6 +33,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # one heap for all threads: what grows is a leak
             )
         found = re.search(r":(\d+) \(Ctrl-C", self.process.stdout.readline())
         assert found, log.read_text()
@@ -83,6 +84,15 @@ class Connection:
 
     async def answer(self):
         """Return (status, headers, content); raises IncompleteReadError if the connection ends first."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._answer()
+
+    async def some(self, n=-1):
+        """Return up to n bytes; without n, all until the connection ends."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.read(n)
+
+    async def _answer(self):
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:-2])
         if "chunked" not in headers.get("transfer-encoding", ""):
@@ -148,11 +158,14 @@ class Storm:
                     connection.close(at_once=False)
                 connection = await Connection.opened(self._port, 0.002 if way == "slow" else 0.0)
             self.ends[way] += 1
-            async with asyncio.timeout(PATIENCE):
+            try:
                 if way in COMPLETE:
                     is_open = await self._complete(connection, path, fields, 2 if way == "pipelined" else 1)
                 else:
                     is_open = await self._broken(connection, path, fields, way)
+            except Exception as error:
+                error.add_note(f"{way}: {path} {fields}")
+                raise
             if not is_open or way == "slow":
                 connection.close()
                 connection = None
@@ -176,7 +189,7 @@ class Storm:
                     self.completed.append((path, fields, outcome(fields, headers, answer)))
             n = n_refused
             if n:
-                await asyncio.sleep(self._random.uniform(0.01, 0.2))
+                await asyncio.sleep(self._random.uniform(0.1, 0.5))
         return True
 
     async def _broken(self, connection, path, fields, way):
@@ -196,10 +209,10 @@ class Storm:
             return False
         await connection.send(content)
         if way == "left in mid-answer":
-            await connection.reader.read(random.choice((1, 100, 2000)))
+            await connection.some(random.choice((1, 100, 2000)))
         elif way == "half-closed":
             connection.writer.write_eof()
-            answer = await connection.reader.read()  # uvicorn takes it for a client that left
+            answer = await connection.some()  # uvicorn takes it for a client that left
             assert not answer or answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 503 ")), answer
         elif random.random() < 0.5:
             await asyncio.sleep(random.uniform(0, 0.05))

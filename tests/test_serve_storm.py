@@ -19,7 +19,7 @@ from gpt2rt.serve.requests import CompletionRequest, read_request
 from gpt2rt.serve.served_model import ServedModel
 
 EVERY = 50  # of so many completed requests, one is sent again, alone
-SLACK = 6_000_000  # bytes by which the memory may grow in the second half of a storm
+SLACK = 4_000_000  # bytes by which the memory may grow in the second half of a storm
 FEW_TOKENS = 2000  # that a changed request may ask for, when it is sent to a server
 
 
@@ -43,7 +43,7 @@ class TestStorm:
 def endure(models, names, log, n_requests, n_clients):
     """Send a storm to a server, and check all that can be seen of it. names: of models, to choose from."""
     arguments = [f"{name}={model.path}" for name, model in models.items()]
-    options = ("--max-queue", 48, "--max-batch", 8, "--kv-cache", 4, "--log-level", "warning")
+    options = ("--max-queue", 3 * n_clients // 4, "--max-batch", 8, "--kv-cache", 4, "--log-level", "warning")
     with child(log, *arguments, *options) as server:
         storm = Storm(server.port, Random(7), names)
         asyncio.run(metrics(server))
