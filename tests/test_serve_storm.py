@@ -19,7 +19,7 @@ from gpt2rt.serve.requests import CompletionRequest, read_request
 from gpt2rt.serve.served_model import ServedModel
 
 EVERY = 50  # of so many completed requests, one is sent again, alone
-SLACK = 4_000_000  # bytes by which the memory may grow in the second half of a storm
+SLACK = 8_000_000  # bytes by which the memory may grow in the second half: less than 2 KB for each request
 FEW_TOKENS = 2000  # that a changed request may ask for, when it is sent to a server
 
 
