@@ -12,6 +12,7 @@ from gpt2rt.arguments import whole_number
 from gpt2rt.chat_format import ChatFormat, chat_format
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.generate import run_together, stop_strings
+from gpt2rt.messages import turns_of
 from gpt2rt.reply import Reply, words_of
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 
@@ -299,34 +300,18 @@ class Conversation:
         **options: Any,
     ) -> Answer:
         """Answer a conversation that is given as a whole; see `Model.chat`."""
-        if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
-            raise UsageError(f"messages: got {messages!r:.80}, expected a list of messages")
-        talk: list[str] = []
-        for i, message in enumerate(messages):
-            is_object = isinstance(message, Mapping)
-            role, content = (message.get("role"), message.get("content")) if is_object else (None, None)
-            expected = "assistant" if len(talk) % 2 else "user"
-            if i == 0 and role == "system" and isinstance(content, str):
-                if options.get("opening") is not None:
-                    raise UsageError("messages: got a system message and an opening, expected one of them")
-                options["opening"] = content
-            elif role == expected and isinstance(content, str):
-                talk.append(content)
-            else:
-                raise UsageError(
-                    f"messages: number {i + 1}: got {message!r:.80}, expected role {expected!r} and a text as content"
-                )
-        begun = talk.pop() if continue_final_message and talk and len(talk) % 2 == 0 else None
-        if continue_final_message and not begun:
-            raise UsageError("messages: expected the assistant's message, of at least a character, as the last one")
-        if len(talk) % 2 == 0:
-            raise UsageError("messages: expected a user's message as the last one")
+        opening, talk = turns_of(messages, "assistant" if continue_final_message else "user")
+        if opening is not None:
+            if options.get("opening") is not None:
+                raise UsageError("messages: got a system message and an opening, expected one of them")
+            options["opening"] = opening
+        begun = talk.pop() if continue_final_message else None
         conversation = cls(model, **options)
         clean, answer = conversation.format.clean, conversation.format.answer
         pairs = zip(talk[:-1:2], talk[1::2], strict=True)
         conversation.turns = [Turn(clean(user), reply, answer(reply)) for user, reply in pairs]
         result = conversation.say(talk[-1])
-        if begun:
+        if begun is not None:
             result.continue_after(begun)
         return result
 
