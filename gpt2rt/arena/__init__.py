@@ -1,0 +1,1 @@
+"""The arena: contestants, battles, votes and ratings."""
