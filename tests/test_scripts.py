@@ -19,7 +19,9 @@ from checkpoints import SMALL, write_checkpoint
 from demo import DEMO, demo_model
 
 import text
+from gpt2rt.arena.lstm import Lstm
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
+from gpt2rt.converter.vocabulary import byte_characters
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "User: Hello!\nBot: Hello! How are you?\nUser: I am well. And you?\nBot: I am well, too.\n<|endoftext|>\n"
@@ -151,6 +153,16 @@ class TestSpeed:
                 assert ratio == pytest.approx(busy / alone, abs=0.02, rel=0.02)
             for one, other, ratio in zip(*speeds, ratios[2:], strict=False):
                 assert float(ratio) == pytest.approx(other / one, abs=0.02, rel=0.02)
+
+
+def test_the_arenas_intervals_are_tried_on_simulated_votes():
+    small = ["--boards", 2, "--runs", 2, "--votes", 60, "--resamples", 20]
+    boards, winners = map(cells, run("bench/arena_coverage.py", *small).split("\n\n"))
+    assert boards["few rounds"][:2] == ["4", "20"]
+    for row in list(boards.values())[2:]:
+        assert 0 < float(row[-1]) < 400
+    assert winners["two equals, 30% ties"][0] in ("0.0%", "50.0%", "100.0%")
+    assert len(winners["eight equals"]) == 3
 
 
 class TestServing:
@@ -383,6 +395,21 @@ class TestTrain:
             picture = (tmp_path / f"curve-{scheme}.svg").read_text()
             assert ">training text<" in picture
             assert ">chat<" in picture
+
+    def test_dialogues_become_an_lstm(self, tmp_path):
+        pytest.importorskip("torch", reason="torch is not installed")
+        characters = [*byte_characters(), text.END_OF_TEXT]
+        (tmp_path / "encoder.json").write_text(json.dumps({one: i for i, one in enumerate(characters)}))
+        (tmp_path / "vocab.bpe").write_text("#version: 0.2\n")
+        turns = [characters.index(one) for one in "User:ĠHi!ĊBot:ĠHello!Ċ"]
+        for name in ("held_out", *text.GROUPS):
+            np.save(tmp_path / f"{name}.tokens.npy", np.array([*turns * 20, len(characters) - 1] * 3, np.uint16))
+        run("train/lstm.py", tmp_path, tmp_path / "first.npz", "--steps", 1)
+        lines = run("train/lstm.py", tmp_path, tmp_path / "lstm.npz", "--steps", 3).splitlines()
+        assert "from step 1 on" in lines[0]
+        [bits] = re.findall(r": [\d,]+ bytes, ([\d.]+) bits per byte of held-out dialogues$", lines[-1])
+        assert 1 < float(bits) < 9
+        assert "".join(Lstm(tmp_path / "lstm.npz").answer([{"role": "user", "content": "Hi!"}], seed=1))
 
     @pytest.mark.slow
     def test_text_becomes_a_checkpoint(self, work, tmp_path):
