@@ -15,8 +15,13 @@ def page() -> str:
     parent = click.Context(group, info_name="gpt2rt", terminal_width=WIDTH, **group.context_settings)
     parts = ["# The command line", help_of(parent)]
     for name in group.list_commands(parent):
-        context = click.Context(group.get_command(parent, name), parent, name)
+        command = group.get_command(parent, name)
+        context = click.Context(command, parent, name)
         parts += [f"## gpt2rt {name}", help_of(context)]
+        if isinstance(command, click.Group):
+            for one in command.list_commands(context):
+                inner = click.Context(command.get_command(context, one), context, one)
+                parts += [f"### gpt2rt {name} {one}", help_of(inner)]
     return "\n\n".join(parts) + "\n"
 
 

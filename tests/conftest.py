@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 
 import pytest
 
@@ -19,8 +20,9 @@ if not sys.flags.safe_path and sys.argv[0].endswith("__main__.py") and os.getcwd
     sys.path.remove(os.getcwd())
 # So do the processes started by tests.
 os.environ["PYTHONSAFEPATH"] = "1"
-# No test sees the models that whoever runs it has.
-os.environ["GPT2RT_MODELS"] = str(ROOT / "no models")
+# No test sees the models and votes that whoever runs it has, or writes there.
+HOME = tempfile.TemporaryDirectory(prefix="gpt2rt-tests-")
+os.environ["GPT2RT_MODELS"] = os.path.join(HOME.name, "no models")
 # They also inherit an ignored Ctrl-C, which is what a shell gives to what it runs in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -67,3 +69,70 @@ def trained_vocabulary(tmp_path_factory):
     from vocabularies import train_vocabulary
 
     return train_vocabulary(tmp_path_factory.mktemp("vocabulary"))
+
+
+# --- the page in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium. It is closed after a module: its event loop is in the way of others."""
+    from browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def page_url(browser):
+    """The address of a server of the bundled model."""
+    from demo import demo_model
+    from page_server import application, serving_application
+
+    with serving_application(application({"demo": demo_model()})) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def slow_page_url(browser):
+    """The address of a server whose answers take their time: a test can stop them."""
+    from demo import demo_model
+    from page_server import application, serving_application, with_slow_link
+
+    with serving_application(with_slow_link(application({"demo": demo_model()}), 0.03)) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser, page_url):
+    """A page of the browser, not opened yet."""
+    from browser import watched_page
+
+    with watched_page(browser, page_url) as page:
+        yield page
+
+
+@pytest.fixture
+def slow_page(browser, slow_page_url):
+    """A page whose server takes its time."""
+    from browser import watched_page
+
+    with watched_page(browser, slow_page_url) as page:
+        yield page
+
+
+@pytest.fixture
+def arena():
+    """The routes of an arena with fixed texts."""
+    from arena_routes import FixedArena
+
+    return FixedArena()
+
+
+@pytest.fixture
+def arena_url(browser, arena):
+    """The address of the page of that arena."""
+    from page_server import arena_application, serving_application
+
+    with serving_application(arena_application(arena)) as url:
+        yield f"{url}arena"

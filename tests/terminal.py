@@ -21,10 +21,10 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Terminal:
     """Runs `gpt2rt chat` at a terminal of its own."""
 
-    def __init__(self, folder, arguments, columns=0, **environment):
+    def __init__(self, folder, arguments, columns=0, command="chat", **environment):
         """
         Args:
-            folder: for its state. columns: the width, 0 for a terminal that does not tell it.
+            folder: for its state. command: of gpt2rt. columns: the width, 0 for a terminal that does not tell it.
             environment: variables besides those that there are, None to take one away.
         """
         import pty  # not on Windows
@@ -37,7 +37,7 @@ class Terminal:
             **{"INPUTRC": os.devnull, **environment},
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", AT_TERMINAL, "chat", *arguments],
+            [sys.executable, "-c", AT_TERMINAL, command, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -13,7 +13,20 @@ import click
 from gpt2rt.errors import Gpt2rtError, UsageError
 
 COMMANDS = (
-    *("chat", "generate", "serve", "next", "models", "download", "convert", "requantize", "export", "info", "verify"),
+    *(
+        "chat",
+        "generate",
+        "serve",
+        "arena",
+        "next",
+        "models",
+        "download",
+        "convert",
+        "requantize",
+        "export",
+        "info",
+        "verify",
+    ),
     *("tokenize", "bench", "perplexity", "doctor", "help"),
 )
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130

@@ -7,6 +7,7 @@ import os
 
 import click
 
+from gpt2rt.cli.arena import db_option
 from gpt2rt.cli.model_argument import MODEL, model_path
 from gpt2rt.cli.sampling_options import model_options
 from gpt2rt.errors import Gpt2rtError, UsageError
@@ -14,6 +15,8 @@ from gpt2rt.model_folder import BUNDLED, SUFFIX, released_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gpt2rt.arena.battle import Arena
+    from gpt2rt.arena.votes import Votes
     from gpt2rt.serve.served_model import ServedModel
 
 KEY_VARIABLE = "GPT2RT_API_KEY"
@@ -95,6 +98,7 @@ KEY_VARIABLE = "GPT2RT_API_KEY"
     show_default=True,
     help="Log from this level on; info has a line for each request.",
 )
+@db_option
 @click.option("--yes", is_flag=True, help="Download and convert OpenAI's MODEL without asking.")
 @model_options
 def command(
@@ -111,6 +115,7 @@ def command(
     allow_origin: tuple[str, ...],
     lenient: bool,
     log_level: str,
+    db: str | None,
     yes: bool,
     threads: int | None,
     no_mmap: bool,
@@ -120,7 +125,8 @@ def command(
     MODEL is a model file, or a name that gpt2rt models lists; without one, the bundled model is served. Requests use
     the model's name, or its file's without the ending; NAME=MODEL gives it another one.
 
-    When the server is ready, it prints its address. Ctrl-C stops it.
+    When the server is ready, it prints its address, which in a browser shows a page: a chat, a notebook, and the arena
+    (gpt2rt arena -h), in which the served models play against the other contestants. Ctrl-C stops it.
 
     \b
     Examples:
@@ -155,7 +161,7 @@ def command(
     listening = listening_socket(host, port)
     names = ", ".join(model.name for model in opened)
     server = make_server(
-        Service(opened, settings),
+        Service(opened, settings, lambda: opened_arena(opened, db, threads)),
         lambda: click.echo(f"serving {names} at {url_of(listening)} (Ctrl-C stops it)"),
         log_level,
     )
@@ -163,6 +169,19 @@ def command(
         server.run([listening])
         if not server.should_exit:
             raise Gpt2rtError("the server stopped after an internal error (its log has it)")
+
+
+def opened_arena(served: list[ServedModel], db: str | None, threads: int | None) -> tuple[Arena, Votes]:
+    """Return an arena of the served models and of all other contestants who are not retired, and its votes."""
+    from gpt2rt.arena.battle import Arena
+    from gpt2rt.arena.contestants import Cast, model_contestant
+    from gpt2rt.cli.arena import opened_votes, playing
+
+    votes = opened_votes(db)
+    for one in served:
+        votes.add(model_contestant(one.name, one.model.path))
+    models = {os.path.abspath(one.model.path): one.model for one in served}
+    return Arena(playing(votes), Cast(threads, models), votes), votes
 
 
 def open_models(arguments: tuple[str, ...], yes: bool, threads: int | None, no_mmap: bool) -> list[ServedModel]:
