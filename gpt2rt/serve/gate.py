@@ -16,13 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt2rt.serve.api_error import ApiError
 from gpt2rt.serve.metrics import Metrics
+from gpt2rt.serve.page import PAGES, PREFIX
 
-OPEN_PATHS = ("/health",)  # that need no key
+# Paths that need no key: a browser sends none when it opens a page, which then asks for the key.
+OPEN_PATHS = {"/health", *PAGES}
+OPEN_PREFIX = PREFIX
 MAX_HEADERS = 16 << 10  # bytes
 MAX_BODY = 4 << 20  # bytes
 KNOWN_PATHS = {
     *("/v1/models", "/v1/completions", "/v1/chat/completions"),
     *("/tokenize", "/detokenize", "/tokenizer_info", "/health", "/metrics"),
+    *PAGES,
 }
 
 
@@ -47,7 +51,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
+        route = scope["path"].removeprefix(scope.get("root_path", ""))  # below the path that a proxy serves us at
+        path = route if route in KNOWN_PATHS else OPEN_PREFIX if route.startswith(OPEN_PREFIX) else "other"
         request_id = uuid.uuid4().hex
         n_read = 0
 
@@ -67,7 +72,7 @@ class Gate:
 
         headers = Headers(scope=scope)
         try:
-            self._check(headers, scope["path"])
+            self._check(headers, route)
         except ApiError as error:
             await respond_with(error, counting_send)
             return
@@ -85,7 +90,7 @@ class Gate:
                 code="host_not_allowed",
             )
         given = headers.get("authorization", "").removeprefix("Bearer ")
-        is_open = self._key is None or path in OPEN_PATHS
+        is_open = self._key is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
         if not is_open and not hmac.compare_digest(given.encode("latin-1", "replace"), self._key or b""):
             raise ApiError(
                 401,
