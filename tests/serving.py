@@ -47,10 +47,11 @@ class Answer:
 class RunningServer:
     """A server on a thread of this process."""
 
-    def __init__(self, models, **settings):
-        """models: {name: Model}."""
+    def __init__(self, models, arena=None, **settings):
+        """models: {name: Model}. arena: opens an arena and its votes."""
         self.models = models
-        self.service = Service([ServedModel(name, model) for name, model in models.items()], Settings(**settings))
+        served = [ServedModel(name, model) for name, model in models.items()]
+        self.service = Service(served, Settings(**settings), arena)
         self._socket = listening_socket("127.0.0.1", 0)
         self.port = self._socket.getsockname()[1]
         self._ready = threading.Event()
@@ -107,9 +108,9 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def serving(models, **settings):
+def serving(models, arena=None, **settings):
     """Serve models while the block runs."""
-    server = RunningServer(models, **settings)
+    server = RunningServer(models, arena, **settings)
     try:
         yield server
     finally:

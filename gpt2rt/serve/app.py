@@ -19,13 +19,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gpt2rt.serve.api_error import ApiError, invalid, stopping
+from gpt2rt.serve.arena_routes import ArenaRoutes, Opened
 from gpt2rt.serve.call import Call
 from gpt2rt.serve.chat_completions import ChatWriter, chat_texts
 from gpt2rt.serve.completions import CompletionWriter, completion_texts
 from gpt2rt.serve.delivery import Delivery
 from gpt2rt.serve.gate import Gate
 from gpt2rt.serve.metrics import CONTENT_TYPE, Metrics
+from gpt2rt.serve.page import page_routes
 from gpt2rt.serve.requests import (
+    Body,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
@@ -38,7 +41,7 @@ from gpt2rt.serve.scheduler import Scheduler
 from gpt2rt.serve.served_model import ServedModel
 
 BODY_SECONDS = 30.0  # in which a client must send the body of a request
-Asked = TypeVar("Asked", CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+Asked = TypeVar("Asked", bound=Body)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Settings:
 class Service:
     """The models, the scheduler that runs them, and the routes that lead to them."""
 
-    def __init__(self, models: Iterable[ServedModel], settings: Settings):
+    def __init__(self, models: Iterable[ServedModel], settings: Settings, arena: Opened | None = None):
+        """arena: opens an arena and its file of votes when it is needed; None for no arena."""
+        self._arena = arena
         self._models = {model.name: model for model in models}
         self._settings = settings
         self._metrics = Metrics()
@@ -93,6 +98,8 @@ class Service:
                 Route("/tokenizer_info", self.tokenizer_info),
                 Route("/health", self.health),
                 Route("/metrics", self.metrics),
+                *(ArenaRoutes(self._arena, self._read_body).routes() if self._arena else ()),
+                *page_routes(),
             ],
             middleware=[cors, gate] if settings.allow_origins else [gate],
             exception_handlers={ApiError: show_error, HTTPException: show_http_error, Exception: show_internal_error},
@@ -133,6 +140,11 @@ class Service:
             raise ApiError(400, "the client left before its request was complete") from None
         asked, ignored = read_request(content, kind, self._settings.is_lenient)
         return asked, {"gpt2rt-ignored": header_value(ignored)} if ignored else {}
+
+    async def _read_body(self, request: Request, kind: type[Asked]) -> Asked:
+        """Return the request alone. Raises ApiError."""
+        asked, _ = await self._read(request, kind)
+        return asked
 
     def _model(self, name: str | None) -> ServedModel:
         """Return the model that a request names; without a name, the only one. Raises ApiError."""

@@ -27,6 +27,13 @@ MAX_SEED = (1 << 64) - 1
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
+class Body(msgspec.Struct, kw_only=True):
+    """The body of a request."""
+
+    def check(self) -> None:
+        """Check what the types don't say. Raises ApiError."""
+
+
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """Options of a stream. Obfuscation pads chunks, to hide their lengths; it is not supported."""
 
@@ -34,7 +41,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class GenerationRequest(msgspec.Struct, kw_only=True):
+class GenerationRequest(Body, kw_only=True):
     """What both kinds of generation have in common. None is the default of every field."""
 
     model: str | None = None
@@ -55,7 +62,6 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     frequency_penalty: float | None = None
 
     def check(self) -> None:
-        """Check what the types don't say. Raises ApiError."""
         if self.seed is not None and self.seed > MAX_SEED:
             raise invalid("seed", f"got {self.seed!r:.80}, expected at most 2^64 - 1")
         if self.stream_options is not None:
@@ -159,7 +165,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
             raise invalid("truncation", f"got {self.truncation!r:.80}, expected auto or disabled")
 
 
-class TokenizeRequest(msgspec.Struct, kw_only=True):
+class TokenizeRequest(Body, kw_only=True):
     """POST /tokenize. `prompt` and `add_special_tokens` as in vLLM; GPT-2 adds no special tokens."""
 
     model: str | None = None
@@ -171,14 +177,11 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
             raise invalid("add_special_tokens", "got true, but GPT-2 adds no special tokens (leave it out)")
 
 
-class DetokenizeRequest(msgspec.Struct, kw_only=True):
+class DetokenizeRequest(Body, kw_only=True):
     """POST /detokenize."""
 
     model: str | None = None
     tokens: list[int]
-
-    def check(self) -> None:
-        pass
 
 
 ANY = object()  # any value: the field serves the client's own administration
@@ -211,17 +214,15 @@ NEUTRAL: dict[type, dict[str, tuple[Any, ...]]] = {
         "prediction": (),
         "web_search_options": (),
     },
-    TokenizeRequest: {},
-    DetokenizeRequest: {},
 }
 
-Request = TypeVar("Request", CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+Request = TypeVar("Request", bound=Body)
 
 
 def neutral_fields(kind: type) -> dict[str, tuple[Any, ...]]:
     """Return the fields without effect of a kind of request, with the values that are accepted."""
     shared = NEUTRAL[GenerationRequest] if issubclass(kind, GenerationRequest) else {}
-    return {**shared, **NEUTRAL[kind]}
+    return {**shared, **NEUTRAL.get(kind, {})}
 
 
 def read_request(content: bytes, kind: type[Request], is_lenient: bool) -> tuple[Request, list[str]]:
