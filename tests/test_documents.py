@@ -30,7 +30,7 @@ ELSEWHERE = {
     **dict.fromkeys(["ruff", "mypy", "lint-imports", "mkdocs"], ".ci/run does"),
     **dict.fromkeys(["export GPT2RT_DEBUG", "LD_PRELOAD"], "a build with sanitizers takes minutes"),
     **dict.fromkeys(
-        [f"python train/{name}.py" for name in ("score", "prepare", "train", "export", "plot")],
+        [f"python train/{name}.py" for name in ("score", "prepare", "train", "export", "plot", "lstm")],
         "an hour; tests/test_train.py",
     ),
     "cp WORK": "part of training",
@@ -63,6 +63,9 @@ DIALOGUES = json.dumps({"turns": ["Hello!", "Hello! How are you?"]}).encode()
 TEXTS = {
     **dict.fromkeys(["some-text.txt", "letter.txt", "letters.txt", "wiki.txt", "questions.txt", "dialogues.txt"], TEXT),
     "opening.txt": TEXT,
+    "doctor.txt": b"(HELLO)\nSTART\n(MEMORY MY (0 = A) (0 = B) (0 = C) (0 = D))\n(MY ((0) (YES)))\n(NONE ((0) (OH)))\n",
+    "variants.toml": b'[[contestant]]\nname = "a"\nmodel = "demo"\n[[contestant]]\nname = "b"\nbuiltin = "eliza"\n',
+    "battles.jsonl": b'{"winner": "tie", "model_a": "a", "model_b": "b"}\n',
     **dict.fromkeys(["book.txt", "mixture.txt"], TEXT),
     **dict.fromkeys(["book.txt.xz", "EVAL/heldout_prose.txt.xz", "EVAL/wikitext2_test_raw.txt.xz"], TEXT),
     **dict.fromkeys(["lambada_test.jsonl", "EVAL/lambada_test.jsonl.xz"], PASSAGES),
