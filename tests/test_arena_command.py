@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -92,6 +93,19 @@ class TestBattle:
         assert code in (1, 2)
         assert message in err
         assert len(err.splitlines()) == 1
+
+    def test_who_has_no_file_any_more_does_not_play(self, arena, db, tmp_path):
+        shutil.copy(DEMO, tmp_path / "copy.bin")
+        arena(tmp_path / "copy.bin", "--preset", "cool", "--preset", "warm", typed="q\n")
+        (tmp_path / "copy.bin").write_bytes(b"another file")
+        code, _, err = arena("--seed", 1, typed="Hello!\na\n")
+        assert code == 0
+        assert err.splitlines() == [
+            f"gpt2rt: copy {preset} does not play: {tmp_path / 'copy.bin'} has changed"
+            f" (gpt2rt arena retire 'copy {preset}')"
+            for preset in ("cool", "warm")
+        ]
+        assert len(votes_of(db)) == 1
 
     def test_a_judge_plays_alone(self, arena, db):
         code, out, _ = arena("--self-play", 3, "--seed", 2)

@@ -259,6 +259,23 @@ def digest_of(path: str) -> str:
         raise ContestantError(f"{path}: {error.strerror or error}") from None
 
 
+def missing_file(contestant: Contestant, digests: dict[str, str]) -> str:
+    """Return why a contestant can't play any more, "" if it can.
+
+    Args:
+        digests: those of files that are known, by path; others are added.
+    """
+    path = contestant.source
+    if "digest" not in contestant.settings:
+        return ""
+    try:
+        if path not in digests:
+            digests[path] = digest_of(path)
+    except ContestantError as error:
+        return str(error)
+    return "" if digests[path] == contestant.settings["digest"] else f"{path} has changed"
+
+
 def model_contestant(
     name: str, path: str, options: Mapping[str, Any] | None = None, parent: str | None = None
 ) -> Contestant:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 
 import click
 
+from gpt2rt.cli import complain
 from gpt2rt.cli.model_argument import MODEL, model_path
 from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.terminal import counted, print_table, write
@@ -53,8 +55,20 @@ def opened_votes(db: str | None) -> Votes:
 
 
 def playing(votes: Votes) -> list[Contestant]:
-    """Return the contestants who play."""
-    return [one for one in votes.contestants() if not one.retired and one.kind != "imported"]
+    """Return the contestants who play; complain about those who would, if their file were still the same."""
+    from gpt2rt.arena.contestants import missing_file
+
+    found: list[Contestant] = []
+    digests: dict[str, str] = {}
+    for one in votes.contestants():
+        if one.retired or one.kind == "imported":
+            continue
+        problem = missing_file(one, digests)
+        if problem:
+            complain(f"{one.name} does not play: {problem} (gpt2rt arena retire {shlex.quote(one.name)})")
+        else:
+            found.append(one)
+    return found
 
 
 class ArenaGroup(click.Group):
