@@ -187,7 +187,7 @@ def script(name):
 
 
 make_output = script("make_output")  # "docs/make_output.py"
-TAKING_LONG = ("tutorial.md", "compare.md", "clients.md")
+TAKING_LONG = ("arena.md", "tutorial.md", "compare.md", "clients.md")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the command lines are a POSIX shell's")

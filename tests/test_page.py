@@ -81,11 +81,14 @@ class TestChat:
         page.get_by_role("button", name=re.compile(r"^seed \d+")).click()
         page.get_by_role("link", name="New conversation").click()
         expect(answers(page)).to_have_count(0)
-        assert page.get_by_label("Seed", exact=True).input_value() == ""  # it belongs to the other conversation
+        seed_box = page.get_by_label("Seed", exact=True)
+        expect(seed_box).to_have_value("")  # it belongs to the other conversation
         page.go_back()
-        seed = page.get_by_label("Seed", exact=True).input_value()
+        expect(seed_box).to_have_value(re.compile(r"^\d+$"))
+        seed = seed_box.input_value()
         page.get_by_role("link", name="New conversation").click()
-        page.get_by_label("Seed", exact=True).fill(seed)
+        expect(seed_box).to_have_value("")
+        seed_box.fill(seed)
         assert ask(page, QUESTION) == first
 
     def test_an_edited_message_continues_the_conversation_from_there(self, page):
@@ -105,20 +108,18 @@ class TestChat:
         expect(answers(page)).to_have_count(3)
         expect(page.get_by_role("log")).to_contain_text("Where are you?")
 
-    def test_a_cut_answer_offers_to_continue_and_shows_what_the_server_says(self, page):
+    def test_an_answer_that_was_cut_can_be_continued(self, page):
         open_chat(page, seed=SEED)
         requests = Requests(page, "/v1/chat/completions")
         page.get_by_label("Max tokens").fill("5")
         text = ask(page, QUESTION)
         expect(page.locator(".answered .meta")).to_contain_text("token limit reached")
-        page.guard.expected.append("400")
         button(page, "Continue").click()
+        expect(answers(page)).not_to_have_text(text)
         continued = wait_for_answer(page)
         body = requests.bodies[-1]
         assert (body["continue_final_message"], body["messages"][-1]) == (True, {"role": "assistant", "content": text})
         assert continued.startswith(text)
-        if continued == text:  # a server that does not know the field
-            expect(page.locator(".answered .error")).to_contain_text("continue_final_message")
 
     def test_settings_are_sent_and_errors_are_shown_at_their_field(self, page):
         open_chat(page)

@@ -147,7 +147,7 @@ class TestArena:
             matrix = page.get_by_role("region", name="Matrix of wins")
             expect(matrix).to_contain_text("32 : 11")
             expect(matrix).to_contain_text("11 : 32")
-            expect(page.get_by_text("Intervals are 95% intervals")).to_be_visible()
+            expect(page.get_by_text("No pair is decided yet")).to_be_visible()
             page.get_by_label("Show 1 retired contestant").check()
             expect(ratings).to_contain_text("old demo")
             expect(page.get_by_label("Show 1 retired contestant")).to_be_focused()

@@ -200,6 +200,7 @@ class TestServing:
         library, (server, more) = found["library"][0], found["gpt2rt serve"]
         assert float(more) == pytest.approx(float(server) - float(library), abs=0.02)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("needs_server")
     def test_every_rounds_speed_is_in_the_json(self):
         found = json.loads(run("bench/serving.py", DEMO, "--clients", "2", *self.OPTIONS, "--shared-prompt", "--json"))
@@ -209,6 +210,7 @@ class TestServing:
         assert len(load["speeds"]) == len(found["batch"]["speeds"]) == 2
         assert 0 < load["client_cpu"] < 1
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("needs_server")
     def test_a_peer_that_does_not_start_is_reported(self):
         peer = ["--llama-server", sys.executable, "--gguf", DEMO]
