@@ -423,9 +423,9 @@ class Conversation:
 
     def _finish(self) -> None:
         """End the last answer, so that its turn is made."""
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.finish()
+        if self._answer is not None:
+            self._answer.finish()
+            self._answer = None  # only now: an interruption must not leave its turn to the garbage collector
 
     def _begin(self, message: str, tokens: list[int], n_dropped: int, replaced: Turn | None) -> Answer:
         n_more = max(0, n_dropped - self.n_dropped)

@@ -112,8 +112,8 @@ def test_ctrl_c_while_drafts_are_sampled_discards_the_message(byte_model):
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         answer = conversation.say("x")
-        signal.setitimer(signal.ITIMER_REAL, 0.005)
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
             list(answer)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,6 +1,7 @@
 """KeyboardInterrupt at the entry of each Python function in turn, the worst moment for a signal."""
 
 import functools
+import gc
 import itertools
 import sys
 
@@ -180,6 +181,16 @@ def test_an_interrupted_undo_or_reset_is_complete_or_has_no_effect(model, call):
         assert_continues_like_its_turns(conversation, {})
 
 
+@pytest.fixture(params=[3, 20, 700])
+def garbage_collection(request):
+    """Collects garbage often and rarely: what it closes must not change a conversation."""
+    before = gc.get_threshold()
+    gc.set_threshold(request.param)
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("garbage_collection")
 def test_an_interruption_while_closing_an_unfinished_answer_loses_no_earlier_turn(model):
     turns = turns_of(model, {})
 
