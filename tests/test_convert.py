@@ -423,6 +423,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), resu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts resident pages as Linux does")
+@pytest.mark.slow
 def test_memory_stays_far_below_the_weights(tmp_path):
     hyperparameters = Hyperparameters(n_vocab=40_000, n_ctx=16, n_embd=1024, n_head=8, n_layer=2)
     write_beside(tmp_path / "wide", hyperparameters)

@@ -112,9 +112,13 @@ def test_ctrl_c_while_drafts_are_sampled_discards_the_message(byte_model):
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         answer = conversation.say("x")
-        with pytest.raises(KeyboardInterrupt):
+
+        def interrupted():
             signal.setitimer(signal.ITIMER_REAL, 0.001)
             list(answer)
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -321,6 +321,7 @@ def scripts(draw):
 
 @given(scripts())
 @settings(deadline=None)
+@pytest.mark.slow
 def test_any_script_is_read_back_as_it_was_written(text):
     found = Script.parse(text)
     assert Script.parse(str(found)) == found

@@ -101,6 +101,7 @@ def test_samples_follow_the_distribution():
     assert ((counts - expected) ** 2 / expected).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
 
 
+@pytest.mark.slow
 def test_samples_over_a_large_vocabulary_follow_the_distribution():
     logits = random_logits(4096, scale=1.0)
     n = 40_000

@@ -183,6 +183,7 @@ class TestServing:
         return streaming
 
     @pytest.mark.usefixtures("needs_server")
+    @pytest.mark.slow
     def test_a_server_is_measured_next_to_the_library(self):
         load, alone = run("bench/serving.py", DEMO, "--clients", "1,3", *self.OPTIONS).split("\n\n")
         head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in load.splitlines())

@@ -84,6 +84,7 @@ class TestIdleClients:
 
             eventually(is_closed)
 
+    @pytest.mark.slow
     def test_one_whose_request_takes_longer_is_not(self, server):
         long = {"prompt": ["Once upon a time"] * 10, "max_tokens": 500, "logit_bias": {"8191": -100}}
         assert server.post("/v1/completions", long).status == 200
@@ -97,12 +98,14 @@ class TestReadersThatStop:
             yield server
 
     @pytest.mark.parametrize("is_stream", [True, False])
+    @pytest.mark.slow
     def test_a_client_that_reads_nothing_is_disconnected(self, server, is_stream):
         connection = server.open_request("/v1/completions", **{**BIG, "stream": is_stream})
         eventually(lambda: n_connections(server) == 1)
         eventually(lambda: n_connections(server) == 0)
         connection.close()
 
+    @pytest.mark.slow
     def test_a_slow_reader_is_sent_all_that_was_generated_in_time(self, tmp_path, monkeypatch, caplog):
         limit(monkeypatch, "delivery", "GRACE", 0)
         with serving({"bytes": open_byte_model(tmp_path, 1000)}, timeout=3) as server:

@@ -149,6 +149,7 @@ class TestSlowReaders:
         for connection in slow:
             connection.close()
 
+    @pytest.mark.slow
     def test_a_reader_that_stops_reading_holds_no_kv_cache(self, tmp_path):
         with serving({"bytes": open_byte_model(tmp_path, 1000)}, kv_cache=1) as server:
             slow = [server.open_request("/v1/completions", **BIG) for _ in range(3)]

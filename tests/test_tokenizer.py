@@ -175,6 +175,7 @@ def code_points_in_context():
         yield "\n".join(f"{c}\na{c}a1{c}1!{c}! {c} {c}{c}" for c in CODE_POINTS[start : start + (1 << 15)])
 
 
+@pytest.mark.slow
 def test_every_code_point_in_context_is_split_like_tiktoken(seams):
     for text in code_points_in_context():
         assert seams.ours.encode(text) == seams.tiktoken.encode_ordinary(text)

@@ -201,6 +201,7 @@ def test_an_empty_encoder_is_refused(paths):
     refused(paths, "{encoder}: 0 tokens, expected 1 to 1048576")
 
 
+@pytest.mark.slow
 def test_too_many_tokens_are_refused(paths):
     paths[0].write_text(json.dumps({str(i): i for i in range(modelfile.MAX_N_VOCAB + 1)}), encoding="utf-8")
     refused(paths, "{encoder}: 1048577 tokens, expected 1 to 1048576")
