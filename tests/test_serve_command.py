@@ -18,10 +18,10 @@ pytest.importorskip("starlette", reason="the extra 'server' is not installed")
 
 
 @contextlib.contextmanager
-def started(*arguments, **variables):
+def started(*arguments, program=("-m", "gpt2rt"), **variables):
     """Start the command; yield (process, port) when it has printed its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "gpt2rt", "serve", "--port", "0", *map(str, arguments)],
+        [sys.executable, *program, "serve", "--port", "0", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -62,6 +62,12 @@ class TestServing:
             _, log = process.communicate()
             assert '"POST /v1/chat/completions HTTP/1.1" 200' in log
             assert "Hello" not in log
+
+    def test_it_needs_no_numpy(self):
+        code = "import sys; sys.modules['numpy'] = None; from gpt2rt.cli import run; sys.exit(run(sys.argv[1:]))"
+        with started(program=("-c", code)) as (_, port):
+            assert ask(port, "POST", "/v1/completions", {"prompt": "Hello", "logprobs": 2}).status == 200
+            assert ask(port, "POST", "/arena/rounds", {}).status == 201
 
     def test_models_have_the_names_of_their_files_or_given_ones(self, tmp_path):
         open_byte_model(tmp_path, 100)

@@ -15,7 +15,6 @@ from starlette.routing import Route
 
 from gpt2rt.arena.battle import VOID, WORDS_PER_SECOND, Arena, Round, ticks
 from gpt2rt.arena.contestants import Contestant
-from gpt2rt.arena.standings import Standings
 from gpt2rt.arena.suggestions import SUGGESTIONS, category_of
 from gpt2rt.arena.votes import Outcome, Votes, VotesError
 from gpt2rt.errors import Gpt2rtError, UsageError
@@ -122,6 +121,8 @@ class ArenaRoutes:
 
     async def board(self, request: Request) -> Response:
         """GET /arena/board, with `category` for the rounds of one."""
+        from gpt2rt.arena.standings import Standings  # imports numpy
+
         category = request.query_params.get("category")
         _, votes = await self._opened()
         return _json(await _in_thread(lambda: Standings(votes, category=category).as_dict()))
