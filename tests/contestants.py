@@ -10,7 +10,8 @@ def player(name, **settings):
 
 
 class Scripted:
-    """A cast whose contestants say what a function returns for (name, messages, seed); an exception is raised."""
+    """A cast whose contestants say what a function returns for (name, messages, seed); an exception is raised
+    after a piece."""
 
     def __init__(self, say=lambda name, messages, seed: f"{name} heard {messages[-1]['content']}"):
         self._say = say
@@ -24,10 +25,11 @@ class Scripted:
                 cast.seeds.append(seed)
                 said = cast._say(name, messages, seed)
                 if isinstance(said, BaseException):
+                    yield "Half"
                     raise said
                 yield from said.partition(" ")
 
         return Performer()
 
 
-FAILURES = [ContestantError("its server is away"), Gpt2rtError("broken"), MemoryError()]
+FAILURES = [ContestantError("its server is away"), Gpt2rtError("broken"), MemoryError(), RuntimeError("a fault")]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gpt2rt.arena.contestants import Cast, Contestant, Performer
 from gpt2rt.arena.votes import Outcome, Vote, Votes
-from gpt2rt.errors import Gpt2rtError, UsageError
+from gpt2rt.errors import UsageError
 
 ANSWER_SECONDS = 120.0  # in which both sides must have answered
 WORDS_PER_SECOND = 12  # at which both answers appear
@@ -201,7 +201,7 @@ class _Side(threading.Thread):
     def __init__(self, cast: Cast, contestant: Contestant, messages: list[dict[str, str]], seed: int):
         super().__init__(daemon=True)
         self._cast, self._contestant, self._messages, self._seed = cast, contestant, messages, seed
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self.text = ""
         self.start()
 
@@ -213,7 +213,7 @@ class _Side(threading.Thread):
                 if len(self.text) > MAX_ANSWER:
                     raise UsageError(f"more than {MAX_ANSWER} characters")
             self.text = self.text.strip()
-        except (Gpt2rtError, MemoryError) as error:
+        except Exception as error:  # whatever it is, half an answer must not count
             self._error = error
 
     def problem(self) -> str:
