@@ -9,11 +9,10 @@ from gpt2rt._engine import Engine, Sequence
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import ContextFullError, Gpt2rtError, UsageError
 from gpt2rt.generate import Continuation, prompt_ids, run_together, stop_strings
-from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams, sampling_with
+from gpt2rt.sampling import MAX_SEED, SAMPLING_OPTIONS, SamplingParams, sampling_with
 
 BATCH_SIZE = 16
 MAX_BATCH_SIZE = 256
-MAX_SEED = (1 << 64) - 1
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

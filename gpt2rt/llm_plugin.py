@@ -16,7 +16,7 @@ from pydantic import Field, create_model
 
 from gpt2rt.errors import UsageError
 from gpt2rt.model_folder import BUNDLED, model_names, path_of
-from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
+from gpt2rt.sampling import CHAT_DEFAULTS, MAX_SEED, SAMPLING_OPTIONS, SamplingParams
 
 if TYPE_CHECKING:
     from typing import Any
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from gpt2rt.model import Model
 
 NAME = "gpt2rt"  # of the bundled model; the others are gpt2rt/NAME
-MAX_SEED = (1 << 64) - 1
 
 
 def make_options() -> Any:

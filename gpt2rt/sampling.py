@@ -36,6 +36,7 @@ SAMPLING_OPTIONS: dict[str, tuple[type[float], float, float, str]] = {
     "frequency_penalty": (float, -2.0, 2.0, "Subtract X from a token's logit each time it is generated; 0 is off."),
     "no_repeat_ngram_size": (int, 0, 1 << 10, "Never generate the same N tokens in a row twice; 0 is off."),
 }
+MAX_SEED = (1 << 64) - 1
 RENAMED = {"penalty_window": "repeat_last_n", "no_repeat_ngram": "no_repeat_ngram_size"}  # in files of older versions
 
 # Defaults of conversations. A penalty multiplies negative logits, and GPT-2's are near -35: 1.05 is strong enough.

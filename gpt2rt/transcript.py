@@ -7,7 +7,7 @@ import os
 from gpt2rt.arguments import whole_number
 from gpt2rt.chat import Conversation, Turn
 from gpt2rt.errors import Gpt2rtError, UsageError
-from gpt2rt.sampling import SamplingParams
+from gpt2rt.sampling import MAX_SEED, SamplingParams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _checked(
     try:
         chat = conversation.made_format(*(document[name] for name in ("format", "user_name", "bot_name", "opening")))
         sampling = SamplingParams.from_dict(document["sampling"])
-        seed = whole_number("seed", document["seed"], 0, (1 << 64) - 1)
+        seed = whole_number("seed", document["seed"], 0, MAX_SEED)
         max_tokens = conversation.checked_max_tokens(document["max_tokens"])
     except Gpt2rtError as error:
         raise UsageError(f"{path}: {error}") from None

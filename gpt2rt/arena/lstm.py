@@ -13,6 +13,7 @@ from gpt2rt.arguments import real_number, whole_number
 from gpt2rt.chat_format import clean
 from gpt2rt.errors import ModelFileError
 from gpt2rt.messages import turns_of
+from gpt2rt.sampling import MAX_SEED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Lstm:
             UsageError: the order of the messages or an argument is invalid.
         """
         prompt = _prompt(messages)
-        seed = whole_number("seed", seed, 0, (1 << 64) - 1)
+        seed = whole_number("seed", seed, 0, MAX_SEED)
         temperature = real_number("temperature", temperature, 0.0, 2.0)
         max_bytes = whole_number("max_bytes", max_bytes, 1, MAX_BYTES)
         return self._characters(prompt, seed, temperature, max_bytes)

@@ -12,6 +12,7 @@ from gpt2rt.chat import Answer as ConversationAnswer
 from gpt2rt.errors import ContextFullError, Gpt2rtError
 from gpt2rt.lookup import is_worth_it
 from gpt2rt.reply import Reply
+from gpt2rt.sampling import MAX_SEED
 from gpt2rt.serve.answers import (
     AssistantMessage,
     ChatChoice,
@@ -26,7 +27,7 @@ from gpt2rt.serve.answers import (
 )
 from gpt2rt.serve.api_error import invalid, refused
 from gpt2rt.serve.call import Text, Update
-from gpt2rt.serve.requests import MAX_SEED, ChatRequest, Message
+from gpt2rt.serve.requests import ChatRequest, Message
 from gpt2rt.serve.served_model import ServedModel
 
 OPENING_ROLES = ("system", "developer")

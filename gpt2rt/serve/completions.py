@@ -10,11 +10,11 @@ from gpt2rt._engine import Sequence
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.generate import Continuation, stop_strings
 from gpt2rt.lookup import is_worth_it
-from gpt2rt.sampling import SamplingParams
+from gpt2rt.sampling import MAX_SEED, SamplingParams
 from gpt2rt.serve.answers import Completion, CompletionChoice, CompletionLogprobs, Head, ScoredTokens, Usage
 from gpt2rt.serve.api_error import invalid, refused
 from gpt2rt.serve.call import Text, Update
-from gpt2rt.serve.requests import MAX_SEED, CompletionRequest
+from gpt2rt.serve.requests import CompletionRequest
 from gpt2rt.serve.served_model import ServedModel
 
 MAX_TOKENS = 200  # of a text, unless the request says otherwise; as for gpt2rt generate

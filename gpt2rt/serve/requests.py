@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
-from gpt2rt.sampling import SAMPLING_OPTIONS
+from gpt2rt.sampling import MAX_SEED, SAMPLING_OPTIONS
 from gpt2rt.serve.api_error import ApiError, invalid
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ MAX_CHOICES = 128  # for each prompt, as in OpenAI's API
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_SCORES = 1 << 20  # log probabilities in an answer; so many take about 150 MB while it is written
-MAX_SEED = (1 << 64) - 1
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
