@@ -13,7 +13,6 @@ from gpt2rt.errors import UsageError
 
 FASTCHAT = {"leftvote": Outcome.A, "rightvote": Outcome.B, "tievote": Outcome.TIE, "bothbad_vote": Outcome.BAD}
 LMARENA = {"model_a": Outcome.A, "model_b": Outcome.B, "tie": Outcome.TIE, "tie (bothbad)": Outcome.BAD}
-FORMS = ("fastchat", "lmarena")
 
 
 def imported(name: str) -> Contestant:

@@ -13,7 +13,6 @@ from gpt2rt.errors import UsageError
 from gpt2rt.serve.app import Service
 from gpt2rt.serve.connection import SPARE, Connection
 
-LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 MAX_CONNECTIONS = 1024
 BACKLOG = 128  # connections that wait to be accepted, which asyncio does all at once
 OTHER_FILES = 32 + 4 * BACKLOG  # that the process may have open: asyncio accepts a few times before it closes some
