@@ -74,7 +74,8 @@ class Contestant:
     def __post_init__(self) -> None:
         """Raises UsageError: the name or the kind can't be used."""
         if self.kind not in KINDS:
-            raise UsageError(f"contestant {self.name!r:.80}: got the kind {self.kind!r:.80}, expected one of {KINDS}")
+            kinds = ", ".join(KINDS)
+            raise UsageError(f"contestant {self.name!r:.80}: got the kind {self.kind!r:.80}, expected one of {kinds}")
         name = self.name
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
             raise UsageError(f"contestant {name!r:.80}: expected a name of 1 to {MAX_NAME} printable characters")

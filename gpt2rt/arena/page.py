@@ -55,15 +55,21 @@ def html_board(standings: dict[str, Any], title: str) -> str:
 def matrix(standings: dict[str, Any]) -> str:
     """Return the table of wins of each row against each column."""
     names = [row["name"] for row in standings["rows"] if row["rounds"]]
-    wins = {}
-    for pair in standings["pairs"]:
-        wins[pair["a"], pair["b"]], wins[pair["b"], pair["a"]] = pair["wins"], pair["losses"]
+    won = wins(standings)
     head = "".join(f'<th class="n">{escape(name)}</th>' for name in names)
     rows = [
-        f"<tr><th>{escape(a)}</th>" + "".join(f'<td class="n">{wins.get((a, b), "")}</td>' for b in names) + "</tr>"
+        f"<tr><th>{escape(a)}</th>" + "".join(f'<td class="n">{won.get((a, b), "")}</td>' for b in names) + "</tr>"
         for a in names
     ]
     return f'<div class="wide"><table><tr><th></th>{head}</tr>' + "".join(rows) + "</table></div>"
+
+
+def wins(standings: dict[str, Any]) -> dict[tuple[str, str], int]:
+    """Return the wins of one contestant against another, of the pairs that met."""
+    won = {}
+    for pair in standings["pairs"]:
+        won[pair["a"], pair["b"]], won[pair["b"], pair["a"]] = pair["wins"], pair["losses"]
+    return won
 
 
 def span(low: int, high: int) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import click
 
 from gpt2rt.cli import complain
-from gpt2rt.cli.model_argument import MODEL, model_path
+from gpt2rt.cli.model_argument import MODEL, model_path, yes_option
 from gpt2rt.cli.parameters import FILE
+from gpt2rt.cli.sampling_options import threads_option
 from gpt2rt.cli.terminal import counted, print_table, write
 from gpt2rt.errors import UsageError
 from gpt2rt.model_folder import model_folder
@@ -139,13 +140,8 @@ def command() -> None:
     metavar="MODEL",
     help="Judge by the likelihood of MODEL, or ask the chat model behind a URL.  [default: the bundled model]",
 )
-@click.option("--yes", is_flag=True, help="Download and convert OpenAI's MODEL without asking.")
-@click.option(
-    "--threads",
-    type=int,
-    metavar="N",
-    help="Use at most N threads.  [default: as many as the machine allows; gpt2rt doctor shows it]",
-)
+@yes_option
+@threads_option
 @db_option
 def battle(
     models: tuple[str, ...],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpt2rt.arena.page import span
+from gpt2rt.arena.page import span, wins
 from gpt2rt.cli.terminal import print_table, write
 
 TYPE_CHECKING = False
@@ -32,11 +32,9 @@ def print_board(found: dict[str, Any]) -> None:
     print_table(rows, as_markdown=False)
     names = [row["name"] for row in found["rows"] if row["rounds"]]
     if names:
-        wins = {}
-        for pair in found["pairs"]:
-            wins[pair["a"], pair["b"]], wins[pair["b"], pair["a"]] = pair["wins"], pair["losses"]
+        won = wins(found)
         write("\nWins of the row against the column:\n")
         print_table(
-            [("", *names), *((a, *(str(wins.get((a, b), "·")) for b in names)) for a in names)], as_markdown=False
+            [("", *names), *((a, *(str(won.get((a, b), "·")) for b in names)) for a in names)], as_markdown=False
         )
     write("\n" + "".join(f"{note}\n" for note in found["notes"]))

@@ -55,6 +55,7 @@ class ModelType(click.ParamType):  # type: ignore[type-arg, unused-ignore] # gen
 
 
 MODEL = ModelType()
+yes_option = click.option("--yes", is_flag=True, help="Download and convert OpenAI's MODEL without asking.")
 
 
 def _files(incomplete: str) -> list[str]:
@@ -127,8 +128,9 @@ def model_and_text_arguments(
 def _with_parameters(command: Command, required: bool) -> Command:
     """Add MODEL and --yes to a command."""
     click.argument("model", type=MODEL, required=required)(command)
-    option = click.Option(["--yes"], is_flag=True, help="Download and convert OpenAI's MODEL without asking.")
-    command.__click_params__.insert(0, option)  # type: ignore[attr-defined] # the last one: click reverses them
+    yes_option(command)
+    parameters = command.__click_params__  # type: ignore[attr-defined]
+    parameters.insert(0, parameters.pop())  # --yes becomes the last one: click reverses them
     return command
 
 

@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 
+threads_option = click.option(
+    "--threads",
+    type=int,
+    metavar="N",
+    help="Use at most N threads.  [default: as many as the machine allows; gpt2rt doctor shows it]",
+)
+
+
 def model_options(command: Command) -> Command:
     """Add --threads and --no-mmap."""
     command = click.option("--no-mmap", is_flag=True, help="Read the model file into memory instead of mapping it.")(
         command
     )
-    return click.option(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="Use at most N threads.  [default: as many as the machine allows; gpt2rt doctor shows it]",
-    )(command)
+    return threads_option(command)
 
 
 def sampling_options(max_tokens: int, changed_defaults: SamplingKeywords) -> Callable[[Command], Command]:

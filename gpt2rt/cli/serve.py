@@ -8,7 +8,7 @@ import os
 import click
 
 from gpt2rt.cli.arena import db_option
-from gpt2rt.cli.model_argument import MODEL, model_path
+from gpt2rt.cli.model_argument import MODEL, model_path, yes_option
 from gpt2rt.cli.sampling_options import model_options
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.model_folder import BUNDLED, SUFFIX, released_size
@@ -99,7 +99,7 @@ KEY_VARIABLE = "GPT2RT_API_KEY"
     help="Log from this level on; info has a line for each request.",
 )
 @db_option
-@click.option("--yes", is_flag=True, help="Download and convert OpenAI's MODEL without asking.")
+@yes_option
 @model_options
 def command(
     models: tuple[str, ...],
