@@ -1,30 +1,24 @@
-"""Hugging Face folders with a GPT-2 model: config.json, safetensors and tokenizer files, as saved by transformers.
-
-The safetensors package checks the files; their tensors are then read in place, without copying.
-"""
+"""Hugging Face folders with a GPT-2 model: config.json, safetensors and tokenizer files, as saved by transformers."""
 
 from __future__ import annotations
 
-import json
 import math
-import mmap
 import os
 import pathlib
 import re
-import struct
 from typing import Any
 
 import numpy as np
 
 from gpt2rt.converter.source import folder_name
+from gpt2rt.converter.stored_tensor import TYPES, StoredTensor, read_safetensors
+from gpt2rt.converter.tokenizer_files import read_json, read_tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
-from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
+from gpt2rt.errors import CheckpointError
 from gpt2rt.modelfile import Hyperparameters, tensor_table
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-MAX_JSON = 64 << 20  # bytes of a JSON file
-TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 EPSILON = 1e-5  # of the layer norms; the kernels support no other value
 TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # names of the same function
 
@@ -40,9 +34,6 @@ EXPECTED = {
 SIZES = {"vocab_size": "n_vocab", "n_positions": "n_ctx", "n_embd": "n_embd", "n_head": "n_head", "n_layer": "n_layer"}
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # attention masks, which older versions saved as well
 HEAD = "lm_head.weight"
-
-Entry = tuple[mmap.mmap, str, tuple[int, ...], int]
-Texts = tuple[dict[str, int], list[str], list[tuple[str, Any]]]
 
 
 def is_huggingface(folder: str | os.PathLike[str]) -> bool:
@@ -65,11 +56,11 @@ class HuggingFaceFolder:
         self.path = pathlib.Path(source)
         self.name = name or folder_name(self.path) or "model"
         self.origin = origin or f"Hugging Face folder {self.name}"
-        config = _read_json(self.path / CONFIG)
+        config = read_json(self.path / CONFIG)
         self.hyperparameters = self._hyperparameters(config)
         self.chat = {"format": "dialogpt"} if _is_conversational(config) else None
         self.licence = _licence(self.path / "README.md")
-        self._tensors: dict[str, Entry] = {}  # {name without "transformer.": (file mapping, dtype, shape, offset)}
+        self._tensors: dict[str, StoredTensor] = {}  # by their names without "transformer."
         self.files = self._weight_files()
         for file in self.files:
             self._open(file)
@@ -77,47 +68,17 @@ class HuggingFaceFolder:
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
     def vocabulary(self) -> Vocabulary:
-        """Read the `Vocabulary` of tokenizer.json, or of vocab.json and merges.txt. Raises VocabularyError."""
-        path = self.path / "tokenizer.json"
-        if path.is_file():
-            ids, merges, added = _read_tokenizer(path)
-        else:
-            path = self.path / "vocab.json"
-            if not path.is_file():
-                raise VocabularyError(
-                    f"{self.path}: no tokenizer in it, expected tokenizer.json, or vocab.json and merges.txt"
-                    " (tokenizer.save_pretrained(folder) of transformers writes them)"
-                )
-            ids, merges, added = _read_vocabulary(self.path)
-        n_vocab = self.hyperparameters.n_vocab
-        texts: list[str | None] = [None] * n_vocab
-        for text, token in [*ids.items(), *added]:
-            if type(token) is not int or not 0 <= token < n_vocab:
-                raise VocabularyError(f"{path}: token {text!r:.80} has id {token!r:.80}, expected 0 to {n_vocab - 1}")
-            if texts[token] not in (None, text):
-                raise VocabularyError(f"{path}: tokens {texts[token]!r:.80} and {text!r:.80} both have id {token}")
-            texts[token] = text
-        # Some training tools pad n_vocab to a round number.
-        names = [f"<|unused {token}|>" if text is None else text for token, text in enumerate(texts)]
-        return Vocabulary.of(path, names, merges)
+        """Read the `Vocabulary` of the folder's tokenizer files. Raises VocabularyError."""
+        return read_tokenizer(self.path, self.hyperparameters.n_vocab)
 
     def tensor(self, name: str) -> np.ndarray:
         """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""
-        content, dtype, shape, offset = self._tensors[self._names[name]]
-        array = np.frombuffer(content, TYPES[dtype], math.prod(shape), offset).reshape(shape)
-        if dtype == "BF16":  # the upper half of an f32
-            return (array.astype("<u4") << 16).view("<f4")
-        return array if dtype == "F32" and array.flags.aligned else array.astype("<f4")
+        return self._tensors[self._names[name]].values()
 
     def release(self, array: np.ndarray) -> None:
         """Release the pages of a part of a tensor that is mapped from a file."""
-        for content, *_ in self._tensors.values():
-            begin = array.ctypes.data - np.frombuffer(content, np.uint8).ctypes.data
-            if 0 <= begin < len(content) and hasattr(mmap, "MADV_DONTNEED"):
-                first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
-                end = min(begin + array.nbytes, len(content)) // mmap.PAGESIZE * mmap.PAGESIZE
-                if end > first:
-                    content.madvise(mmap.MADV_DONTNEED, first, end - first)
+        for tensor in self._tensors.values():
+            if tensor.release(array):
                 return
 
     def _hyperparameters(self, config: dict[str, Any]) -> Hyperparameters:
@@ -147,7 +108,7 @@ class HuggingFaceFolder:
         if (self.path / WEIGHTS).is_file():
             return [self.path / WEIGHTS]
         if (self.path / INDEX).is_file():
-            shards = _read_json(self.path / INDEX).get("weight_map")
+            shards = read_json(self.path / INDEX).get("weight_map")
             if not isinstance(shards, dict) or not shards:
                 raise CheckpointError(f"{self.path / INDEX}: no weight_map, expected {{tensor: file}}")
             names = sorted(set(map(str, shards.values())))
@@ -165,36 +126,18 @@ class HuggingFaceFolder:
         raise CheckpointError(f"{self.path}: has {CONFIG} but no {WEIGHTS} (incomplete download?)")
 
     def _open(self, path: pathlib.Path) -> None:
-        """Map a file and list its tensors, after safetensors has validated it."""
-        try:
-            from safetensors import SafetensorError, safe_open  # optional dependency
-        except ImportError:
-            raise CheckpointError(
-                f'{self.path}: requires the package safetensors (pip install "gpt2rt[huggingface]")'
-            ) from None
-        try:
-            with safe_open(path, framework="numpy"):
-                pass
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                entries = json.loads(file.read(length))
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: not a valid safetensors file: {error!s:.200} (truncated?)") from None
-        except OSError as error:
-            raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
-        for name, entry in entries.items():
+        """List the tensors of a file."""
+        for name, tensor in read_safetensors(path).items():
             short = name.removeprefix("transformer.")
-            if name == "__metadata__" or BUFFERS.fullmatch(short):
+            if BUFFERS.fullmatch(short):
                 continue
             if short in self._tensors:
                 raise CheckpointError(f"{path}: tensor {name!r:.80} appears twice")
-            if entry["dtype"] not in TYPES:
+            if tensor.dtype not in TYPES:
                 raise CheckpointError(
-                    f"{path}: tensor {name!r:.80} is of type {entry['dtype']}, expected {', '.join(TYPES)}"
+                    f"{path}: tensor {name!r:.80} is of type {tensor.dtype}, expected {', '.join(TYPES)}"
                 )
-            offset = 8 + length + entry["data_offsets"][0]
-            self._tensors[short] = content, entry["dtype"], tuple(entry["shape"]), offset
+            self._tensors[short] = tensor
 
     def _match(self) -> tuple[dict[str, str], bool]:
         """Return ({our tensor name: the file's}, is_tied).
@@ -202,13 +145,13 @@ class HuggingFaceFolder:
         Raises:
             CheckpointError: a tensor is missing, extra or misshapen.
         """
-        is_tied = HEAD not in self._tensors or self._is_same(HEAD, "wte.weight")
+        is_tied = HEAD not in self._tensors or self._tensors[HEAD].is_same(self._tensors.get("wte.weight"))
         names: dict[str, str] = {}
         for tensor in tensor_table(self.hyperparameters, "f32", 0, is_tied):
             names[tensor.name] = name = hf_name(tensor.name)
             if name not in self._tensors:
                 raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
-            shape = self._tensors[name][2]
+            shape = self._tensors[name].shape
             is_inputs_first = tensor.is_matrix and tensor.name not in ("wte", "lm_head")
             expected = tensor.shape[::-1] if is_inputs_first else tensor.shape
             if shape != expected:
@@ -220,16 +163,6 @@ class HuggingFaceFolder:
                 raise CheckpointError(f"{self.path}: unexpected tensor {name!r:.80} for a GPT-2")
         return names, is_tied
 
-    def _is_same(self, one: str, other: str) -> bool:
-        """Return whether two tensors are identical, bit for bit."""
-        if other not in self._tensors or self._tensors[one][1:3] != self._tensors[other][1:3]:
-            return False
-        bits = []
-        for name in (one, other):
-            content, dtype, shape, offset = self._tensors[name]
-            bits.append(np.frombuffer(content, TYPES[dtype].replace("f", "u"), math.prod(shape), offset))
-        return np.array_equal(bits[0], bits[1])
-
 
 def hf_name(name: str) -> str:
     """Return a tensor's name in transformers, without "transformer.": `h.0.attn.c_attn.weight`."""
@@ -237,21 +170,6 @@ def hf_name(name: str) -> str:
         return f"{name}.weight"
     *module, kind = re.sub(r"^h(\d+)", r"h/\1", name).split("/")
     return ".".join([*module, "bias" if kind == "b" else "weight"])
-
-
-def _read_json(path: pathlib.Path, error_class: type[Gpt2rtError] = CheckpointError) -> dict[str, Any]:
-    """Read an object from a JSON file."""
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise error_class(f"{path}: larger than {MAX_JSON} bytes, expected a smaller file")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise error_class(f"{path}: can't be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise error_class(f"{path}: not valid JSON: {error!s:.200} (damaged download?)") from None
-    if not isinstance(content, dict):
-        raise error_class(f"{path}: contains a {type(content).__name__}, expected an object")
-    return content
 
 
 def _is_conversational(config: dict[str, Any]) -> bool:
@@ -269,52 +187,3 @@ def _licence(card: pathlib.Path) -> str | None:
         return None
     found = re.match(r"---\r?\n(?:.*\r?\n)*?license: *([\w .+-]{1,200})\r?\n", head)
     return found[1].strip() if found else None
-
-
-def _read_tokenizer(path: pathlib.Path) -> Texts:
-    """Parse tokenizer.json: ({text: id}, merges in the format of vocab.bpe, [(text, id)] of added tokens)."""
-    content = _read_json(path, VocabularyError)
-    model, splitter = content.get("model"), content.get("pre_tokenizer")
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise VocabularyError(f"{path}: unsupported tokenizer model, expected GPT-2's byte-level BPE")
-    is_byte_level = (
-        isinstance(splitter, dict) and splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True)
-    )
-    if content.get("normalizer") is not None or not is_byte_level:
-        raise VocabularyError(f"{path}: unsupported pre_tokenizer or normalizer, expected GPT-2's")
-    merges = model.get("merges")
-    if not isinstance(merges, list):
-        raise VocabularyError(f"{path}: no merges, expected a list")
-    merges = [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]
-    added = content.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        raise VocabularyError(f"{path}: added_tokens must be a list of objects")
-    return model["vocab"], merges, [(str(token.get("content")), token.get("id")) for token in added]
-
-
-def _read_vocabulary(folder: pathlib.Path) -> Texts:
-    """Parse vocab.json, merges.txt, added_tokens.json and tokenizer_config.json, as `_read_tokenizer`."""
-    ids = _read_json(folder / "vocab.json", VocabularyError)
-    try:
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise VocabularyError(f"{folder / 'merges.txt'}: can't be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise VocabularyError(f"{folder / 'merges.txt'}: byte {error.start} is not UTF-8 (damaged?)") from None
-    merges = [line.removesuffix("\r") for line in lines]
-    if merges[0].startswith("#version"):
-        del merges[0]
-    while merges and not merges[-1]:
-        del merges[-1]
-    added: list[tuple[str, Any]] = []
-    if (folder / "added_tokens.json").is_file():
-        added += _read_json(folder / "added_tokens.json", VocabularyError).items()
-    if (folder / "tokenizer_config.json").is_file():
-        tokens = _read_json(folder / "tokenizer_config.json", VocabularyError).get("added_tokens_decoder") or {}
-        if not isinstance(tokens, dict) or not all(isinstance(token, dict) for token in tokens.values()):
-            raise VocabularyError(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder must contain objects")
-        added += [
-            (str(token.get("content")), int(number) if number.isdecimal() else number)
-            for number, token in tokens.items()
-        ]
-    return ids, merges, added
