@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2rt.converter.source import folder_name
 from gpt2rt.converter.stored_tensor import TYPES, StoredTensor, read_safetensors
-from gpt2rt.converter.tokenizer_files import read_json, read_tokenizer
+from gpt2rt.converter.tokenizer_files import chatml, read_json, read_tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError
 from gpt2rt.modelfile import Hyperparameters, tensor_table
@@ -56,9 +56,9 @@ class HuggingFaceFolder:
         self.path = pathlib.Path(source)
         self.name = name or folder_name(self.path) or "model"
         self.origin = origin or f"Hugging Face folder {self.name}"
-        config = read_json(self.path / CONFIG)
+        self._config = config = read_json(self.path / CONFIG)
         self.hyperparameters = self._hyperparameters(config)
-        self.chat = {"format": "dialogpt"} if _is_conversational(config) else None
+        self.chat = {"format": "dialogpt"} if _is_conversational(config) else chatml(self.path)
         self.licence = _licence(self.path / "README.md")
         self._tensors: dict[str, StoredTensor] = {}  # by their names without "transformer."
         self.files = self._weight_files()
@@ -69,7 +69,7 @@ class HuggingFaceFolder:
 
     def vocabulary(self) -> Vocabulary:
         """Read the `Vocabulary` of the folder's tokenizer files. Raises VocabularyError."""
-        return read_tokenizer(self.path, self.hyperparameters.n_vocab)
+        return read_tokenizer(self.path, self.hyperparameters.n_vocab, self._config)
 
     def tensor(self, name: str) -> np.ndarray:
         """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""

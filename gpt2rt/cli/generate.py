@@ -9,7 +9,7 @@ import click
 from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.parameters import FILE
-from gpt2rt.cli.sampling_options import given, model_options, sampling_options
+from gpt2rt.cli.sampling_options import given, model_options, sampling_options, special_option
 from gpt2rt.cli.terminal import counted, speed, write
 from gpt2rt.errors import UsageError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 @click.command("generate", short_help="Continue a text.")
 @model_and_text_arguments("prompt", required=False, announce=True)
+@special_option
 @click.option("--echo", is_flag=True, help="Print the prompt too.")
 @click.option(
     "--prompts",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     prompt: str | None,
+    special: bool,
     echo: bool,
     prompts: str | None,
     batch_size: int | None,
@@ -87,6 +89,7 @@ def command(
         "max_tokens": MAX_TOKENS if max_tokens is None else max_tokens,
         "stop": stop,
         "seed": seed,
+        "special": special,
         **given(options),
     }
     if prompts is not None:
