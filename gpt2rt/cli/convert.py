@@ -89,6 +89,18 @@ def output_options(default_type: str | None) -> Callable[[Command], Command]:
     type=CHAT_FORMAT,
     help="Store how gpt2rt chat formats a conversation.  [default: the source's, else plain]",
 )
+@click.option(
+    "--chat-template",
+    metavar="TEXT",
+    help="Store how an exchange is written: text with {user} and {bot}, and the model's special tokens.  [default: the"
+    " source's]",
+)
+@click.option(
+    "--opening-template",
+    metavar="TEXT",
+    help="Store how the text before a chat's first turn is written: text with {opening}.  [default: the source's, else"
+    " {opening}]",
+)
 @click.option("--user-name", metavar="NAME", help="Store the user's name in a chat.  [default: the source's, else Sam]")
 @click.option(
     "--bot-name", metavar="NAME", help="Store the model's name in a chat.  [default: the source's, else Emma]"
@@ -107,6 +119,8 @@ def command(
     name: str | None,
     licence: str | None,
     chat_format: str | None,
+    chat_template: str | None,
+    opening_template: str | None,
     user_name: str | None,
     bot_name: str | None,
     opening: str | None,
@@ -129,12 +143,15 @@ def command(
       gpt2rt convert models/124M --type int4 --calibrate book.txt
       gpt2rt convert models/124M --type f32 -o exact.bin
       gpt2rt convert checkpoint/run1/model-1000 --name run1 --chat-format dialogpt
+      gpt2rt convert checkpoint/run1/model-1000 --chat-template "<|user|>{user}<|bot|>{bot}"
       gpt2rt convert hf:microsoft/DialoGPT-small
     """
     from gpt2rt.converter import convert
 
     chat = {
-        "format": chat_format,
+        "format": "template" if chat_format is None and chat_template is not None else chat_format,
+        "template": chat_template,
+        "opening_template": opening_template,
         "user_name": user_name,
         "bot_name": bot_name,
         "opening": None if opening is None else read_text(opening),
