@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpt2rt.converter.huggingface import CONFIG, EPSILON, INDEX, WEIGHTS, hf_name
+from gpt2rt.converter.huggingface import EPSILON, hf_name
 from gpt2rt.converter.model_source import ModelFileSource
 from gpt2rt.converter.vocabulary import END_OF_TEXT, Vocabulary, byte_characters
+from gpt2rt.converter.weight_files import CONFIG, INDEX, WEIGHTS
 from gpt2rt.errors import CheckpointError, UsageError, VocabularyError
 from gpt2rt.modelfile import MERGE_SLOT, tensor_table
 from gpt2rt.modelfile.vocabulary import NO_TOKEN
