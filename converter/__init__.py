@@ -27,6 +27,7 @@ from gpt2rt.converter.model_source import ModelFileSource, is_model_file
 from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks, packed_codes
 from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
+from gpt2rt.converter.weight_files import is_weight_file
 from gpt2rt.errors import CheckpointError, UsageError
 from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Tensor
 from gpt2rt.modelfile.chat_settings import CHAT_FORMATS, CHAT_KEYS, check_templates
@@ -37,7 +38,7 @@ MAX_NAME = 200  # characters in the name of a model or of a license
 BLOCK = 1 << 20  # bytes hashed at a time
 NO_FILE_NAME = str.maketrans(dict.fromkeys('/\\:*?"<>|', "-"))  # characters that a file name can't contain
 
-Conversion = namedtuple("Conversion", "path size source_size ratio seconds max_error mean_error quality")
+Conversion = namedtuple("Conversion", "path size source_size ratio seconds max_error mean_error quality notes")
 Conversion.__doc__ = """The result of a conversion.
 
 Attributes:
@@ -46,6 +47,7 @@ Attributes:
     seconds: how long the conversion took.
     max_error, mean_error: the largest and the mean absolute quantization error of the matrix elements.
     quality: the quality report, a dict (docs/format.md), or None.
+    notes: what to know about how the source was read, a list of sentences; usually empty.
 """
 
 
@@ -67,7 +69,7 @@ def convert(
 
     Args:
         source: a folder as released by OpenAI, or a checkpoint prefix; a Hugging Face folder, or `hf:OWNER/NAME`,
-            optionally with `@REVISION`; a GGUF file; or an f32 or f16 model file.
+            optionally with `@REVISION`; a file of weights in such a folder; a GGUF file; or an f32 or f16 model file.
         output: the file to write; by default a name made from the source and the weight type, in the current folder.
         weight_type: "f32", "f16", "int8" or "int4".
         group_size: number of inputs that share a scale (int8 and int4 only); None selects the type's default.
@@ -149,7 +151,8 @@ def convert(
     size = output.stat().st_size
     seconds = time.perf_counter() - begin
     errors = quantization.max_error, quantization.mean_error
-    return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors, report)
+    notes = [_printable(note) for note in checkpoint.notes]
+    return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors, report, notes)
 
 
 def _open(source: str | os.PathLike[str]) -> Source:
@@ -164,8 +167,8 @@ def _open(source: str | os.PathLike[str]) -> Source:
                 return GgufFile(source)
             if is_model_file(source):
                 return ModelFileSource(source)
-            if str(source).endswith(".safetensors"):
-                return HuggingFaceFolder(pathlib.Path(source).parent)
+            if is_weight_file(source):
+                return HuggingFaceFolder(pathlib.Path(source).parent, weights=pathlib.Path(source))
     except OSError as error:
         raise CheckpointError(f"{source}: can't be read: {error.strerror or error}") from None
     return TensorFlowCheckpoint(source)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt2rt._tokenizer import Tokenizer
-from gpt2rt.converter.huggingface import CONFIG, EPSILON, INDEX, WEIGHTS, hf_name
+from gpt2rt.converter.huggingface import EPSILON, hf_name
 from gpt2rt.converter.model_source import ModelFileSource
 from gpt2rt.converter.vocabulary import Controls, Vocabulary, byte_characters
+from gpt2rt.converter.weight_files import CONFIG, INDEX, WEIGHTS
 from gpt2rt.errors import CheckpointError, UsageError, VocabularyError
 from gpt2rt.modelfile import MERGE_SLOT, NO_TOKEN, tensor_table
 

@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 import pathlib
+import re
 import struct
 from typing import Any
 
@@ -33,15 +34,18 @@ ALIGNMENT = 32  # of the tensors, unless the file specifies another
 
 SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # {value type: bytes}
 U32, TEXT, LIST = 4, 8, 9
-TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34)}  # {type: (name, values of a block, its bytes)}
+# {type: (name, values of a block, its bytes)}
+TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
 OTHER_TYPES = {
     **{2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"},
-    **{20: "IQ4_NL", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16"},
+    **{20: "IQ4_NL", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"},
 }
 
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5  # types of tokens; the others are normal ones
 EPSILON = 1e-5  # of the layer norms; the kernels support no other value
 SPLITTERS = (None, "default", "gpt-2")  # names of GPT-2's pre-tokenizer
+NUMBER, COUNT, N_TENSORS = "split.no", "split.count", "split.tensors.count"  # of the parts of a split file
+PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 HEAD = "output.weight"  # optional: without it, the head is the token embedding
 GLOBAL_NAMES = {
     **{"wpe": "position_embd.weight", "wte": "token_embd.weight"},
@@ -68,32 +72,27 @@ class GgufFile:
 
     chat: dict[str, str] | None = None
 
-    def __init__(self, source: Path):
+    def __init__(self, source: Path, name: str | None = None, origin: str | None = None):
         """
         Args:
-            source: path of the file.
+            source: path of the file; of a split file, any part.
+            name, origin: as for `TensorFlowCheckpoint`; None derives them from the file's name.
 
         Raises:
-            CheckpointError: it is damaged, not a GPT-2, or has tensors of a type other than F32, F16 and Q8_0.
+            CheckpointError: it is damaged, not a GPT-2, or has tensors of a type other than F32, F16, BF16 and Q8_0.
         """
         try:
             import gguf  # optional dependency
         except ImportError:
             raise CheckpointError(f'{source}: requires the package gguf (pip install "gpt2rt[gguf]")') from None
-        self._dequantize = gguf.quants.dequantize
+        self._dequantize, self._reader = gguf.quants.dequantize, gguf.GGUFReader
         self.path = pathlib.Path(source)
-        self.name, self.origin, self.files = self.path.stem, f"GGUF file {self.path.name}", [self.path]
-        try:
-            _check(self.path)
-            reader = gguf.GGUFReader(self.path)
-            self._metadata = {key: field.contents() for key, field in reader.fields.items()}
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: can't be read: {error.strerror or error}") from None
-        except _MalformedError as error:
-            raise CheckpointError(f"{self.path}: {error} (truncated or damaged?)") from None
-        except Exception as error:  # the package's reader may raise anything
-            raise CheckpointError(f"{self.path}: not a valid GGUF file: {error!r:.200}") from None
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.notes: list[str] = []
+        self.files, called = [self.path], self.path.stem
+        self._metadata, self._tensors = self._read(self.path)
+        if self._metadata.get(COUNT, 1) != 1:
+            called = self._read_parts()
+        self.name, self.origin = name or called, origin or f"GGUF file {self.path.name}"
         licence = self._metadata.get("general.license")
         self.licence = licence if isinstance(licence, str) and licence.isprintable() and len(licence) <= 200 else None
         self.hyperparameters = self._hyperparameters()
@@ -143,6 +142,54 @@ class GgufFile:
 
     def release(self, array: np.ndarray) -> None:
         """Do nothing: the memory is freed with the array."""
+
+    def _read(self, path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the metadata and the tensors of one file, by name. Raises CheckpointError."""
+        try:
+            _check(path)
+            reader = self._reader(path)
+            metadata = {key: field.contents() for key, field in reader.fields.items()}
+        except OSError as error:
+            raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
+        except _MalformedError as error:
+            raise CheckpointError(f"{path}: {error} (truncated or damaged?)") from None
+        except Exception as error:  # the package's reader may raise anything
+            raise CheckpointError(f"{path}: not a valid GGUF file: {error!r:.200}") from None
+        return metadata, {tensor.name: tensor for tensor in reader.tensors}
+
+    def _read_parts(self) -> str:
+        """Read all parts of a split file; the first has the metadata of the model. Return the name of the whole."""
+        count, name = self._value(COUNT, int), PART.fullmatch(self.path.name)
+        if not name or int(name[2]) != count or count < 1:
+            raise CheckpointError(
+                f"{self.path}: one of {count} parts of a split file, expected a name like"
+                f" {self.path.stem[:80]}-00001-of-{max(count, 1):05}.gguf, by which the others are found"
+            )
+        self.files = [self.path.with_name(f"{name[1]}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
+        for path in self.files:
+            if not path.is_file():
+                raise CheckpointError(
+                    f"{path}: missing, expected all {count} parts of the split file in one folder (incomplete"
+                    " download?)"
+                )
+        parts = [self._read(path) for path in self.files]
+        self._metadata, self._tensors = parts[0][0], {}
+        for i, (metadata, tensors) in enumerate(parts):
+            found = metadata.get(NUMBER), metadata.get(COUNT)
+            if found != (i, count):
+                raise CheckpointError(
+                    f"{self.files[i]}: {NUMBER} and {COUNT} are {found[0]!r:.80} and {found[1]!r:.80}, expected {i} and"
+                    f" {count}"
+                )
+            for tensor in tensors:
+                if tensor in self._tensors:
+                    raise CheckpointError(f"{self.files[i]}: tensor {tensor!r:.80} is in another part as well")
+            self._tensors |= tensors
+        if (n_tensors := self._metadata.get(N_TENSORS)) != len(self._tensors):
+            raise CheckpointError(
+                f"{self.files[0]}: {N_TENSORS} is {n_tensors!r:.80}, but the parts have {len(self._tensors)} tensors"
+            )
+        return name[1]
 
     def _value(self, key: str, kind: type) -> Any:
         value = self._metadata.get(key)
@@ -305,7 +352,8 @@ class _Scan:
         kind, offset = self.number(4), self.number(8)
         if kind not in TYPES:
             raise _MalformedError(
-                f"tensor {name!r} is of type {OTHER_TYPES.get(kind, kind)}, expected F32, F16 or Q8_0 (use such a file)"
+                f"tensor {name!r} is of type {OTHER_TYPES.get(kind, kind)}, expected F32, F16, BF16 or Q8_0"
+                " (use such a file)"
             )
         type_name, n_values, n_bytes = TYPES[kind]
         if shape and shape[0] % n_values:

@@ -14,11 +14,10 @@ from gpt2rt.converter.source import folder_name
 from gpt2rt.converter.stored_tensor import TYPES, StoredTensor, read_safetensors
 from gpt2rt.converter.tokenizer_files import chatml, read_json, read_tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
+from gpt2rt.converter.weight_files import CONFIG, default_weights, listed_files, weights_in, weights_with
 from gpt2rt.errors import CheckpointError
 from gpt2rt.modelfile import Hyperparameters, tensor_table
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 EPSILON = 1e-5  # of the layer norms; the kernels support no other value
 TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # names of the same function
 
@@ -33,7 +32,12 @@ EXPECTED = {
 }
 SIZES = {"vocab_size": "n_vocab", "n_positions": "n_ctx", "n_embd": "n_embd", "n_head": "n_head", "n_layer": "n_layer"}
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # attention masks, which older versions saved as well
-HEAD = "lm_head.weight"
+HEAD, EMBEDDING = "lm_head.weight", "wte.weight"
+TIED = "tie_word_embeddings"  # whether the head is the embedding; true where a config does not say so
+# Modules that torch.compile and parallel training put around a model or its parts, which then are in the names.
+WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# Heads for other tasks, next to the output head: values of reinforcement learning, classification, answers.
+EXTRA_HEADS = ("v_head", "value_head", "score", "classifier", "qa_outputs", "multiple_choice_head", "summary")
 
 
 def is_huggingface(folder: str | os.PathLike[str]) -> bool:
@@ -44,27 +48,47 @@ def is_huggingface(folder: str | os.PathLike[str]) -> bool:
 class HuggingFaceFolder:
     """A source for `convert`, with the interface of `TensorFlowCheckpoint`; `chat` is set for chat models."""
 
-    def __init__(self, source: str | os.PathLike[str], name: str | None = None, origin: str | None = None):
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        name: str | None = None,
+        origin: str | None = None,
+        weights: pathlib.Path | None = None,
+    ):
         """
         Args:
             source: path of the folder.
             name, origin: as for `TensorFlowCheckpoint`; None derives them from the folder's name.
+            weights: a file in the folder to read instead of the folder's default; a shard stands for all of them.
 
         Raises:
             CheckpointError: it is damaged or incomplete, or the model is not a GPT-2.
         """
         self.path = pathlib.Path(source)
-        self.name = name or folder_name(self.path) or "model"
-        self.origin = origin or f"Hugging Face folder {self.name}"
+        if weights and not is_huggingface(self.path):
+            raise CheckpointError(f"{weights}: no {CONFIG} in its folder, expected the model's configuration")
         self._config = config = read_json(self.path / CONFIG)
-        self.hyperparameters = self._hyperparameters(config)
+        self.hyperparameters = read_hyperparameters(config, self.path / CONFIG)
+        weights = weights_with(weights) if weights else weights_in(self.path)
+        self.files = listed_files(weights)
+        called = folder_name(self.path) or "model"
+        if weights.name == default_weights(os.listdir(self.path)):
+            self.name, self.origin = name or called, origin or f"Hugging Face folder {called}"
+        else:
+            self.name = name or f"{called}-{pathlib.Path(weights.name.removesuffix('.index.json')).stem}"
+            self.origin = origin or f"Hugging Face folder {called}, file {weights.name}"
         self.chat = {"format": "dialogpt"} if _is_conversational(config) else chatml(self.path)
-        self.licence = _licence(self.path / "README.md")
+        self.licence = licence_of(self.path / "README.md")
+        self.notes: list[str] = []
         self._tensors: dict[str, StoredTensor] = {}  # by their names without "transformer."
-        self.files = self._weight_files()
+        ignored: set[str] = set()
         for file in self.files:
-            self._open(file)
-        self._names, self.is_tied = self._match()
+            ignored |= self._open(file)
+        if ignored:
+            heads = ", ".join(f"{head}.*" for head in sorted(ignored))
+            self.notes.append(f"tensors of heads for other tasks are ignored: {heads}")
+        self.is_tied = self._has_tied_head(config.get(TIED, True))
+        self._names = self._match()
         self.size = sum(4 * math.prod(t.shape) for t in tensor_table(self.hyperparameters, "f32", 0, self.is_tied))
 
     def vocabulary(self) -> Vocabulary:
@@ -81,55 +105,15 @@ class HuggingFaceFolder:
             if tensor.release(array):
                 return
 
-    def _hyperparameters(self, config: dict[str, Any]) -> Hyperparameters:
-        path = self.path / CONFIG
-        for key, expected in EXPECTED.items():
-            if key in config and config[key] not in expected:
-                raise CheckpointError(
-                    f"{path}: {key} is {config[key]!r:.80}, expected {' or '.join(map(str, expected))}"
-                )
-        if "model_type" not in config:
-            raise CheckpointError(f"{path}: no model_type, expected gpt2")
-        numbers = {}
-        for key, name in SIZES.items():
-            value = config.get(key, config.get("n_ctx") if key == "n_positions" else None)
-            if type(value) is not int:
-                raise CheckpointError(f"{path}: {key} is {value!r:.80}, expected an integer")
-            numbers[name] = value
-        hyperparameters = Hyperparameters(**numbers)
-        if problem := hyperparameters.problem():
-            raise CheckpointError(f"{path}: {problem}")
-        if config.get("n_inner") not in (None, 4 * hyperparameters.n_embd):
-            raise CheckpointError(f"{path}: n_inner is {config['n_inner']!r:.80}, expected 4 times n_embd")
-        return hyperparameters
-
-    def _weight_files(self) -> list[pathlib.Path]:
-        """Return the files of the weights, sorted by name."""
-        if (self.path / WEIGHTS).is_file():
-            return [self.path / WEIGHTS]
-        if (self.path / INDEX).is_file():
-            shards = read_json(self.path / INDEX).get("weight_map")
-            if not isinstance(shards, dict) or not shards:
-                raise CheckpointError(f"{self.path / INDEX}: no weight_map, expected {{tensor: file}}")
-            names = sorted(set(map(str, shards.values())))
-            for name in names:
-                if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-                    raise CheckpointError(f"{self.path / INDEX}: file name {name!r:.80} is not one in this folder")
-                if not (self.path / name).is_file():
-                    raise CheckpointError(f"{self.path}: {name} is missing (incomplete download?)")
-            return [self.path / name for name in names]
-        if any((self.path / name).is_file() for name in PICKLES):
-            raise CheckpointError(
-                f"{self.path}: {PICKLES[0]} is a pickle, which can run code when it is loaded (save the model as"
-                " safetensors with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW))"
-            )
-        raise CheckpointError(f"{self.path}: has {CONFIG} but no {WEIGHTS} (incomplete download?)")
-
-    def _open(self, path: pathlib.Path) -> None:
-        """List the tensors of a file."""
-        for name, tensor in read_safetensors(path).items():
-            short = name.removeprefix("transformer.")
+    def _open(self, path: pathlib.Path) -> set[str]:
+        """List the tensors of a file; return the names of the heads in it that are ignored."""
+        ignored = set()
+        for name, tensor in _read_tensors(path).items():
+            short = _without_wrappers(name)
             if BUFFERS.fullmatch(short):
+                continue
+            if (module := short.partition(".")[0]) in EXTRA_HEADS:
+                ignored.add(module)
                 continue
             if short in self._tensors:
                 raise CheckpointError(f"{path}: tensor {name!r:.80} appears twice")
@@ -138,16 +122,43 @@ class HuggingFaceFolder:
                     f"{path}: tensor {name!r:.80} is of type {tensor.dtype}, expected {', '.join(TYPES)}"
                 )
             self._tensors[short] = tensor
+        return ignored
 
-    def _match(self) -> tuple[dict[str, str], bool]:
-        """Return ({our tensor name: the file's}, is_tied).
+    def _has_tied_head(self, tied: Any) -> bool:
+        """Return whether the output head is the token embedding.
+
+        Args:
+            tied: what the config says.
+        """
+        path, tensors = self.path / CONFIG, self._tensors
+        if not isinstance(tied, bool):
+            raise CheckpointError(f"{path}: {TIED} is {tied!r:.80}, expected true or false")
+        if HEAD not in tensors:
+            if not tied:
+                raise CheckpointError(
+                    f"{path}: {TIED} is false, so the model has an output head of its own, but the weights have no"
+                    f" {HEAD} (save the model again with its head, or set {TIED} to true if the head is the token"
+                    " embedding)"
+                )
+            return True
+        if tied and EMBEDDING not in tensors:  # saved once, under either name
+            tensors[EMBEDDING] = tensors[HEAD]
+        is_same = tensors[HEAD].is_same(tensors.get(EMBEDDING))
+        if tied and not is_same:
+            self.notes.append(
+                f"{CONFIG} says that the token embedding is the output head ({TIED} is true, or left out), but the"
+                f" weights have a different {HEAD}, which is used"
+            )
+        return is_same
+
+    def _match(self) -> dict[str, str]:
+        """Return {our tensor name: the file's}.
 
         Raises:
             CheckpointError: a tensor is missing, extra or misshapen.
         """
-        is_tied = HEAD not in self._tensors or self._tensors[HEAD].is_same(self._tensors.get("wte.weight"))
         names: dict[str, str] = {}
-        for tensor in tensor_table(self.hyperparameters, "f32", 0, is_tied):
+        for tensor in tensor_table(self.hyperparameters, "f32", 0, self.is_tied):
             names[tensor.name] = name = hf_name(tensor.name)
             if name not in self._tensors:
                 raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
@@ -161,7 +172,51 @@ class HuggingFaceFolder:
         for name in self._tensors:
             if name not in {HEAD, *names.values()}:
                 raise CheckpointError(f"{self.path}: unexpected tensor {name!r:.80} for a GPT-2")
-        return names, is_tied
+        return names
+
+
+def read_hyperparameters(config: dict[str, Any], path: pathlib.Path) -> Hyperparameters:
+    """Return the hyperparameters of a GPT-2's config.
+
+    Args:
+        config: the content of config.json. path: its path, for messages.
+
+    Raises:
+        CheckpointError: the model is not a GPT-2, or computes differently.
+    """
+    for key, expected in EXPECTED.items():
+        if key in config and config[key] not in expected:
+            raise CheckpointError(f"{path}: {key} is {config[key]!r:.80}, expected {' or '.join(map(str, expected))}")
+    if "model_type" not in config:
+        raise CheckpointError(f"{path}: no model_type, expected gpt2")
+    numbers = {}
+    for key, name in SIZES.items():
+        value = config.get(key, config.get("n_ctx") if key == "n_positions" else None)
+        if type(value) is not int:
+            raise CheckpointError(f"{path}: {key} is {value!r:.80}, expected an integer")
+        numbers[name] = value
+    hyperparameters = Hyperparameters(**numbers)
+    if problem := hyperparameters.problem():
+        raise CheckpointError(f"{path}: {problem}")
+    if config.get("n_inner") not in (None, 4 * hyperparameters.n_embd):
+        raise CheckpointError(f"{path}: n_inner is {config['n_inner']!r:.80}, expected 4 times n_embd")
+    return hyperparameters
+
+
+def _read_tensors(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a file of weights, whatever its format, by name. Raises CheckpointError."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    raise CheckpointError(
+        f"{path}: it is a pickle, which can run code when it is loaded (save the model as safetensors with"
+        " transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW))"
+    )
+
+
+def _without_wrappers(name: str) -> str:
+    """Return a tensor's name in the model itself: `h.0.ln_1.bias` of `module.transformer.h.0.ln_1.bias`."""
+    short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    return short.removeprefix("transformer.")
 
 
 def hf_name(name: str) -> str:
@@ -178,7 +233,7 @@ def _is_conversational(config: dict[str, Any]) -> bool:
     return isinstance(tasks, dict) and "conversational" in tasks
 
 
-def _licence(card: pathlib.Path) -> str | None:
+def licence_of(card: pathlib.Path) -> str | None:
     """Return the `license:` value in the header of a model card, or None."""
     try:
         with card.open(encoding="utf-8", errors="replace") as file:

@@ -58,6 +58,7 @@ class ModelFileSource:
             raise ModelFileError(f"{source}: section {name!r} is damaged: checksum {actual:08x}, expected {stored:08x}")
         metadata = file.metadata
         self.name = self._line(metadata, "name") or self.path.stem
+        self.notes: list[str] = []
         self.licence, self.chat = self._line(metadata, "licence"), metadata.get("chat")
         if not isinstance(self.chat, dict | None):
             raise ModelFileError(f"{source}: metadata 'chat' is a {type(self.chat).__name__}, expected an object")

@@ -50,6 +50,7 @@ class Source(Protocol):
     chat: dict[str, str] | None
     size: int
     files: list[pathlib.Path]
+    notes: list[str]
 
     def vocabulary(self) -> SourceVocabulary: ...
 

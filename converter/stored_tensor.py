@@ -63,6 +63,9 @@ class StoredTensor(NamedTuple):
 def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
     """Map a file and return its tensors by name, after the safetensors package has validated it.
 
+    `safetensors.torch.save_model` writes a tensor with several names once; the metadata maps the others to that name.
+    They are in the result too.
+
     Raises:
         CheckpointError: the file can't be read or is damaged, or the package is missing.
     """
@@ -87,4 +90,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
             continue
         offset = 8 + length + entry["data_offsets"][0]
         tensors[name] = StoredTensor(content, entry["dtype"], tuple(entry["shape"]), offset)
+    for alias, name in (entries.get("__metadata__") or {}).items():  # strings, as the package has validated
+        if name in tensors:
+            tensors.setdefault(alias, tensors[name])
     return tensors

@@ -46,6 +46,7 @@ class TensorFlowCheckpoint:
         hyperparameters: `Hyperparameters`. is_tied: whether `wte` is also the output head.
         chat: the chat settings that the source implies, as for `convert`, or None.
         size: bytes of the weights in f32. files: the files that hold the weights, in order.
+        notes: what the user should know about how the source was read, sentences without a capital or a period.
     """
 
     is_tied = True
@@ -71,6 +72,7 @@ class TensorFlowCheckpoint:
         self.origin = f"TensorFlow checkpoint {called}/{self.path.name}"
         self.hyperparameters = _read_hparams(folder / HPARAMS)
         self.licence: str | None = None
+        self.notes: list[str] = []
         self._reader: _BundleReader | _TensorFlowReader
         try:
             self._reader = bundle = _BundleReader(self.path)

@@ -202,7 +202,7 @@ def test_convert(cli, tmp_path):
     ],
 )
 def test_a_factor_is_printed_where_the_file_is_smaller(size, source_size, text):
-    assert sizes(Conversion("x.bin", size, source_size, source_size / size, 1.0, 0.0, 0.0, None)) == text
+    assert sizes(Conversion("x.bin", size, source_size, source_size / size, 1.0, 0.0, 0.0, None, [])) == text
 
 
 @pytest.mark.parametrize("option", ["--license", "--licence"])

@@ -1,5 +1,6 @@
 """GGUF files, written by the gguf package: what they convert to, and each way to be malformed."""
 
+import hashlib
 import json
 import struct
 
@@ -41,11 +42,14 @@ def gguf_tensors(hyperparameters):
     return tensors
 
 
-def write_gguf(path, folder, hyperparameters=SMALL, kind="F32", tensors=None, kinds=None, edit=None, **metadata):
+def write_gguf(
+    path, folder, hyperparameters=SMALL, kind="F32", tensors=None, kinds=None, edit=None, split=None, **metadata
+):
     """Write a file with the vocabulary of the checkpoint in `folder`.
 
     Args:
         kind: type of the matrices. kinds: {tensor: another type}. edit: called with the writer.
+        split: arguments of the writer that split the file.
         metadata: values that differ from GPT-2's; None leaves a key out.
     """
     encoder = json.loads((folder / "encoder.json").read_text("utf-8"))
@@ -62,7 +66,7 @@ def write_gguf(path, folder, hyperparameters=SMALL, kind="F32", tensors=None, ki
         "architecture": "gpt2",
         **metadata,
     }
-    writer = gguf.GGUFWriter(path, values["architecture"])
+    writer = gguf.GGUFWriter(path, values["architecture"], **(split or {}))
     add = {
         **{"n_ctx": writer.add_context_length, "n_embd": writer.add_embedding_length, "n_head": writer.add_head_count},
         **{
@@ -140,6 +144,93 @@ def test_q8_0_file_gives_nearly_the_same_logits(tmp_path):
     assert 0 < np.abs(quantized - direct).max() < 0.1 * direct.std()
 
 
+def test_bf16_file_is_read_exactly(folder, tmp_path):
+    tensors = gguf_tensors(SMALL)
+    path = write_gguf(
+        tmp_path / "x.gguf", folder, kind="BF16", tensors=tensors | {"output.weight": tensors["token_embd.weight"]}
+    )
+    found = GgufFile(path)
+    for name, in_file in (("wte", "token_embd.weight"), ("h1/mlp/c_fc/w", "blk.1.ffn_up.weight")):
+        bits = tensors[in_file].view(np.uint32)
+        rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)  # to nearest, ties to even
+        assert np.array_equal(found.tensor(name), rounded if name == "wte" else rounded.T)
+    assert found.is_tied
+
+
+# Split files
+
+
+@pytest.fixture
+def parts(folder, tmp_path):
+    """The parts of a file of three, with about a third of the tensors each."""
+    n_tensors = -(-len(gguf_tensors(SMALL)) // 3)
+    write_gguf(tmp_path / "x.gguf", folder, split={"split_max_tensors": n_tensors})
+    return [tmp_path / f"x-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_any_part_of_a_split_file_stands_for_the_whole(folder, parts, tmp_path, monkeypatch, part):
+    monkeypatch.chdir(tmp_path)
+    direct = sections(folder, tmp_path / "direct.bin", "f32")
+    assert convert(parts[part], weight_type="f32").path == "x-f32.bin"
+    model = ModelFile("x-f32.bin")
+    assert {name: bytes(model.sections[name]) for name in direct} == direct
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
+    assert model.metadata["source_sha256"] == digest
+
+
+def test_first_part_may_have_only_the_metadata(folder, tmp_path):
+    write_gguf(tmp_path / "x.gguf", folder, split={"split_max_tensors": 20, "small_first_shard": True})
+    path = tmp_path / "x-00002-of-00003.gguf"
+    assert sections(path, tmp_path / "x.bin", "f32") == sections(folder, tmp_path / "direct.bin", "f32")
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_missing_part_is_named(parts, tmp_path, missing):
+    parts[missing].unlink()
+    message = rf"{parts[missing].name}: missing, expected all 3 parts of the split file in one folder"
+    with pytest.raises(CheckpointError, match=message):
+        convert(parts[(missing + 1) % 3], tmp_path / "x.bin")
+
+
+def test_part_with_another_name_is_refused(parts, tmp_path):
+    parts[1].rename(tmp_path / "second.gguf")
+    with pytest.raises(
+        CheckpointError, match=r"one of 3 parts of a split file, expected a name like second-00001-of-00"
+    ):
+        convert(tmp_path / "second.gguf", tmp_path / "x.bin")
+
+
+def test_part_in_the_place_of_another_is_refused(parts, tmp_path):
+    parts[2].write_bytes(parts[1].read_bytes())
+    with pytest.raises(
+        CheckpointError, match=r"x-00003-of-00003\.gguf: split\.no and split\.count are 1 and 3, expected 2"
+    ):
+        convert(parts[0], tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda content: content.replace(b"blk.1.ffn_up.bias", b"blk.0.ffn_up.bias"), "is in another part as well"),
+        (lambda content: with_value(content, b"split.count", struct.pack("<IH", 2, 0)), "one of 0 parts"),
+        (lambda content: with_value(content, b"split.count", struct.pack("<IH", 2, 4)), "one of 4 parts"),
+        (lambda content: with_value(content, b"split.tensors.count", struct.pack("<Ii", 5, 9)), "is 9, but the parts"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(parts, tmp_path, edit, message):
+    for path in parts:
+        path.write_bytes(edit(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=message):
+        convert(parts[0], tmp_path / "x.bin")
+
+
+def with_value(content, key, value):
+    """Return the file with another value, of the same length, for a key."""
+    begin = content.index(key) + len(key)
+    return content[:begin] + value + content[begin + len(value) :]
+
+
 def test_file_records_its_source(folder, tmp_path):
     path = write_gguf(tmp_path / "my model.gguf", folder)
     convert(path, tmp_path / "x.bin")
@@ -206,7 +297,7 @@ def test_separate_head_is_kept(folder, tmp_path):
     assert np.array_equal(head, tensors["output.weight"])
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "BF16"])
+@pytest.mark.parametrize("kind", ["Q4_0"])
 def test_other_type_is_refused(tmp_path, kind):
     write_checkpoint(tmp_path / "wide", WIDE)
     path = write_gguf(tmp_path / "x.gguf", tmp_path / "wide", WIDE, kinds={"blk.1.ffn_up.weight": kind})

@@ -2,20 +2,14 @@
 
 import contextlib
 import hashlib
-import http.server
 import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
-import threading
 
 import numpy as np
 import pytest
 import reference
-from checkpoints import SMALL, random_tensors, write_checkpoint
-from hub_server import Hub
+from checkpoints import SMALL, write_checkpoint
+from hf_folder import TOKENS, assert_close, logits, named, tensors_of, write_config, write_folder
 
 from gpt2rt.converter import convert
 from gpt2rt.converter.export import export
@@ -24,39 +18,6 @@ from gpt2rt.model import open_model
 from gpt2rt.modelfile import ModelFile
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="the extra `huggingface` is not installed")
-
-TOLERANCE = 1e-4  # relative to the largest logit
-TOKENS = [5, 300, 17, 0, 255, 256, 42]
-
-
-def tensors_of(seed=0, scale=0.1):
-    """Return {our name: f32 array} of a small model, matrices of the layers as (n_in, n_out)."""
-    found = {}
-    for full_name, array in random_tensors(SMALL, seed).items():
-        name = full_name.removeprefix("model/")
-        found[name] = (1 + scale * array if name.endswith("/g") else scale * array).reshape(array.shape[-2:])
-    return found
-
-
-def named(tensors, prefix="transformer."):
-    """Return {name in transformers: array}, written out independently of the converter's rule."""
-    state, endings = {}, {"g": "weight", "w": "weight", "b": "bias"}
-    for name, array in tensors.items():
-        if name in ("wte", "wpe"):
-            state[f"{prefix}{name}.weight"] = array
-        else:
-            *path, kind = name.split("/")
-            path = path if path == ["ln_f"] else ["h", path[0][1:], *path[1:]]
-            state[prefix + ".".join([*path, endings[kind]])] = array
-    return state
-
-
-def write_config(folder, **changes):
-    config = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "n_inner": None}
-    config |= {"vocab_size": SMALL.n_vocab, "n_positions": SMALL.n_ctx, "n_embd": SMALL.n_embd}
-    config |= {"n_head": SMALL.n_head, "n_layer": SMALL.n_layer}
-    config = {key: value for key, value in (config | changes).items() if value != "left out"}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +31,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def folder(tmp_path, checkpoint):
     """A folder with a configuration and tokenizer files, without weights."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    write_config(folder)
-    shutil.copy(checkpoint / "encoder.json", folder / "vocab.json")
-    shutil.copy(checkpoint / "vocab.bpe", folder / "merges.txt")
-    return folder
+    return write_folder(tmp_path / "small", checkpoint)
 
 
 @pytest.fixture
@@ -83,19 +39,6 @@ def whole(folder):
     """The same folder with weights."""
     safetensors.save_file(named(tensors_of()), folder / "model.safetensors")
     return folder
-
-
-def logits(source, tmp_path, weight_type="f32"):
-    """Return the logits of TOKENS, (T, n_vocab)."""
-    convert(source, tmp_path / "x.bin", weight_type=weight_type, force=True)
-    sequence = open_model(tmp_path / "x.bin", n_threads=1).sequence()
-    sequence.append(TOKENS, n_logits=len(TOKENS))
-    rows = sequence.all_logits
-    return np.stack([np.frombuffer(row, np.float32) for row in rows])
-
-
-def assert_close(found, expected):
-    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 # --- weights
@@ -394,55 +337,6 @@ def test_export_writes_a_complete_folder_or_none(checkpoint, tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         export(tmp_path / "a.bin", tmp_path / "folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "there"]
-
-
-# --- the Hugging Face Hub
-
-
-@pytest.fixture
-def hub(whole, tmp_path):
-    """Run the command line with a hub that has the folder; return the finished process."""
-    pytest.importorskip("huggingface_hub", reason="the extra `huggingface` is not installed")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.folder, server.daemon_threads = whole, True
-    (whole / "flax_model.msgpack").write_bytes(b"not wanted")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    variables = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "*", "PYTHONSAFEPATH": "1"}
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "gpt2rt", "convert", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | variables, timeout=120, check=False
-        )
-
-    yield run
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_name_on_the_hub_is_downloaded_and_converted(hub, whole, tmp_path):
-    done = hub("hf:OWNER/small@main", "--type", "f32")
-    assert done.returncode == 0, done.stderr
-    assert ModelFile(tmp_path / "small-f32.bin").metadata["source"] == f"Hugging Face OWNER/small at {Hub.COMMIT}"
-    convert(whole, tmp_path / "direct.bin", weight_type="f32")
-    made, direct = ModelFile(tmp_path / "small-f32.bin"), ModelFile(tmp_path / "direct.bin")
-    assert made.sections["weights"] == direct.sections["weights"]
-    assert not list(pathlib.Path(tmp_path / "cache").rglob("*.msgpack"))
-
-
-def test_a_missing_hub_model_is_reported_in_one_line(hub):
-    done = hub("hf:OWNER/other")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("gpt2rt: hf:OWNER/other: download failed: RepositoryNotFoundError: ")
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("name", ["hf:", "hf:a/b/c", "hf:/x", "hf:a b", "hf:a/b@"])
-def test_an_invalid_hub_name_is_refused(tmp_path, name):
-    with pytest.raises(UsageError, match="expected hf:OWNER/NAME"):
-        convert(name, tmp_path / "x.bin")
 
 
 # --- transformers

@@ -132,7 +132,8 @@ def command(
     """Convert a GPT-2 checkpoint to a model file.
 
     SOURCE is a folder as released by OpenAI; the prefix of a checkpoint as saved by fine-tuning tools; a Hugging Face
-    folder, or hf:OWNER/NAME[@REVISION] to download one; or a GGUF file (F32, F16 or Q8_0).
+    folder, or a file of weights in one, or hf:OWNER/NAME[@REVISION] to download one; or a GGUF file (F32, F16, BF16 or
+    Q8_0; of a split file, any part).
 
     The quality loss is measured on text, printed, and stored in the file (see gpt2rt info). --calibrate reduces it with
     a text like those that the model will read; measure the result on another text.
@@ -196,6 +197,8 @@ def with_progress(convert: Callable[..., Conversion], *arguments: Any, **options
 
 def show_result(result: Conversion, options: dict[str, Any]) -> None:
     """Print what a conversion with these options wrote."""
+    for note in result.notes:
+        click.echo(f"({note})", err=True)
     click.echo(
         f"{result.path}: {sizes(result)}, in {result.seconds:.1f} s; largest quantization error {result.max_error:.2g},"
         f" mean {result.mean_error:.2g}"
