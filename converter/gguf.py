@@ -159,37 +159,38 @@ class GgufFile:
 
     def _read_parts(self) -> str:
         """Read all parts of a split file; the first has the metadata of the model. Return the name of the whole."""
-        count, name = self._value(COUNT, int), PART.fullmatch(self.path.name)
-        if not name or int(name[2]) != count or count < 1:
+        count, part = self._value(COUNT, int), PART.fullmatch(self.path.name)
+        if not part or int(part[2]) != count or count < 1:
             raise CheckpointError(
                 f"{self.path}: one of {count} parts of a split file, expected a name like"
                 f" {self.path.stem[:80]}-00001-of-{max(count, 1):05}.gguf, by which the others are found"
             )
-        self.files = [self.path.with_name(f"{name[1]}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
+        self.files = [self.path.with_name(f"{part[1]}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
         for path in self.files:
             if not path.is_file():
                 raise CheckpointError(
                     f"{path}: missing, expected all {count} parts of the split file in one folder (incomplete"
                     " download?)"
                 )
-        parts = [self._read(path) for path in self.files]
-        self._metadata, self._tensors = parts[0][0], {}
-        for i, (metadata, tensors) in enumerate(parts):
+        self._tensors = {}
+        for i, path in enumerate(self.files):
+            metadata, tensors = self._read(path)
             found = metadata.get(NUMBER), metadata.get(COUNT)
             if found != (i, count):
                 raise CheckpointError(
-                    f"{self.files[i]}: {NUMBER} and {COUNT} are {found[0]!r:.80} and {found[1]!r:.80}, expected {i} and"
-                    f" {count}"
+                    f"{path}: {NUMBER} and {COUNT} are {found[0]!r:.80} and {found[1]!r:.80}, expected {i} and {count}"
                 )
-            for tensor in tensors:
-                if tensor in self._tensors:
-                    raise CheckpointError(f"{self.files[i]}: tensor {tensor!r:.80} is in another part as well")
+            if i == 0:
+                self._metadata = metadata
+            for name in tensors:
+                if name in self._tensors:
+                    raise CheckpointError(f"{path}: tensor {name!r:.80} is in another part as well")
             self._tensors |= tensors
         if (n_tensors := self._metadata.get(N_TENSORS)) != len(self._tensors):
             raise CheckpointError(
                 f"{self.files[0]}: {N_TENSORS} is {n_tensors!r:.80}, but the parts have {len(self._tensors)} tensors"
             )
-        return name[1]
+        return part[1]
 
     def _value(self, key: str, kind: type) -> Any:
         value = self._metadata.get(key)

@@ -41,7 +41,7 @@ def weights_in(folder: pathlib.Path) -> pathlib.Path:
         raise CheckpointError(f"{folder}: can't be read: {error.strerror or error}") from None
     if found := default_weights(names):
         return folder / found
-    others = [repr(name) for name in names if name.endswith((".safetensors", *PYTORCH))]
+    others = [repr(name) for name in names if name.endswith((".safetensors", ".gguf", *PYTORCH))]
     advice = "incomplete download?"
     if others:
         advice = f"to convert another file, give its path; here are {', '.join(others[:SHOWN])}"

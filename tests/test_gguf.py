@@ -1,5 +1,6 @@
 """GGUF files, written by the gguf package: what they convert to, and each way to be malformed."""
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -223,6 +224,19 @@ def test_parts_that_contradict_each_other_are_refused(parts, tmp_path, edit, mes
         path.write_bytes(edit(path.read_bytes()))
     with pytest.raises(CheckpointError, match=message):
         convert(parts[0], tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_part_raises_only_gpt2rt_errors(parts, seed):
+    generator, path = np.random.default_rng(seed), parts[seed % 3]
+    sound = path.read_bytes()
+    for _ in range(10):
+        content = bytearray(sound)
+        for position in generator.integers(0, 1000, 3):
+            content[position] = generator.integers(256)
+        path.write_bytes(content)
+        with contextlib.suppress(Gpt2rtError):
+            GgufFile(parts[0]).vocabulary()
 
 
 def with_value(content, key, value):
