@@ -236,7 +236,7 @@ def _is_conversational(config: dict[str, Any]) -> bool:
 def licence_of(card: pathlib.Path) -> str | None:
     """Return the `license:` value in the header of a model card, or None."""
     try:
-        with card.open(encoding="utf-8", errors="replace") as file:
+        with card.open(encoding="utf-8-sig", errors="replace") as file:
             head = file.read(1 << 16)
     except OSError:
         return None

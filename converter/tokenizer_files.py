@@ -41,7 +41,7 @@ def read_json(path: pathlib.Path, error_class: type[Gpt2rtError] = CheckpointErr
     try:
         if path.stat().st_size > MAX_JSON:
             raise error_class(f"{path}: larger than {MAX_JSON} bytes, expected a smaller file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise error_class(f"{path}: can't be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -100,7 +100,7 @@ def chatml(folder: pathlib.Path) -> dict[str, str] | None:
     settings = _optional_json(folder / "tokenizer_config.json")
     template = settings.get("chat_template")
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8-sig")
     is_chatml = isinstance(template, str) and all(mark in template for mark in ("<|im_start|>", "<|im_end|>"))
     return dict(CHATML) if is_chatml else None
 
@@ -245,7 +245,7 @@ def _read_vocabulary(folder: pathlib.Path) -> Files:
     """Parse vocab.json, merges.txt and added_tokens.json."""
     ids = read_json(folder / "vocab.json", VocabularyError)
     try:
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        lines = (folder / "merges.txt").read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise VocabularyError(f"{folder / 'merges.txt'}: can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

@@ -64,7 +64,7 @@ def byte_characters() -> list[str]:
 def _read(path: Path) -> str:
     """Return the text of a file with its line endings unchanged."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             return file.read()
     except OSError as error:
         raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.errors import ModelFileError, UsageError
+from gpt2rt.lines import lines_of
 from gpt2rt.modelfile.chat_settings import CHAT_KEYS, template_parts
 
 TYPE_CHECKING = False
@@ -135,7 +136,7 @@ class DialogptFormat(ChatFormat):
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _opening(self) -> list[int]:
-        turns = [token for line in self.opening.splitlines() for token in self._turn(line) + self._end()]
+        turns = [token for line in lines_of(self.opening) for token in self._turn(line) + self._end()]
         return self._tokenizer.encode("") + turns
 
     def _closing(self) -> list[int]:
@@ -219,7 +220,8 @@ def clean(text: str) -> str:
 
 def default_opening(model: Model, user_name: str, bot_name: str) -> str:
     """Return the scene and as many of the example turns as leave half of the context free."""
-    lines = DEFAULT_OPENING.format(user=user_name, bot=bot_name).splitlines(keepends=True)
+    lines = DEFAULT_OPENING.format(user=user_name, bot=bot_name).split("\n")[:-1]
+    lines = [f"{line}\n" for line in lines]
     while len(model.tokenizer.encode("".join(lines))) > model.hyperparameters.n_ctx // 2:
         del lines[-2:]  # an exchange; the scene and the empty line after it go last
     return "".join(lines)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from gpt2rt.cli.files import read_text
@@ -12,6 +10,7 @@ from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options, special_option
 from gpt2rt.cli.terminal import counted, speed, write
 from gpt2rt.errors import UsageError
+from gpt2rt.lines import lines_of
 
 MAX_TOKENS = 200
 
@@ -82,7 +81,7 @@ def command(
     if prompts is None and batch_size is not None:
         raise UsageError("--batch-size: got no --prompts (add it)")
     if prompt == "-":
-        prompt = sys.stdin.read().removesuffix("\n")
+        prompt = read_text("-").removesuffix("\n")
     prompt = prompt or ""
     opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
     arguments: dict[str, Any] = {
@@ -115,7 +114,7 @@ def continue_lines(model: Model, path: str, batch_size: int | None, arguments: d
     import json
     from time import perf_counter
 
-    lines = (sys.stdin.read() if path == "-" else read_text(path)).splitlines()
+    lines = lines_of(read_text(path))
     if batch_size is not None:
         arguments["batch_size"] = batch_size
     begin = perf_counter()

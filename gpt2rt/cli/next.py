@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.sampling_options import model_options, special_option
 from gpt2rt.cli.terminal import write
@@ -54,7 +55,7 @@ def command(
 
     whole_number("--number", number, 1, MOST_TOKENS)
     if text == "-":
-        text = sys.stdin.read().removesuffix("\n")
+        text = read_text("-").removesuffix("\n")
     opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
     ids = prompt_ids(opened, text, special=special) or start_of_text(opened)
     found = most_likely_next(opened, ids, min(number, opened.hyperparameters.n_vocab))
