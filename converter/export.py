@@ -18,8 +18,9 @@ from gpt2rt.converter.huggingface import EPSILON, hf_name
 from gpt2rt.converter.model_source import ModelFileSource
 from gpt2rt.converter.vocabulary import Controls, Vocabulary, byte_characters
 from gpt2rt.converter.weight_files import CONFIG, INDEX, WEIGHTS
-from gpt2rt.errors import CheckpointError, UsageError, VocabularyError
+from gpt2rt.errors import CheckpointError, ModelFileError, UsageError, VocabularyError
 from gpt2rt.modelfile import MERGE_SLOT, NO_TOKEN, tensor_table
+from gpt2rt.modelfile.unfinished import Unfinished
 
 SHARD = 512 << 20  # maximum bytes of tensors in a file, unless one tensor is larger; a shard is built in memory
 
@@ -50,11 +51,11 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
     Raises:
         UsageError: the folder exists, or can't be created.
         CheckpointError: the file is quantized, or the package safetensors is missing.
-        ModelFileError: the file is damaged.
-        OSError: writing failed, for example because the disk is full.
+        ModelFileError: the file is damaged, or the folder can't be written, for example because the disk is full.
     """
     try:
-        from safetensors.numpy import save_file  # optional dependency
+        from safetensors import SafetensorError  # optional dependency
+        from safetensors.numpy import save_file
     except ImportError:
         raise CheckpointError('export: requires the package safetensors (pip install "gpt2rt[huggingface]")') from None
     folder = pathlib.Path(folder)
@@ -62,20 +63,24 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
         raise UsageError(f"{folder}: already exists (give the name of a new folder)")
     source = ModelFileSource(path)
     vocabulary = _read_texts(source)
-    part = folder.with_name(f".{folder.name[:200]}.{os.urandom(4).hex()}.part")
     try:
-        part.mkdir()
-    except OSError as error:
-        raise UsageError(f"{folder.parent}: can't write there: {error.strerror or error}") from None
+        unfinished = Unfinished(str(folder), is_folder=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder.parent}: can't write there: {getattr(error, 'strerror', None) or error}") from None
     try:
+        part = pathlib.Path(unfinished.path)
         _write_texts(source, vocabulary, part)
         _write_weights(source, part, save_file)
         size = sum(file.stat().st_size for file in part.iterdir())
         part.rename(folder)
+    except (OSError, SafetensorError) as error:
+        unfinished.remove()
+        what = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"{folder}: can't be written: {what} (free some space, or write elsewhere)") from None
     except BaseException:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(part)
+        unfinished.remove()
         raise
+    unfinished.release()
     return size
 
 

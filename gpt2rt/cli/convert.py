@@ -10,6 +10,7 @@ import click
 from gpt2rt.cli import complain
 from gpt2rt.cli.files import read_any_text, read_text
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE, WEIGHT_TYPE, Renamed
+from gpt2rt.cli.signals import undone_when_stopped
 from gpt2rt.errors import UsageError
 
 MOST_GROWTH = 0.01  # of the loss, before there is a warning
@@ -184,15 +185,16 @@ def quality_text(weight_type: str, text: str | None, no_quality_report: bool) ->
 
 def with_progress(convert: Callable[..., Conversion], *arguments: Any, **options: Any) -> Conversion:
     """Call `convert`, at a terminal with a progress bar."""
-    if not sys.stderr.isatty():
-        return convert(*arguments, **options)
-    with click.progressbar(length=1, label="Converting", file=sys.stderr) as bar:
+    with undone_when_stopped():
+        if not sys.stderr.isatty():
+            return convert(*arguments, **options)
+        with click.progressbar(length=1, label="Converting", file=sys.stderr) as bar:
 
-        def show(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
+            def show(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
 
-        return convert(*arguments, **options, progress=show)
+            return convert(*arguments, **options, progress=show)
 
 
 def show_result(result: Conversion, options: dict[str, Any]) -> None:
