@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2rt.converter.tokenizer_files import chat_settings
 from gpt2rt.converter.vocabulary import END_OF_TEXT, Controls, Vocabulary
 from gpt2rt.errors import CheckpointError, VocabularyError
 from gpt2rt.modelfile import MAX_N_LAYER, Hyperparameters, align, tensor_table
@@ -70,8 +71,6 @@ def is_gguf(path: Path) -> bool:
 class GgufFile:
     """A source for `convert`, with the interface of `TensorFlowCheckpoint`."""
 
-    chat: dict[str, str] | None = None
-
     def __init__(self, source: Path, name: str | None = None, origin: str | None = None):
         """
         Args:
@@ -95,6 +94,8 @@ class GgufFile:
         self.name, self.origin = name or called, origin or f"GGUF file {self.path.name}"
         licence = self._metadata.get("general.license")
         self.licence = licence if isinstance(licence, str) and licence.isprintable() and len(licence) <= 200 else None
+        template = self._metadata.get("tokenizer.chat_template")
+        self.chat = chat_settings(template if isinstance(template, str) else None, self.notes)
         self.hyperparameters = self._hyperparameters()
         self.is_tied = not self._has_head()
         self._names = self._match()

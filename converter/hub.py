@@ -29,7 +29,7 @@ OWNERS = {
 CARD = "README.md"
 COMPANIONS = (
     *(CONFIG, "generation_config.json", CARD, "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    *("chat_template.jinja", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
 )  # of the weights, where they exist
 # Types in the names of GGUF files, without punctuation; the first is preferred.
 GGUF_TYPES = (("F32", "FP32"), ("F16", "FP16"), ("BF16",), ("Q80",))

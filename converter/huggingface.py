@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2rt.converter.source import folder_name
 from gpt2rt.converter.stored_tensor import TYPES, StoredTensor, read_safetensors
-from gpt2rt.converter.tokenizer_files import chatml, read_json, read_tokenizer
+from gpt2rt.converter.tokenizer_files import chat_settings, chat_template, read_json, read_tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.converter.weight_files import CONFIG, default_weights, listed_files, weights_in, weights_with
 from gpt2rt.errors import CheckpointError
@@ -77,9 +77,10 @@ class HuggingFaceFolder:
         else:
             self.name = name or f"{called}-{pathlib.Path(weights.name.removesuffix('.index.json')).stem}"
             self.origin = origin or f"Hugging Face folder {called}, file {weights.name}"
-        self.chat = {"format": "dialogpt"} if _is_conversational(config) else chatml(self.path)
         self.licence = licence_of(self.path / "README.md")
         self.notes: list[str] = []
+        is_dialogpt = _is_conversational(config)
+        self.chat = {"format": "dialogpt"} if is_dialogpt else chat_settings(chat_template(self.path), self.notes)
         self._tensors: dict[str, StoredTensor] = {}  # by their names without "transformer."
         ignored: set[str] = set()
         for file in self.files:

@@ -95,14 +95,22 @@ def read_tokenizer(folder: pathlib.Path, n_vocab: int, config: dict[str, Any]) -
     return Vocabulary.of(path, whole, files.merges, {token for _, token in pairs}, unused, controls)
 
 
-def chatml(folder: pathlib.Path) -> dict[str, str] | None:
-    """Return ChatML's chat settings if the folder's chat template writes it; other templates are not understood."""
-    settings = _optional_json(folder / "tokenizer_config.json")
-    template = settings.get("chat_template")
+def chat_template(folder: pathlib.Path) -> str | None:
+    """Return the folder's chat template, in Jinja, or None."""
+    template = _optional_json(folder / "tokenizer_config.json").get("chat_template")
     with contextlib.suppress(OSError, UnicodeDecodeError):
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8-sig")
-    is_chatml = isinstance(template, str) and all(mark in template for mark in ("<|im_start|>", "<|im_end|>"))
-    return dict(CHATML) if is_chatml else None
+    return template if isinstance(template, str) else None
+
+
+def chat_settings(template: str | None, notes: list[str]) -> dict[str, str] | None:
+    """Return the chat settings for a chat template, ChatML's or none; add a note about one that isn't understood."""
+    if template is None:
+        return None
+    if "<|im_start|>" in template and "<|im_end|>" in template:
+        return dict(CHATML)
+    notes.append("its chat template is not understood; --chat-template describes one")
+    return None
 
 
 def _controls(

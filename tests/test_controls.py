@@ -228,3 +228,11 @@ def test_texts_end_where_they_end_in_transformers(folder, tmp_path):
     batch = converted(folder, tmp_path).generate_batch(["Hi"], temperature=0, max_tokens=6, logprobs=0)
     assert list(batch) == []
     assert [token for token, *_ in batch.continuations[0].scored] == [EOS]
+
+
+def test_another_chat_template_is_named_in_a_note(tmp_path):
+    write_folder(tmp_path / "m")
+    (tmp_path / "m" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    result = convert(tmp_path / "m", tmp_path / "m.bin", weight_type="f32")
+    assert result.notes == ["its chat template is not understood; --chat-template describes one"]
+    assert "chat" not in ModelFile(tmp_path / "m.bin").metadata

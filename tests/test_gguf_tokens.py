@@ -12,6 +12,7 @@ from test_gguf import SMALL, gguf_tensors, write_gguf  # noqa: E402
 from gpt2rt import open_model  # noqa: E402
 from gpt2rt.converter import convert  # noqa: E402
 from gpt2rt.errors import VocabularyError  # noqa: E402
+from gpt2rt.modelfile import ModelFile  # noqa: E402
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 ADDED = {"<s>": CONTROL, "đem": USER_DEFINED, "</s>": CONTROL, "<unk>": UNKNOWN, "[PAD305]": UNUSED, "Ġab": NORMAL}
@@ -21,7 +22,7 @@ ADDED = {"<s>": CONTROL, "đem": USER_DEFINED, "</s>": CONTROL, "<unk>": UNKNOWN
 def tokenizer_with(tmp_path):
     """A function that writes a file with more tokens and keys of the tokenizer, and returns the converted tokenizer."""
 
-    def make(types=True, **keys):
+    def make(types=True, template=None, **keys):
         write_checkpoint(tmp_path)
         texts = [*json.loads((tmp_path / "encoder.json").read_text("utf-8")), *ADDED]
         shape = SMALL._replace(n_vocab=len(texts))
@@ -32,6 +33,8 @@ def tokenizer_with(tmp_path):
                 writer.add_token_types(
                     [ADDED.get(text, CONTROL if text == "<|endoftext|>" else NORMAL) for text in texts]
                 )
+            if template:
+                writer.add_chat_template(template)
             for key, value in keys.items():
                 (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(f"tokenizer.ggml.{key}", value)
 
@@ -86,3 +89,8 @@ def test_what_is_put_before_a_text_is_put_there(tokenizer_with):
 def test_a_token_after_a_text_is_refused(tokenizer_with):
     with pytest.raises(VocabularyError, match="add_eos_token is true, expected false"):
         tokenizer_with(add_eos_token=True)
+
+
+def test_chatml_is_recognized(tokenizer_with, tmp_path):
+    tokenizer_with(template="{{'<|im_start|>' + content + '<|im_end|>'}}")
+    assert ModelFile(tmp_path / "x.bin").metadata["chat"]["format"] == "template"

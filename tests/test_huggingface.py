@@ -13,7 +13,7 @@ from hf_folder import TOKENS, assert_close, logits, named, tensors_of, write_con
 
 from gpt2rt.converter import convert
 from gpt2rt.converter.export import export
-from gpt2rt.errors import CheckpointError, Gpt2rtError, UsageError, VocabularyError
+from gpt2rt.errors import CheckpointError, Gpt2rtError, ModelFileError, UsageError, VocabularyError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import ModelFile
 
@@ -334,7 +334,7 @@ def test_export_writes_a_complete_folder_or_none(checkpoint, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.numpy.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ModelFileError, match="folder: can't be written: No space left"):
         export(tmp_path / "a.bin", tmp_path / "folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "there"]
 

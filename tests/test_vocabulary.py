@@ -182,9 +182,7 @@ def test_bytes_that_are_not_utf8_are_refused(paths, which):
     refused(paths, rf"{{{which}}}: byte 7 is not UTF-8 \(damaged download\?\)")
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", '{"a": 1', "\ufeff{}", "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "<!doctype html>"]
-)
+@pytest.mark.parametrize("content", ["", "{", '{"a": 1', "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "<!doctype html>"])
 def test_an_encoder_that_is_not_json_is_refused(paths, content):
     paths[0].write_text(content, encoding="utf-8")
     refused(paths, r"{encoder}: not valid JSON: .+ \(damaged download\?\)")
