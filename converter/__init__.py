@@ -106,11 +106,12 @@ def convert(
             raise UsageError(f"{argument}: got {path!r:.80}, expected a path")
     group_size = _checked_group_size(weight_type, group_size)
     checkpoint = _open(source, vocabulary)
-    tokens = checkpoint.vocabulary()
+    source_vocabulary = checkpoint.vocabulary()
     n_vocab = checkpoint.hyperparameters.n_vocab
-    if tokens.n_vocab != n_vocab:
+    if source_vocabulary.n_vocab != n_vocab:
         raise CheckpointError(
-            f"{checkpoint.path}: the vocabulary has {tokens.n_vocab} tokens, expected n_vocab, which is {n_vocab}"
+            f"{checkpoint.path}: the vocabulary has {source_vocabulary.n_vocab} tokens, expected n_vocab, which is"
+            f" {n_vocab}"
         )
     default = f"{_printable(checkpoint.name).translate(NO_FILE_NAME)}-{weight_type}.bin"
     output = pathlib.Path(default if output is None else output)
@@ -131,9 +132,9 @@ def convert(
     quantization, done = Quantization(), 0
     report, calibration, total = None, None, checkpoint.size
     if calibration_text is not None:
-        calibration = _calibration(checkpoint, tokens, calibration_text, weight_type, group_size)
+        calibration = _calibration(checkpoint, source_vocabulary, calibration_text, weight_type, group_size)
     if quality_text is not None:
-        quality_tokens, total = quality.encode(tokens, quality_text), 2 * checkpoint.size
+        quality_tokens, total = quality.encode(source_vocabulary, quality_text), 2 * checkpoint.size
 
     def advance(n_bytes: int) -> None:
         nonlocal done
@@ -142,7 +143,7 @@ def convert(
             progress(done, total)
 
     shape = checkpoint.hyperparameters, weight_type, group_size
-    writer = Writer(output, *shape, metadata, tokens.section(), force, checkpoint.is_tied)
+    writer = Writer(output, *shape, metadata, source_vocabulary.section(), force, checkpoint.is_tied)
     with writer, _Digest(checkpoint.files) as digest:
         for tensor in writer.tensors:
             chunks = _chunks(checkpoint, tensor, weight_type, group_size, quantization, advance, calibration)
@@ -175,6 +176,7 @@ def _open(source: str | os.PathLike[str], vocabulary: str | os.PathLike[str] | N
 
 
 def _found(source: str | os.PathLike[str], vocabulary: str | os.PathLike[str] | None) -> Source:
+    """Open the source with the reader of its kind."""
     if str(source).startswith(HUB):
         return hub_source(source)
     try:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.converter.huggingface import BUFFERS, CONFIG, HEAD, hf_name, without_wrappers
+from gpt2rt.converter.huggingface import BUFFERS, HEAD, hf_name, without_wrappers
 from gpt2rt.converter.pytorch import checked_tensors, read_pytorch
 from gpt2rt.converter.source import folder_name
 from gpt2rt.converter.stored_tensor import TYPES, StoredTensor
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.converter.vocabulary_folder import WHERE, read_vocabulary_folder
+from gpt2rt.converter.weight_files import CONFIG
 from gpt2rt.errors import CheckpointError, VocabularyError
 from gpt2rt.modelfile import Hyperparameters, tensor_table
 
@@ -89,8 +90,9 @@ class NanoGptCheckpoint:
     def _read_args(self, args: dict[Any, Any]) -> tuple[Hyperparameters, bool]:
         """Return (hyperparameters, whether there are biases)."""
         if unknown := [key for key in args if key not in SIZES and key not in OTHER_ARGS]:
+            shown = repr(unknown[0]) if type(unknown[0]) is str else f"a key that is a {type(unknown[0]).__name__}"
             raise CheckpointError(
-                f"{self.path}: model_args has {unknown[0]!r:.80}, which nanoGPT does not have (a model that computes"
+                f"{self.path}: model_args has {shown:.80}, which nanoGPT does not have (a model that computes"
                 " differently?)"
             )
         for key in SIZES:

@@ -78,8 +78,9 @@ def checked_tensors(path: pathlib.Path, state: dict[Any, Any]) -> dict[str, Stor
     """Return a state dict after its names, values and checksums were checked. Raises CheckpointError."""
     for name, tensor in state.items():
         if type(name) is not str or type(tensor) is not StoredTensor:
+            shown = repr(name) if type(name) is str else f"the value of a key that is a {type(name).__name__}"
             raise CheckpointError(
-                f"{path}: {name!r:.80} is a {type(tensor).__name__}, expected only tensors with names"
+                f"{path}: {shown:.80} is a {type(tensor).__name__}, expected only tensors with names"
                 " (a checkpoint of a training program? save the model alone: torch.save(model.state_dict(), FILE))"
             )
     for record, name in _records(state.items()).items():

@@ -79,14 +79,15 @@ class Storage(NamedTuple):
 
 
 class Unpickler:
-    """Reads pickles from a stream.
-
-    Attributes:
-        content: the mapped file in which the tensors lie.
-        storage: called with what the pickle says about a storage; returns a `Storage` whose record is in the file.
-    """
+    """Reads pickles from a stream."""
 
     def __init__(self, content: mmap.mmap, storage: Callable[[Any], Storage]):
+        """
+        Args:
+            content: the mapped file in which the tensors lie.
+            storage: called with what the pickle says about a storage; returns a `Storage` whose record is in the file.
+        """
+        self._left = MAX_OPCODES
         self._content, self._storage = content, storage
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []  # the stacks below
@@ -106,7 +107,7 @@ class Unpickler:
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 self._run(opcode.name, argument)
-        except (IndexError, KeyError, ValueError, OverflowError) as error:
+        except (IndexError, KeyError, ValueError, OverflowError, Warning) as error:  # a warning, where it is an error
             raise DamagedPickleError(f"not a valid pickle: {error!s:.100}") from None
         raise DamagedPickleError("not a valid pickle: it has no end")
 
@@ -226,18 +227,18 @@ class Unpickler:
             self._spend(len(pairs))
             return _ordered(pairs)
         if function.name == TENSOR and len(arguments) in (6, 7):
-            return self._tensor(*arguments[:4], None, arguments[6:])
+            return self._tensor(arguments[0], arguments[1:4], None, arguments[6:])
         if function.name == UNTYPED_TENSOR and len(arguments) in (7, 8):
-            return self._tensor(*arguments[:4], arguments[6], arguments[7:])
+            return self._tensor(arguments[0], arguments[1:4], arguments[6], arguments[7:])
         if function.name == PARAMETER and len(arguments) == 3 and type(arguments[0]) is StoredTensor:
             return arguments[0]
         raise _refused("REDUCE", function)
 
-    def _tensor(self, storage: Any, first: Any, shape: Any, strides: Any, dtype: Any, flags: Any) -> StoredTensor:
+    def _tensor(self, storage: Any, layout: tuple[Any, ...], dtype: Any, flags: tuple[Any, ...]) -> StoredTensor:
         """Return a tensor.
 
         Args:
-            first: index of its first value in the storage. strides: in values.
+            layout: (index of its first value in the storage, shape, strides in values).
             dtype: None for that of the storage. flags: of the tensor; none is supported.
         """
         if type(storage) is not Storage:
@@ -250,7 +251,7 @@ class Unpickler:
             kind, item = DTYPES[name]
         else:
             raise ValueError("a tensor's type is not a type")
-        shape, strides, (first,) = _counts(shape), _counts(strides), _counts((first,))
+        (first,), shape, strides = _counts(layout[:1]), _counts(layout[1]), _counts(layout[2])
         if len(shape) != len(strides):
             raise ValueError(f"a tensor has {len(shape)} dimensions and {len(strides)} strides")
         n_values, n_stored = math.prod(shape), storage.record.size // item

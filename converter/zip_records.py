@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_RECORDS = 1 << 17
 MAX_COMMENT = 1 << 16  # bytes between the end record and the end of the file
@@ -112,7 +112,7 @@ def _directory(content: mmap.mmap) -> tuple[int, int, int]:
     return begin, begin + size, n_records
 
 
-def _unpacked(layout: struct.Struct, content: mmap.mmap, position: int, end: int) -> tuple:
+def _unpacked(layout: struct.Struct, content: mmap.mmap, position: int, end: int) -> tuple[Any, ...]:
     if not 0 <= position <= end - layout.size:
         raise BadZipError(f"its header at byte {position} ends after byte {end}")
     return layout.unpack_from(content, position)

@@ -1,7 +1,6 @@
 """llm.c's files: what they convert to, the vocabulary that follows from the tokenizer file, and what is refused."""
 
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from checkpoints import SMALL, write_checkpoint
 from hf_folder import TOKENS, assert_close, tensors_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trainer_files import model_bytes, simple_tokens, tokenizer_bytes
 
 from gpt2rt.converter import convert
 from gpt2rt.converter.llmc import LlmcFile, read_tokens, vocabulary_of
@@ -17,12 +17,6 @@ from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import ModelFile
-
-ORDER = (
-    *("ln_1/g", "ln_1/b", "attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b"),
-    *("ln_2/g", "ln_2/b", "mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b"),
-)
-N_ROWS = 384  # of the padded token embedding
 
 
 @pytest.fixture(scope="module")
@@ -36,31 +30,6 @@ def vocabulary(tmp_path_factory):
 def rounded(tensors):
     """Return the tensors in bf16 precision, in f32."""
     return {name: (array.view("<u4") & 0xFFFF0000).view("<f4") for name, array in tensors.items()}
-
-
-def model_bytes(version=3, tensors=None, n_rows=N_ROWS, **header):
-    """Return a model file; `header` has other values by index: h3=5."""
-    tensors = tensors_of() if tensors is None else tensors
-    numbers = [20240326, version, SMALL.n_ctx, SMALL.n_vocab, SMALL.n_layer, SMALL.n_head, SMALL.n_embd, n_rows]
-    numbers += [0] * (256 - len(numbers))
-    for index, number in header.items():
-        numbers[int(index[1:])] = number
-    padding = np.full((n_rows - SMALL.n_vocab, SMALL.n_embd), np.nan, "<f4")
-    parts = [tensors["wte"], padding, tensors["wpe"]]
-    for name in ORDER:
-        arrays = [tensors[f"h{layer}/{name}"] for layer in range(SMALL.n_layer)]
-        parts += [array.T if array.ndim == 2 else array for array in arrays]
-    parts += [tensors["ln_f/g"], tensors["ln_f/b"]]
-    values = np.concatenate([part.ravel() for part in parts]).astype("<f4")
-    content = values.tobytes() if version != 5 else (values.view("<u4") >> 16).astype("<u2").tobytes()
-    return struct.pack("<256i", *numbers) + content
-
-
-def tokenizer_bytes(tokens, version=2, end=0, **header):
-    numbers = [20240328, version, len(tokens), end if version == 2 else 0, *[0] * 252]
-    for index, number in header.items():
-        numbers[int(index[1:])] = number
-    return struct.pack("<256I", *numbers) + b"".join(bytes([len(token)]) + token for token in tokens)
 
 
 def logits_of(source, vocabulary, tmp_path):
@@ -115,8 +84,8 @@ def test_gpt2s_vocabulary_follows_from_its_tokenizer_file(openai_vocabulary, tmp
 
 
 def test_a_model_takes_the_tokenizer_file_in_its_folder(vocabulary, tmp_path):
-    tokens = [bytes([byte]) for byte in range(256)] + [b"%c%c" % (97 + i // 8, 97 + i % 8) for i in range(44)]
-    (tmp_path / "gpt2_tokenizer.bin").write_bytes(tokenizer_bytes([*tokens, b"<|endoftext|>"], end=300))
+    tokens = simple_tokens()
+    (tmp_path / "gpt2_tokenizer.bin").write_bytes(tokenizer_bytes(tokens, end=300))
     (tmp_path / "gpt2.bin").write_bytes(model_bytes())
     convert(tmp_path / "gpt2.bin", tmp_path / "x.bin")
     tokenizer = open_model(tmp_path / "x.bin").tokenizer

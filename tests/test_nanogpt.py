@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import reference
 from checkpoints import SMALL, random_tensors, write_checkpoint
-from hf_folder import TOKENS, assert_close, named, tensors_of
+from hf_folder import TOKENS, assert_close
 from pytorch_files import write
+from trainer_files import linear, model_args, tensors_with, write_nanogpt
 
 from gpt2rt.converter import convert
 from gpt2rt.converter.nanogpt import NanoGptCheckpoint
@@ -22,55 +23,6 @@ def vocabulary(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vocabulary") / "small"
     write_checkpoint(folder)
     return folder
-
-
-def model_args(**changes):
-    sizes = {"n_layer": SMALL.n_layer, "n_head": SMALL.n_head, "n_embd": SMALL.n_embd, "block_size": SMALL.n_ctx}
-    args = {**sizes, "bias": True, "vocab_size": SMALL.n_vocab, "dropout": 0.0} | changes
-    return {key: value for key, value in args.items() if value != "left out"}
-
-
-def tensors_with(n_vocab=SMALL.n_vocab, has_biases=True):
-    """Return {our name: f32 array} of a model, matrices of the layers as (n_in, n_out)."""
-    tensors = tensors_of()
-    if n_vocab > SMALL.n_vocab:
-        tensors["wte"] = np.concatenate([tensors["wte"], tensors["wte"][: n_vocab - SMALL.n_vocab] + 1])
-    if not has_biases:
-        tensors = {name: array for name, array in tensors.items() if not name.endswith("/b")}
-    return tensors
-
-
-def linear(tensors, prefix="_orig_mod.transformer."):
-    """Return {name in nanoGPT: array}: the matrices of the layers as (n_out, n_in)."""
-    state = named(tensors, prefix)
-    return {
-        name: np.ascontiguousarray(array.T) if array.ndim == 2 and ".h." in name else array
-        for name, array in state.items()
-    }
-
-
-def write_nanogpt(path, tensors=None, prefix="_orig_mod.transformer.", edit=None, is_legacy=False, **args):
-    """Write a checkpoint; `edit` is called with (state dict, Storages) and may change the state dict."""
-    path.parent.mkdir(exist_ok=True)
-    tensors = tensors_with() if tensors is None else tensors
-
-    def make(storages):
-        state = storages.state(linear(tensors, prefix))
-        state[prefix.replace("transformer.", "lm_head.weight")] = state[f"{prefix}wte.weight"]
-        if edit:
-            edit(state, storages)
-        moments = {0: {"step": storages.tensor(np.float32(7)), "exp_avg": storages.tensor(tensors["wpe"])}}
-        groups = [{"lr": 6e-4, "betas": (0.9, 0.95), "params": [0], "fused": True, "maximize": False}]
-        return {
-            "model": state,
-            "optimizer": {"state": moments, "param_groups": groups},
-            "model_args": model_args(**args),
-            "iter_num": 2000,
-            "best_val_loss": storages.tensor(np.float32(3.1)),
-            "config": {"dataset": "openwebtext", "learning_rate": 6e-4, "compile": True},
-        }
-
-    return write(path, make, is_legacy)
 
 
 def logits_of(source, vocabulary, tmp_path):
@@ -217,6 +169,7 @@ def test_a_vocabulary_of_characters_is_refused_by_name(vocabulary, tmp_path):
     ("args", "message"),
     [
         ({"use_rmsnorm": True}, "model_args has 'use_rmsnorm', which nanoGPT does not have"),
+        ({"1": 1}, "model_args has '1', which nanoGPT does not have"),
         ({"n_layer": "left out"}, "n_layer in model_args is not an integer"),
         ({"n_layer": 2.0}, "n_layer in model_args is not an integer"),
         ({"n_layer": 0}, "n_layer is 0, expected 1 to"),
@@ -241,6 +194,17 @@ def test_matrices_as_in_transformers_are_refused(tmp_path):
     path = write_nanogpt(tmp_path / "ckpt.pt", edit=edit)
     with pytest.raises(CheckpointError, match=r"c_fc\.weight' has shape \[24, 96\], expected \[96, 24\]"):
         NanoGptCheckpoint(path)
+
+
+def test_an_absurd_key_is_refused(tmp_path):
+    huge = 10**5000  # Python refuses to print such a number
+    model = {"model": {huge: 1}, "model_args": model_args()}
+    for value, what in (
+        (model, "a key that is a int"),
+        ({**model, "model_args": {huge: 1}}, "has a key that is a int"),
+    ):
+        with pytest.raises(CheckpointError, match=what):
+            NanoGptCheckpoint(write(tmp_path / "ckpt.pt", lambda storages, value=value: value))
 
 
 @pytest.mark.parametrize("value", [{"epoch": 3}, {"model": {}, "model_args": 1}, {"model": 1, "model_args": {}}])

@@ -1,6 +1,7 @@
 """PyTorch's files: what is read from them without PyTorch, that nothing in them runs, and each way to be malformed."""
 
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -11,7 +12,7 @@ from hf_folder import TOKENS, assert_close, logits, named, tensors_of, write_fol
 from pytorch_files import ARRAYS, BOTH, Call, Global, Persistent, Storages, small_file, write, write_legacy, write_zip
 
 from gpt2rt.converter import convert
-from gpt2rt.converter.pytorch import read_pytorch, read_tensors
+from gpt2rt.converter.pytorch import checked_tensors, read_pytorch, read_tensors
 from gpt2rt.errors import CheckpointError
 
 
@@ -80,6 +81,13 @@ def test_bfloat16_is_read_exactly(tmp_path):
     found = read_tensors(write(tmp_path / "x.bin", make))
     assert found["a"].dtype == "BF16"
     assert np.array_equal(found["a"].values(), (stored.astype("<u4") << 16).view("<f4"))
+
+
+def test_an_archive_with_64_bit_numbers_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 40)  # the size from which zipfile writes them
+    found = read_tensors(small_file(tmp_path / "x.bin"))
+    assert b"PK\6\6" in (tmp_path / "x.bin").read_bytes()
+    assert all(np.array_equal(found[name].values(), array) for name, array in ARRAYS.items())
 
 
 @pytest.mark.parametrize(
@@ -190,8 +198,8 @@ def test_a_wrong_checksum_is_noticed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_zip", [True, False])
-def test_files_of_pytorch_have_the_values_that_it_loads(tmp_path, is_zip):
+@pytest.mark.parametrize("kind", ["zip", "zip without checksums", "legacy"])
+def test_files_of_pytorch_have_the_values_that_it_loads(tmp_path, kind):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     shared = torch.randn(5, 6)
     saved = {
@@ -204,18 +212,21 @@ def test_files_of_pytorch_have_the_values_that_it_loads(tmp_path, is_zip):
         "config": {"lr": 1e-3, "compile": True, "dataset": "owt", "betas": (0.9, 0.95), "none": None},
         "iter_num": 2000,
     }  # fmt: skip
-    torch.save(saved, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip)
+    torch.serialization.set_crc32_options(kind == "zip")
+    torch.save(saved, tmp_path / "x.pt", _use_new_zipfile_serialization=kind != "legacy")
+    torch.serialization.set_crc32_options(True)
     found = read_pytorch(tmp_path / "x.pt")
     loaded = torch.load(tmp_path / "x.pt", weights_only=True)
     assert {key: found[key] for key in ("config", "iter_num", "optimizer")} == {
         key: loaded[key] for key in ("config", "iter_num", "optimizer")
     }
-    assert list(found["model"]) == list(loaded["model"])
+    read = checked_tensors(tmp_path / "x.pt", found["model"])
+    assert list(read) == list(loaded["model"])
     for name, tensor in loaded["model"].items():
         if name == "mask":
-            assert found["model"][name].dtype == "BOOL"
+            assert read[name].dtype == "BOOL"
         else:
-            assert np.array_equal(found["model"][name].values(), tensor.detach().float().numpy()), name
+            assert np.array_equal(read[name].values(), tensor.detach().float().numpy()), name
 
 
 @pytest.mark.slow

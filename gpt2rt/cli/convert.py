@@ -103,7 +103,7 @@ def output_options(default_type: str | None) -> Callable[[Command], Command]:
     "--vocabulary",
     type=FILE,
     metavar="FOLDER",
-    help="Take the vocabulary from this folder, for a checkpoint of nanoGPT or llm.c, which has none.",
+    help="Take the vocabulary from this folder, for a checkpoint of nanoGPT or llm.c.  [default: the source's own]",
 )
 def command(
     source: str,
