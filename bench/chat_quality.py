@@ -26,6 +26,7 @@ import click
 import gpt2rt
 from gpt2rt.chat import Conversation, Turn
 from gpt2rt.errors import Gpt2rtError
+from gpt2rt.lines import lines_of
 from gpt2rt.reply import words_of
 from gpt2rt.sampling import CHAT_DEFAULTS
 
@@ -51,7 +52,7 @@ Reply.__doc__ = "An answer, its length, and whether the model itself ended it."
 
 def read_chats():
     """Return the user's turns of each chat."""
-    return [line.split(" | ") for line in CHATS.read_text(encoding="utf-8").splitlines()]
+    return [line.split(" | ") for line in lines_of(CHATS.read_text(encoding="utf-8"))]
 
 
 def read_dialogues(path):

@@ -123,7 +123,7 @@ class Server:
 
 def no_end(model):
     """Return the logit bias with which no text ends before its last token."""
-    return {model.tokenizer.end_of_text: -100}
+    return {model.tokenizer.bos_token_id: -100}
 
 
 def gpt2rt_server(model, threads, log):

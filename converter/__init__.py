@@ -33,10 +33,9 @@ from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.converter.weight_files import is_weight_file
 from gpt2rt.errors import CheckpointError, UsageError
 from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Tensor
+from gpt2rt.modelfile.chat_settings import CHAT_FORMATS, CHAT_KEYS, check_templates
 from gpt2rt.modelfile.writer import Writer
 
-CHAT_FORMATS = ("plain", "dialogpt", "raw")
-CHAT_KEYS = ("format", "user_name", "bot_name", "opening")
 SHOWN = 8  # file names in a message
 MAX_NAME = 200  # characters in the name of a model or of a license
 BLOCK = 1 << 20  # bytes hashed at a time
@@ -81,7 +80,7 @@ def convert(
         group_size: number of inputs that share a scale (int8 and int4 only); None selects the type's default.
         name: the model's name; defaults to the source's name.
         licence: the license of the weights, one line of text; defaults to the source's license, where it is known.
-        chat: chat settings to store in the file, a dict with any of `format`, `user_name`, `bot_name` and `opening`;
+        chat: chat settings to store in the file, a dict with any of the metadata's keys (docs/format.md);
             defaults to the source's settings.
         vocabulary: for a checkpoint of nanoGPT or llm.c, which has none: a folder with encoder.json and vocab.bpe, or
             vocab.json and merges.txt, or tokenizer.json.
@@ -323,12 +322,13 @@ def _checked_chat(chat: dict[str, str]) -> dict[str, str]:
             raise UsageError(f"chat setting {key!r}: expected one of {', '.join(CHAT_KEYS)}")
         if key == "format" and value not in CHAT_FORMATS:
             raise UsageError(f"chat format {value!r}: expected one of {', '.join(CHAT_FORMATS)}")
-        if key == "opening" and not isinstance(value, str):
-            raise UsageError(f"chat opening {value!r:.80}: expected a string")
+        if key in ("opening", "template", "opening_template") and not isinstance(value, str):
+            raise UsageError(f"chat {key} {value!r:.80}: expected a string")
         if key in ("user_name", "bot_name"):
             is_name = isinstance(value, str) and value == value.strip() and value.isprintable() and ":" not in value
             if not is_name or not 1 <= len(value) <= MAX_NAME:
                 raise UsageError(f"chat {key} {value!r:.80}: expected a name on one line, without a colon")
+    check_templates(chat)
     return dict(chat)
 
 

@@ -9,20 +9,34 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
+from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter.huggingface import EPSILON, hf_name
 from gpt2rt.converter.model_source import ModelFileSource
-from gpt2rt.converter.vocabulary import END_OF_TEXT, Vocabulary, byte_characters
+from gpt2rt.converter.vocabulary import Controls, Vocabulary, byte_characters
 from gpt2rt.converter.weight_files import CONFIG, INDEX, WEIGHTS
-from gpt2rt.errors import CheckpointError, UsageError, VocabularyError
-from gpt2rt.modelfile import MERGE_SLOT, tensor_table
-from gpt2rt.modelfile.vocabulary import NO_TOKEN
+from gpt2rt.errors import CheckpointError, ModelFileError, UsageError, VocabularyError
+from gpt2rt.modelfile import MERGE_SLOT, NO_TOKEN, tensor_table
+from gpt2rt.modelfile.unfinished import Unfinished
 
 SHARD = 512 << 20  # maximum bytes of tensors in a file, unless one tensor is larger; a shard is built in memory
 
-Texts = tuple[list[str], list[str], list[int]]
+
+class Texts(NamedTuple):
+    """A vocabulary in the notation of vocab.json and merges.txt.
+
+    Attributes:
+        texts: of each token, (n_vocab,). merges: "left right" in rank order. added: the ids of the added tokens.
+        controls: which tokens begin and end a text.
+    """
+
+    texts: list[str]
+    merges: list[str]
+    added: list[int]
+    controls: Controls
 
 
 def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
@@ -37,11 +51,11 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
     Raises:
         UsageError: the folder exists, or can't be created.
         CheckpointError: the file is quantized, or the package safetensors is missing.
-        ModelFileError: the file is damaged.
-        OSError: writing failed, for example because the disk is full.
+        ModelFileError: the file is damaged, or the folder can't be written, for example because the disk is full.
     """
     try:
-        from safetensors.numpy import save_file  # optional dependency
+        from safetensors import SafetensorError  # optional dependency
+        from safetensors.numpy import save_file
     except ImportError:
         raise CheckpointError('export: requires the package safetensors (pip install "gpt2rt[huggingface]")') from None
     folder = pathlib.Path(folder)
@@ -49,20 +63,24 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
         raise UsageError(f"{folder}: already exists (give the name of a new folder)")
     source = ModelFileSource(path)
     vocabulary = _read_texts(source)
-    part = folder.with_name(f".{folder.name[:200]}.{os.urandom(4).hex()}.part")
     try:
-        part.mkdir()
-    except OSError as error:
-        raise UsageError(f"{folder.parent}: can't write there: {error.strerror or error}") from None
+        unfinished = Unfinished(str(folder), is_folder=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder.parent}: can't write there: {getattr(error, 'strerror', None) or error}") from None
     try:
+        part = pathlib.Path(unfinished.path)
         _write_texts(source, vocabulary, part)
         _write_weights(source, part, save_file)
         size = sum(file.stat().st_size for file in part.iterdir())
         part.rename(folder)
+    except (OSError, SafetensorError) as error:
+        unfinished.remove()
+        what = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"{folder}: can't be written: {what} (free some space, or write elsewhere)") from None
     except BaseException:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(part)
+        unfinished.remove()
         raise
+    unfinished.release()
     return size
 
 
@@ -93,46 +111,52 @@ def _write_weights(source: ModelFileSource, folder: pathlib.Path, save_file: Cal
 
 
 def _read_texts(source: ModelFileSource) -> Texts:
-    """Return the vocabulary in the notation of vocab.json and merges.txt.
-
-    Returns:
-        (texts, merges, special): the text of each token (n_vocab,), "left right" in rank order, and the ids of the
-        special tokens.
+    """Return the vocabulary of a model file.
 
     Raises:
         ModelFileError: the vocabulary is invalid. CheckpointError: these files can't represent it.
     """
-    section = source.vocabulary().section()
+    source.vocabulary()  # raises
     tables, characters = source.file.vocabulary(), byte_characters()
     slots = np.frombuffer(tables["merge_slots"], "<u4").reshape(-1, MERGE_SLOT.size // 4)
     used = slots[slots[:, 0] != NO_TOKEN]
     pairs = used[used[:, 2].argsort(), :2].tolist()
     special = np.frombuffer(tables["special_tokens"], "<u4").tolist()
-    as_they_are = set(special).difference(used[:, :2].ravel().tolist())  # other special tokens are part of a merge
+    in_merges = set(used[:, :2].ravel().tolist())  # their texts are parts of merges.txt
     offsets = np.frombuffer(tables["token_offsets"], "<u4").tolist()
     content = bytes(tables["token_bytes"])
-    texts: list[str] = []
-    for token, (begin, end) in enumerate(itertools.pairwise(offsets)):
-        piece = content[begin:end]
-        if token in as_they_are:
-            texts.append(piece.decode(errors="replace"))
-        else:
-            texts.append("".join(characters[byte] for byte in piece))
+    pieces = [content[begin:end] for begin, end in itertools.pairwise(offsets)]
+    texts = ["".join(characters[byte] for byte in piece) for piece in pieces]
+    added = []
+    for token in special:
+        with contextlib.suppress(UnicodeDecodeError):  # not plain text, so that it can't be an added token
+            if token not in in_merges:
+                texts[token] = pieces[token].decode()
+                added.append(token)
     merges = [f"{texts[left]} {texts[right]}" for left, right in pairs]
+    tokenizer = Tokenizer(tables, source.hyperparameters.n_vocab)
+    controls = Controls(
+        tokenizer.eos_token_ids,
+        tokenizer.bos_token_id,
+        tokenizer.pad_token_id,
+        tokenizer.add_prefix_space,
+        tokenizer.add_bos_token,
+    )
     try:
-        is_same = Vocabulary.of(source.path, texts, merges).section() == section
+        written = Vocabulary.of(source.path, texts, merges, added, controls=controls)
+        is_same = written.tokens == pieces
     except VocabularyError:
         is_same = False
     if not is_same:
         raise CheckpointError(f"{source.path}: its vocabulary can't be represented in vocab.json and merges.txt")
-    return texts, merges, special
+    return Texts(texts, merges, added, controls)
 
 
 def _write_texts(source: ModelFileSource, vocabulary: Texts, folder: pathlib.Path) -> None:
     """Write the configuration and the tokenizer files."""
-    texts, merges, special = vocabulary
+    texts, merges, added, controls = vocabulary
     n_vocab, n_ctx, n_embd, n_head, n_layer = source.hyperparameters
-    end = texts.index(END_OF_TEXT) if END_OF_TEXT in texts else None
+    eos = controls.eos[0] if len(controls.eos) == 1 else list(controls.eos) or None
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -145,23 +169,30 @@ def _write_texts(source: ModelFileSource, vocabulary: Texts, folder: pathlib.Pat
         "activation_function": "gelu_new",
         "layer_norm_epsilon": EPSILON,
         "tie_word_embeddings": source.is_tied,
-        "bos_token_id": end,
-        "eos_token_id": end,
+        "bos_token_id": controls.bos,
+        "eos_token_id": eos,
+        "pad_token_id": controls.pad,
         "torch_dtype": "float32",
     }
     if source.chat and source.chat.get("format") == "dialogpt":
         config["task_specific_params"] = {"conversational": {"max_length": n_ctx}}
     tokenizer = {
         "tokenizer_class": "GPT2Tokenizer",
-        "add_prefix_space": False,
+        "add_prefix_space": controls.add_prefix_space,
+        "add_bos_token": controls.add_bos,
         "model_max_length": n_ctx,
-        "added_tokens_decoder": {str(token): {"content": texts[token], "special": True} for token in special},
+        "added_tokens_decoder": {str(token): {"content": texts[token], "special": True} for token in added},
     }
-    if end is not None:
-        tokenizer |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    named = {"bos": controls.bos, "eos": (controls.eos or (None,))[0], "pad": controls.pad}
+    tokenizer |= {f"{kind}_token": texts[token] for kind, token in named.items() if token is not None}
+    if controls.eos:
+        tokenizer["unk_token"] = texts[controls.eos[0]]
     for name, content in {
         CONFIG: json.dumps(config, indent=1),
         "tokenizer_config.json": json.dumps(tokenizer, indent=1),
+        "generation_config.json": json.dumps(
+            {"bos_token_id": controls.bos, "eos_token_id": eos, "pad_token_id": controls.pad}, indent=1
+        ),
         "vocab.json": json.dumps({text: token for token, text in enumerate(texts)}, ensure_ascii=False),
         "merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
     }.items():

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.converter.vocabulary import Vocabulary
-from gpt2rt.errors import CheckpointError
+from gpt2rt.converter.vocabulary import END_OF_TEXT, Controls, Vocabulary
+from gpt2rt.errors import CheckpointError, VocabularyError
 from gpt2rt.modelfile import MAX_N_LAYER, Hyperparameters, align, tensor_table
 
 Path = str | os.PathLike[str]
@@ -41,6 +41,7 @@ OTHER_TYPES = {
     **{20: "IQ4_NL", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"},
 }
 
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5  # types of tokens; the others are normal ones
 EPSILON = 1e-5  # of the layer norms; the kernels support no other value
 SPLITTERS = (None, "default", "gpt-2")  # names of GPT-2's pre-tokenizer
 NUMBER, COUNT, N_TENSORS = "split.no", "split.count", "split.tensors.count"  # of the parts of a split file
@@ -101,7 +102,36 @@ class GgufFile:
 
     def vocabulary(self) -> Vocabulary:
         """Read the `Vocabulary`. Raises VocabularyError."""
-        return Vocabulary.of(self.path, *(self._metadata[f"tokenizer.ggml.{what}"] for what in ("tokens", "merges")))
+        texts, merges = (self._metadata[f"tokenizer.ggml.{what}"] for what in ("tokens", "merges"))
+        kinds = self._metadata.get("tokenizer.ggml.token_type")
+        if kinds is None:
+            return Vocabulary.of(self.path, texts, merges, controls=self._controls(texts))
+        if not isinstance(kinds, list) or len(kinds) != len(texts):
+            raise VocabularyError(f"{self.path}: tokenizer.ggml.token_type: expected a number for each token")
+        added = {token for token, kind in enumerate(kinds) if kind in (UNKNOWN, CONTROL, USER_DEFINED)}
+        unused = {token for token, kind in enumerate(kinds) if kind == UNUSED}
+        return Vocabulary.of(self.path, texts, merges, added, unused, self._controls(texts))
+
+    def _controls(self, texts: list[str]) -> Controls:
+        """Return which tokens begin and end a text; `<|endoftext|>` does where the file says nothing."""
+
+        def token(name: str) -> int | None:
+            value = self._metadata.get(f"tokenizer.ggml.{name}_token_id")
+            return value if type(value) is int and 0 <= value < len(texts) else None
+
+        default = texts.index(END_OF_TEXT) if END_OF_TEXT in texts else None
+        ends = [token("eos"), token("eot")]
+        eos = tuple(dict.fromkeys(end for end in ends if end is not None)) or (() if default is None else (default,))
+        bos = token("bos")
+        bos = eos[0] if bos is None and eos else bos
+        prefix_space, add_bos, add_eos = (
+            self._metadata.get(f"tokenizer.ggml.{name}", False)
+            for name in ("add_space_prefix", "add_bos_token", "add_eos_token")
+        )
+        if add_eos or (add_bos and bos is None):
+            wrong = "add_eos_token is true" if add_eos else "add_bos_token is true without a bos_token_id"
+            raise VocabularyError(f"{self.path}: tokenizer.ggml.{wrong}, expected false")
+        return Controls(eos, bos, token("padding"), bool(prefix_space), bool(add_bos))
 
     def tensor(self, name: str) -> np.ndarray:
         """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""

@@ -18,6 +18,7 @@ from gpt2rt.converter.source import Source
 from gpt2rt.converter.tokenizer_files import read_json
 from gpt2rt.converter.weight_files import CONFIG, DEFAULTS, INDEX_ENDING, SHOWN, default_weights, shard_names
 from gpt2rt.errors import CheckpointError, DownloadError, UsageError
+from gpt2rt.lines import lines_of
 from gpt2rt.model_folder import SIZES
 
 HUB = "hf:"
@@ -194,5 +195,5 @@ def _without_part(name: str) -> str:
 
 def _first_sentence(error: Exception) -> str:
     """Return the beginning of a message that may have several lines."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(str(error)) if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:300]}"

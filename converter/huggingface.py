@@ -13,7 +13,7 @@ import numpy as np
 from gpt2rt.converter.pytorch import read_tensors
 from gpt2rt.converter.source import folder_name
 from gpt2rt.converter.stored_tensor import TYPES, StoredTensor
-from gpt2rt.converter.tokenizer_files import read_json, read_tokenizer
+from gpt2rt.converter.tokenizer_files import chatml, read_json, read_tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.converter.weight_files import CONFIG, default_weights, listed_files, weights_in, weights_with
 from gpt2rt.errors import CheckpointError
@@ -68,7 +68,7 @@ class HuggingFaceFolder:
         self.path = pathlib.Path(source)
         if weights and not is_huggingface(self.path):
             raise CheckpointError(f"{weights}: no {CONFIG} in its folder, expected the model's configuration")
-        config = read_json(self.path / CONFIG)
+        self._config = config = read_json(self.path / CONFIG)
         self.hyperparameters = read_hyperparameters(config, self.path / CONFIG)
         weights = weights_with(weights) if weights else weights_in(self.path)
         self.files = listed_files(weights)
@@ -78,7 +78,7 @@ class HuggingFaceFolder:
         else:
             self.name = name or f"{called}-{pathlib.Path(weights.name.removesuffix('.index.json')).stem}"
             self.origin = origin or f"Hugging Face folder {called}, file {weights.name}"
-        self.chat = {"format": "dialogpt"} if _is_conversational(config) else None
+        self.chat = {"format": "dialogpt"} if _is_conversational(config) else chatml(self.path)
         self.licence = licence_of(self.path / "README.md")
         self.notes: list[str] = []
         self._tensors: dict[str, StoredTensor] = {}  # by their names without "transformer."
@@ -94,7 +94,7 @@ class HuggingFaceFolder:
 
     def vocabulary(self) -> Vocabulary:
         """Read the `Vocabulary` of the folder's tokenizer files. Raises VocabularyError."""
-        return read_tokenizer(self.path, self.hyperparameters.n_vocab)
+        return read_tokenizer(self.path, self.hyperparameters.n_vocab, self._config)
 
     def tensor(self, name: str) -> np.ndarray:
         """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""
@@ -227,7 +227,7 @@ def _is_conversational(config: dict[str, Any]) -> bool:
 def licence_of(card: pathlib.Path) -> str | None:
     """Return the `license:` value in the header of a model card, or None."""
     try:
-        with card.open(encoding="utf-8", errors="replace") as file:
+        with card.open(encoding="utf-8-sig", errors="replace") as file:
             head = file.read(1 << 16)
     except OSError:
         return None

@@ -44,14 +44,14 @@ def tokenizer_of(vocabulary: SourceVocabulary) -> Tokenizer:
 
 
 def encode(vocabulary: SourceVocabulary, text: str) -> list[int]:
-    """Return the token ids to measure on: end-of-text, if the vocabulary has it, and the text, at most MAX_TOKENS.
+    """Return the token ids to measure on: bos, if the vocabulary has it, and the text, at most MAX_TOKENS.
 
     Raises:
         UsageError: the text is too short to score.
     """
     tokenizer = tokenizer_of(vocabulary)
-    start = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
-    tokens = (start + tokenizer.encode(text[: 64 * MAX_TOKENS]))[:MAX_TOKENS]
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    tokens = (start + tokenizer.encode(text[: 64 * MAX_TOKENS], add_special_tokens=False))[:MAX_TOKENS]
     if len(tokens) < 2:
         raise UsageError("quality report: the text has no token to score (use a longer text, or skip the report)")
     return tokens

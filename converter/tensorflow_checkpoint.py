@@ -24,6 +24,7 @@ from gpt2rt.converter.hub import suggestion
 from gpt2rt.converter.source import folder_name
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError
+from gpt2rt.lines import lines_of
 from gpt2rt.modelfile import Hyperparameters, Tensor, tensor_table
 
 HPARAMS = "hparams.json"
@@ -137,7 +138,7 @@ def _prefix_in(folder: pathlib.Path) -> pathlib.Path:
         raise CheckpointError(
             f"{folder}: no TensorFlow checkpoint found, expected the files checkpoint and model.ckpt.*"
         )
-    for line in _read_text(state).splitlines():
+    for line in lines_of(_read_text(state)):
         key, _, value = line.partition(":")
         if key.strip() == "model_checkpoint_path":
             # The path is from the machine that saved it; the files are in this folder.

@@ -9,12 +9,21 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from gpt2rt.errors import VocabularyError
-from gpt2rt.modelfile import MAX_N_VOCAB, MAX_TOKEN_BYTES, slots_for
+from gpt2rt.modelfile import (
+    CONTROLS,
+    FLAG_BOS,
+    FLAG_PREFIX_SPACE,
+    MAX_EOS,
+    MAX_N_VOCAB,
+    MAX_TOKEN_BYTES,
+    NO_TOKEN,
+    slots_for,
+)
 from gpt2rt.modelfile.vocabulary import build_merge_slots, vocabulary_section
 
 Path = str | os.PathLike[str]
@@ -22,6 +31,27 @@ Merge = tuple[int, int, int]  # left, right, merged
 
 END_OF_TEXT = "<|endoftext|>"
 VERSION_LINE = "#version"  # only the first line: "# v" may be a merge
+
+
+class Controls(NamedTuple):
+    """What begins and ends a text.
+
+    Attributes:
+        eos: ids of the tokens that end it, at most `MAX_EOS`. bos: of the token that begins it. pad: for padding.
+        add_prefix_space, add_bos: whether encoding a text puts a space, or bos, before it.
+    """
+
+    eos: tuple[int, ...] = ()
+    bos: int | None = None
+    pad: int | None = None
+    add_prefix_space: bool = False
+    add_bos: bool = False
+
+    def table(self) -> bytes:
+        """Return the table of docs/format.md."""
+        flags = FLAG_PREFIX_SPACE * self.add_prefix_space + FLAG_BOS * self.add_bos
+        bos, pad = (NO_TOKEN if token is None else token for token in (self.bos, self.pad))
+        return CONTROLS.pack(flags, bos, pad) + struct.pack(f"<{len(self.eos)}I", *self.eos)
 
 
 def byte_characters() -> list[str]:
@@ -34,7 +64,7 @@ def byte_characters() -> list[str]:
 def _read(path: Path) -> str:
     """Return the text of a file with its line endings unchanged."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             return file.read()
     except OSError as error:
         raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from None
@@ -114,6 +144,17 @@ def _ranked(path: Path, what: str, lines: Iterable[str], first: int, ids: dict[s
     return merges
 
 
+def _bytes_of(text: str, byte_of: dict[str, int], is_made: bool) -> bytes:
+    """Return the bytes of a token; only one that no merge makes may be written as plain text."""
+    try:
+        content = bytes(byte_of[character] for character in text)
+        if not is_made:
+            content.decode()
+    except (KeyError, UnicodeDecodeError):
+        content = text.encode()
+    return content
+
+
 class Vocabulary:
     """A complete, valid vocabulary.
 
@@ -122,13 +163,22 @@ class Vocabulary:
         special_tokens: ids of the tokens that are neither a byte nor the result of a merge, `<|endoftext|>` first if
             there is one.
         merges: [(left, right, merged)], token ids, in rank order.
+        controls: `Controls`.
     """
 
-    def __init__(self, tokens: list[bytes], byte_tokens: list[int], special_tokens: list[int], merges: list[Merge]):
+    def __init__(
+        self,
+        tokens: list[bytes],
+        byte_tokens: list[int],
+        special_tokens: list[int],
+        merges: list[Merge],
+        controls: Controls,
+    ):
         self.tokens = tokens
         self.byte_tokens = byte_tokens
         self.special_tokens = special_tokens
         self.merges = merges
+        self.controls = controls
 
     @classmethod
     def read(cls, encoder: Path, merges: Path) -> Self:
@@ -145,13 +195,25 @@ class Vocabulary:
         return cls._checked(encoder, ids, _read_merges(merges, ids))
 
     @classmethod
-    def of(cls, path: Path, texts: Iterable[str], merges: Iterable[str]) -> Self:
+    def of(
+        cls,
+        path: Path,
+        texts: Iterable[str],
+        merges: Iterable[str],
+        added: Collection[int] | None = None,
+        unused: Collection[int] = (),
+        controls: Controls | None = None,
+    ) -> Self:
         """Check a vocabulary that is part of another file.
 
         Args:
             path: path of that file, for messages.
-            texts: the tokens in the order of their ids, in the notation of encoder.json, (n_vocab,).
+            texts: the tokens in the order of their ids, in the notation of encoder.json, (n_vocab,); added and unused
+                tokens as plain text.
             merges: "left right" in rank order, in the notation of vocab.bpe.
+            added: ids of added tokens, the special ones; None for all that neither a byte nor a merge makes, in either
+                notation. unused: ids that stand for nothing.
+            controls: None for `<|endoftext|>` as the only token that begins and ends a text, if there is one.
 
         Raises:
             VocabularyError: it is malformed.
@@ -161,10 +223,18 @@ class Vocabulary:
             if ids.setdefault(text, token) != token:
                 raise VocabularyError(f"{path}: tokens {ids[text]} and {token} are both {text!r:.200}")
         _check_bytes(path, ids)
-        return cls._checked(path, ids, _ranked(path, "merge", merges, 0, ids))
+        return cls._checked(path, ids, _ranked(path, "merge", merges, 0, ids), added, unused, controls)
 
     @classmethod
-    def _checked(cls, encoder: Path, ids: dict[str, int], pairs: list[Merge]) -> Self:
+    def _checked(
+        cls,
+        encoder: Path,
+        ids: dict[str, int],
+        pairs: list[Merge],
+        added: Collection[int] | None = None,
+        unused: Collection[int] = (),
+        controls: Controls | None = None,
+    ) -> Self:
         """Make a vocabulary of {text: id} and [(left, right, merged)]; `encoder` is the tokens' file, for messages."""
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
         made = {merged for _, _, merged in pairs}.union(ids[character] for character in byte_of)
@@ -172,25 +242,29 @@ class Vocabulary:
         for text, token in ids.items():
             if not text:
                 raise VocabularyError(f"{encoder}: token {token} is empty, expected at least one byte")
+            is_special = token not in made and (added is None or token in added)
             try:
-                content = bytes(byte_of[character] for character in text)
-                if token not in made:
-                    content.decode()
-            except (KeyError, UnicodeDecodeError):  # only a special token may be written as plain text
-                try:
+                if token in unused or (is_special and added is not None):  # text as it is
                     content = text.encode()
-                except UnicodeEncodeError:
-                    raise VocabularyError(f"{encoder}: token {token} is {text!r}, which is not valid Unicode") from None
+                else:
+                    content = _bytes_of(text, byte_of, token in made)
+            except UnicodeEncodeError:
+                raise VocabularyError(f"{encoder}: token {token} is {text!r}, which is not valid Unicode") from None
             tokens.append(content)
-            if token not in made:
+            if is_special:
                 special_tokens.append(token)
         n_token_bytes = sum(map(len, tokens))
         if n_token_bytes > MAX_TOKEN_BYTES:
             raise VocabularyError(f"{encoder}: {n_token_bytes} bytes of tokens, expected at most {MAX_TOKEN_BYTES}")
-        if END_OF_TEXT in ids and ids[END_OF_TEXT] not in made:
-            special_tokens.remove(ids[END_OF_TEXT])
-            special_tokens.insert(0, ids[END_OF_TEXT])
-        return cls(tokens, [ids[character] for character in byte_of], special_tokens, pairs)
+        end = ids.get(END_OF_TEXT)
+        if end in special_tokens:
+            special_tokens.remove(end)
+            special_tokens.insert(0, end)
+            controls = Controls((end,), end) if controls is None else controls
+        controls = controls or Controls()
+        if len(controls.eos) > MAX_EOS:
+            raise VocabularyError(f"{encoder}: {len(controls.eos)} tokens end a text, expected at most {MAX_EOS}")
+        return cls(tokens, [ids[character] for character in byte_of], special_tokens, pairs, controls)
 
     @property
     def n_vocab(self) -> int:
@@ -207,6 +281,7 @@ class Vocabulary:
             "token_offsets": words(list(accumulate(map(len, self.tokens), initial=0))),
             "byte_tokens": words(self.byte_tokens),
             "special_tokens": words(self.special_tokens),
+            "controls": self.controls.table(),
             "merge_slots": build_merge_slots(self.merges, slots_for(len(self.merges))),
             "token_bytes": b"".join(self.tokens),
         }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pathlib
 
-from gpt2rt.converter.tokenizer_files import read_tokenizer
+from gpt2rt.converter.tokenizer_files import read_json, read_tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
+from gpt2rt.converter.weight_files import CONFIG
 from gpt2rt.errors import VocabularyError
 
 OPENAI, HUGGING_FACE = ("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")
@@ -29,7 +30,7 @@ def read_vocabulary_folder(folder: str | os.PathLike[str], n_vocab: int) -> Voca
     if not path.is_dir():
         raise VocabularyError(f"{path}: not a folder, expected one with a vocabulary ({WHERE})")
     if any((path / name).is_file() for name in ("tokenizer.json", HUGGING_FACE[0])):
-        return read_tokenizer(path, n_vocab)
+        return read_tokenizer(path, n_vocab, read_json(path / CONFIG) if (path / CONFIG).is_file() else {})
     if not (path / OPENAI[0]).is_file():
         raise VocabularyError(
             f"{path}: no vocabulary in it, expected {' and '.join(OPENAI)}, or {' and '.join(HUGGING_FACE)}, or"
@@ -40,5 +41,4 @@ def read_vocabulary_folder(folder: str | os.PathLike[str], n_vocab: int) -> Voca
         raise VocabularyError(f"{path}: {vocabulary.n_vocab} tokens, expected at most the model's {n_vocab}")
     for token in range(vocabulary.n_vocab, n_vocab):
         vocabulary.tokens.append(f"<|unused {token}|>".encode())
-        vocabulary.special_tokens.append(token)
     return vocabulary

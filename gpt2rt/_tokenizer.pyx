@@ -50,7 +50,13 @@ cdef struct Ids:
 cdef enum:
     PATIENCE = 0x4000  # pieces between checks for Ctrl-C, a power of two
 
-cdef tuple TABLES = ("token_offsets", "byte_tokens", "special_tokens", "merge_slots", "token_bytes")
+cdef tuple TABLES = ("token_offsets", "byte_tokens", "special_tokens", "controls", "merge_slots", "token_bytes")
+cdef enum:
+    N_TABLES = 6
+    FIXED_CONTROLS = 3  # flags, bos and pad; the tokens that end a text follow
+    PREFIX_SPACE = 1
+    BOS = 2
+
 cdef str END_OF_TEXT = "<|endoftext|>"
 cdef str REMEDY = "(gpt2rt verify lists the damage; copy or convert the file again)"
 
@@ -117,10 +123,20 @@ cdef int encode_span(const Tables* t, const uint8_t* p, const uint8_t* end, Ids*
 
 @cython.final
 cdef class Tokenizer:
-    """Converts text to tokens and back, with the tables of a vocabulary. Immutable; threads can share it."""
+    """Converts text to tokens and back, with the tables of a vocabulary. Immutable; threads can share it.
+
+    Attributes:
+        eos_token_ids: the ids of the tokens that end a text, a tuple, which may be empty.
+        bos_token_id: the id of the token that begins a text, None if there is none. pad_token_id: for padding, or None.
+        add_bos_token: whether a text begins with that token. add_prefix_space: whether a text that doesn't begin with a
+            space gets one.
+    """
 
     cdef Tables tables
-    cdef Py_buffer views[5]  # the buffers that `tables` points into
+    cdef Py_buffer views[N_TABLES]  # the buffers that `tables` points into
+    cdef readonly tuple eos_token_ids  # ids that end a text; may be empty
+    cdef readonly object bos_token_id, pad_token_id  # None: the vocabulary has none
+    cdef readonly bint add_bos_token, add_prefix_space
 
     def __cinit__(self, tables, n_vocab):
         """
@@ -135,12 +151,18 @@ cdef class Tokenizer:
         cdef int i
         for i, name in enumerate(TABLES):
             PyObject_GetBuffer(tables[name], &self.views[i], PyBUF_SIMPLE)
-        offsets, byte_tokens, specials, slots, content = [view.len for view in self.views]
+        offsets, byte_tokens, specials, controls, slots, content = [view.len for view in self.views]
         n_slots, none = slots // sizeof(Merge), MERGES_NONE
         for name, length, fits, expected in (
             ("token_offsets", offsets, 0 < n_vocab < none and offsets == 4 * (n_vocab + 1), f"4 * ({n_vocab} + 1)"),
             ("byte_tokens", byte_tokens, byte_tokens == 4 * 256, "4 * 256"),
             ("special_tokens", specials, not specials % 4 and specials < none, "a multiple of 4"),
+            (
+                "controls",
+                controls,
+                not controls % 4 and (not controls or controls >= 4 * FIXED_CONTROLS),
+                f"0, or a multiple of 4 from {4 * FIXED_CONTROLS} on",
+            ),
             (
                 "merge_slots",
                 slots,
@@ -154,13 +176,14 @@ cdef class Tokenizer:
         t.token_offsets = <const uint8_t*>self.views[0].buf
         t.byte_tokens = <const uint8_t*>self.views[1].buf
         t.special_tokens = <const uint8_t*>self.views[2].buf
-        t.merge_slots = <const uint8_t*>self.views[3].buf
-        t.token_bytes = <const uint8_t*>self.views[4].buf
+        t.merge_slots = <const uint8_t*>self.views[4].buf
+        t.token_bytes = <const uint8_t*>self.views[5].buf
         t.n_vocab, t.n_special, t.n_slots, t.n_token_bytes = n_vocab, specials // 4, n_slots, content
+        self.read_controls(controls // 4)
 
     def __dealloc__(self):
         cdef int i
-        for i in range(5):
+        for i in range(N_TABLES):
             PyBuffer_Release(&self.views[i])
 
     @property
@@ -168,22 +191,53 @@ cdef class Tokenizer:
         """Number of tokens."""
         return self.tables.n_vocab
 
-    @property
-    def end_of_text(self):
-        """The id of `<|endoftext|>`, which separates documents; None if the vocabulary does not have it."""
-        if self.tables.n_special:
-            token = load(self.tables.special_tokens, 0)
-            if self.bytes_of(token) == END_OF_TEXT.encode():
-                return token
-        return None
+    cdef int read_controls(self, Py_ssize_t n) except -1:
+        """Set what the table of controls says. Without one, `<|endoftext|>` begins and ends a text if there is one."""
+        cdef const uint8_t* controls = <const uint8_t*>self.views[3].buf
+        cdef uint32_t flags, bos, pad
+        cdef Py_ssize_t i
+        if n < FIXED_CONTROLS:
+            end = self.end_of_text()
+            self.eos_token_ids, self.bos_token_id = () if end is None else (end,), end
+            return 0
+        flags, bos, pad = load(controls, 0), load(controls, 1), load(controls, 2)
+        eos = [load(controls, i) for i in range(FIXED_CONTROLS, n)]
+        for name, token in (("bos", bos), ("pad", pad), *[("eos", token) for token in eos]):
+            if token >= self.tables.n_vocab and (token != MERGES_NONE or name == "eos"):
+                raise VocabularyError(
+                    f"vocabulary: the {name} token is {token}, expected at most {self.tables.n_vocab - 1} {REMEDY}"
+                )
+        if flags & ~(PREFIX_SPACE | BOS) or (flags & BOS and bos == MERGES_NONE):
+            raise VocabularyError(f"vocabulary: unknown flags {flags:#x}, or a bos token that is missing {REMEDY}")
+        self.bos_token_id = None if bos == MERGES_NONE else bos
+        self.pad_token_id = None if pad == MERGES_NONE else pad
+        self.eos_token_ids = tuple(eos)
+        self.add_prefix_space, self.add_bos_token = flags & PREFIX_SPACE, flags & BOS
+        return 0
 
-    def encode(self, text, *, bint special=False):
+    cdef object end_of_text(self):
+        """Return the id of `<|endoftext|>`, or None if the vocabulary doesn't have it or is damaged there."""
+        cdef Tables* t = &self.tables
+        cdef uint32_t token, start, end
+        if not t.n_special:
+            return None
+        token = load(t.special_tokens, 0)
+        if token >= t.n_vocab:
+            return None
+        start, end = load(t.token_offsets, token), load(t.token_offsets, token + 1)
+        if not start <= end <= t.n_token_bytes:
+            return None
+        return token if (<const char*>t.token_bytes + start)[: end - start] == END_OF_TEXT.encode() else None
+
+    def encode(self, text, *, bint special=False, bint add_special_tokens=True, bint continues=False):
         """Encode a text.
 
         Args:
             text: any text; a lone surrogate is read as U+FFFD, as in tiktoken.
             special: encode the text of special tokens, such as `<|endoftext|>`, as those tokens: the leftmost first,
                 and the longest if several start at one place. Otherwise it is encoded like any other text.
+            add_special_tokens: begin with `bos_token_id` if `add_bos_token` is set, as few vocabularies have it.
+            continues: the text goes on in the middle of another: it gets neither that token nor a space before it.
 
         Returns:
             A list of ids.
@@ -199,21 +253,31 @@ cdef class Tokenizer:
             content = text.encode()
         except UnicodeEncodeError:  # a pair of surrogates is a character; a lone one becomes U+FFFD
             content = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
-        cdef const uint8_t* start = <const uint8_t*><const char*>content
         cdef Py_ssize_t position = 0, i, at, after
         cdef Ids ids = Ids(NULL, 0, 0)
         try:
+            if add_special_tokens and self.add_bos_token and not continues:
+                reserve(&ids, 1)
+                ids.at[ids.n] = self.bos_token_id
+                ids.n += 1
             if special:
                 for at, after, token in self.special_places(content):
-                    encode_span(&self.tables, start + position, start + at, &ids)
+                    self.encode_part(content[position:at], continues and not position, &ids)
                     reserve(&ids, 1)
                     ids.at[ids.n] = token
                     ids.n += 1
                     position = after
-            encode_span(&self.tables, start + position, start + len(content), &ids)
+            self.encode_part(content[position:] if position else content, continues and not position, &ids)
             return [ids.at[i] for i in range(ids.n)]
         finally:
             free(ids.at)
+
+    cdef int encode_part(self, bytes content, bint continues, Ids* ids) except -1:
+        """Add the tokens of a part of a text between special tokens; it may get a space, as with tokenizers."""
+        if self.add_prefix_space and not continues and content and not content.startswith(b" "):
+            content = b" " + content
+        cdef const uint8_t* start = <const uint8_t*><const char*>content
+        return encode_span(&self.tables, start, start + len(content), ids)
 
     cdef list special_places(self, bytes content):
         """Find special tokens in a text: (start, end, id), in order, not overlapping."""
@@ -301,7 +365,7 @@ cdef class Tokenizer:
         from gpt2rt.modelfile.vocabulary import problems
 
         cdef int i
-        return problems({TABLES[i]: self.views[i].obj for i in range(5)}, self.n_vocab, most)
+        return problems({TABLES[i]: self.views[i].obj for i in range(N_TABLES)}, self.n_vocab, most)
 
 
 @cython.final

@@ -43,8 +43,8 @@ def requests_of(
 
     Args:
         seed: the first prompt's seed, from which those of the others count up; None for one from the system.
-        defaults: sampling (a `SamplingParams`), max_tokens, stop, logprobs and logit_bias for prompts that do not
-            override them.
+        defaults: sampling (a `SamplingParams`), max_tokens, stop, logprobs, logit_bias and special for prompts that do
+            not override them.
 
     Raises:
         UsageError: a prompt or an option is invalid, or a name in a dict is unknown.
@@ -52,18 +52,19 @@ def requests_of(
     if not isinstance(prompts, Iterable) or isinstance(prompts, (str, bytes, bytearray, Mapping)):
         raise UsageError(f"prompts: got {prompts!r:.80}, expected a list of prompts")
     defaults = {**defaults, "stop": stop_strings(defaults["stop"])}
+    special = defaults.pop("special")
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else whole_number("seed", seed, 0, MAX_SEED)
     requests = []
     for i, given in enumerate(prompts):
         options: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"prompt": given}
         for name in options:
-            if name not in ("prompt", "seed", *defaults, *SAMPLING_OPTIONS):
-                known = ", ".join(["prompt", "seed", *defaults, *SAMPLING_OPTIONS])
+            if name not in ("prompt", "seed", *defaults, "special", *SAMPLING_OPTIONS):
+                known = ", ".join(["prompt", "seed", *defaults, "special", *SAMPLING_OPTIONS])
                 raise UsageError(f"prompt {i + 1}: unknown name {name!r:.80}, expected any of {known}")
         if "prompt" not in options:
             raise UsageError(f'prompt {i + 1}: no "prompt", expected text or token ids')
         prompt: str | Iterable[int] = options.pop("prompt")
-        ids = prompt_ids(model, prompt, f"prompt {i + 1}")
+        ids = prompt_ids(model, prompt, f"prompt {i + 1}", special=options.pop("special", special))
         if options.get("seed") is None:
             options["seed"] = (seed + i) % (MAX_SEED + 1)
         try:

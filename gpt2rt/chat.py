@@ -258,7 +258,7 @@ class Conversation:
         """
         Args:
             model: a `Model`.
-            format: "plain", "dialogpt" or "raw"; None for that of the model file.
+            format: "plain", "dialogpt", "template" or "raw"; None for that of the model file.
             user_name, bot_name: the names of the speakers; None for those of the model file.
             opening: text before the first turn; None for that of the model file.
             seed: of the random generator; None for one from the system.
@@ -476,4 +476,4 @@ class Conversation:
                 break
             kept.append(token)
             length += piece
-        return kept + tokenizer.encode(content[length:].decode("utf-8", "ignore"))
+        return kept + tokenizer.encode(content[length:].decode("utf-8", "ignore"), continues=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.errors import ModelFileError, UsageError
+from gpt2rt.lines import lines_of
+from gpt2rt.modelfile.chat_settings import CHAT_KEYS, template_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +14,12 @@ if TYPE_CHECKING:
 MAX_NAME = 40  # characters
 MAX_OPENING = 1 << 16  # characters
 
-DEFAULT_NAMES = {"plain": ("Sam", "Emma"), "dialogpt": ("User", "Bot"), "raw": ("User", "Bot")}
+DEFAULT_NAMES = {
+    "plain": ("Sam", "Emma"),
+    "dialogpt": ("User", "Bot"),
+    "template": ("User", "Bot"),
+    "raw": ("User", "Bot"),
+}
 
 # For models that were not trained to chat: a scene, and turns of the kind that is wanted.
 DEFAULT_OPENING = """\
@@ -66,10 +73,10 @@ class ChatFormat:
         self.opening_tokens = self._opening()
         self.closing_tokens = self._closing()
         marks = ("\n", ":", *PUNCTUATION, user_name, bot_name, f" {user_name}", f" {bot_name}")
-        encoded = [tokenizer.encode(text) for text in marks]
+        encoded = [tokenizer.encode(text, continues=True) for text in marks]
         # A name of several tokens is left out: its parts are parts of other words as well.
         exempt = {*self.closing_tokens, *(tokens[0] for tokens in encoded if len(tokens) == 1)}
-        self.exempt = frozenset(exempt if tokenizer.end_of_text is None else {*exempt, tokenizer.end_of_text})
+        self.exempt = frozenset({*exempt, *tokenizer.eos_token_ids})
 
     def _opening(self) -> list[int]:
         return self._tokenizer.encode(self.opening)
@@ -104,38 +111,85 @@ class PlainFormat(ChatFormat):
         return self._tokenizer.encode(ended)
 
     def _closing(self) -> list[int]:
-        return self._tokenizer.encode("\n")
+        return self._tokenizer.encode("\n", continues=True)
 
     def prompt(self, text: str) -> list[int]:
         # No space after the colon: it belongs to the answer's first token.
-        return self._tokenizer.encode(f"{self.user_name}: {text}\n{self.bot_name}:")
+        return self._tokenizer.encode(f"{self.user_name}: {text}\n{self.bot_name}:", continues=True)
 
     def answer(self, text: str) -> list[int]:
-        return self._tokenizer.encode(f" {text}")
+        return self._tokenizer.encode(f" {text}", continues=True)
 
 
 class DialogptFormat(ChatFormat):
-    """Turns separated by `<|endoftext|>`; every line of an opening is a turn."""
+    """Turns separated by the token that ends a text, `<|endoftext|>`; every line of an opening is a turn."""
 
     name = "dialogpt"
     turns_kept = 5  # more confuse DialoGPT, which was trained on short exchanges
 
     def _end(self) -> list[int]:
-        if self._tokenizer.end_of_text is None:
-            raise UsageError("chat format 'dialogpt': the vocabulary has no <|endoftext|> (use plain)")
-        return [self._tokenizer.end_of_text]
+        if not self._tokenizer.eos_token_ids:
+            raise UsageError("chat format 'dialogpt': the vocabulary has no token that ends a text (use plain)")
+        return [self._tokenizer.eos_token_ids[0]]
+
+    def _turn(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _opening(self) -> list[int]:
-        return [token for line in self.opening.splitlines() for token in self._tokenizer.encode(line) + self._end()]
+        turns = [token for line in lines_of(self.opening) for token in self._turn(line) + self._end()]
+        return self._tokenizer.encode("") + turns
 
     def _closing(self) -> list[int]:
         return self._end()
 
     def prompt(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text) + self._end()
+        return self._turn(text) + self._end()
 
     def answer(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        return self._turn(text)
+
+
+class TemplateFormat(ChatFormat):
+    """Turns as the model's own template writes them, such as ChatML's.
+
+    The template is an exchange with {user} and {bot} for the texts: `<|user|>{user}<|bot|>{bot}<|end|>`. Special tokens
+    in it are those tokens; the texts never are.
+    """
+
+    name = "template"
+
+    def __init__(
+        self, tokenizer: Tokenizer, user_name: str, bot_name: str, opening: str, template: str, opening_template: str
+    ):
+        """Raises UsageError: as for `ChatFormat`, or a template can't be used."""
+        before, self._between, after = template_parts(template, "{user}", "{bot}", name="template")
+        parts = template_parts(opening_template, "{opening}", name="opening_template")
+        self._before_opening, self._after_opening = parts
+        self._before, self._after = before, after
+        super().__init__(tokenizer, user_name, bot_name, opening)
+        self.stop = tuple(dict.fromkeys(mark.strip() or mark for mark in (after, before) if mark))
+
+    def _mark(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, special=True, continues=True)
+
+    def _opening(self) -> list[int]:
+        start = self._tokenizer.encode("")
+        if not self.opening:
+            return start
+        text = self._tokenizer.encode(self.opening, continues=True)
+        return [*start, *self._mark(self._before_opening), *text, *self._mark(self._after_opening)]
+
+    def _closing(self) -> list[int]:
+        return self._mark(self._after)
+
+    def clean(self, text: str) -> str:
+        return text.strip()
+
+    def prompt(self, text: str) -> list[int]:
+        return [*self._mark(self._before), *self.answer(text), *self._mark(self._between)]
+
+    def answer(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, continues=True)
 
 
 class RawFormat(ChatFormat):
@@ -148,13 +202,15 @@ class RawFormat(ChatFormat):
         return text
 
     def prompt(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        return self._tokenizer.encode(text, continues=True)
 
     def answer(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        return self._tokenizer.encode(text, continues=True)
 
 
-FORMATS: dict[str, type[ChatFormat]] = {kind.name: kind for kind in (PlainFormat, DialogptFormat, RawFormat)}
+FORMATS: dict[str, type[ChatFormat]] = {
+    kind.name: kind for kind in (PlainFormat, DialogptFormat, TemplateFormat, RawFormat)
+}
 
 
 def clean(text: str) -> str:
@@ -164,7 +220,8 @@ def clean(text: str) -> str:
 
 def default_opening(model: Model, user_name: str, bot_name: str) -> str:
     """Return the scene and as many of the example turns as leave half of the context free."""
-    lines = DEFAULT_OPENING.format(user=user_name, bot=bot_name).splitlines(keepends=True)
+    lines = DEFAULT_OPENING.format(user=user_name, bot=bot_name).split("\n")[:-1]
+    lines = [f"{line}\n" for line in lines]
     while len(model.tokenizer.encode("".join(lines))) > model.hyperparameters.n_ctx // 2:
         del lines[-2:]  # an exchange; the scene and the empty line after it go last
     return "".join(lines)
@@ -188,7 +245,7 @@ def chat_format(
     chat = model.metadata.get("chat", {})
     if not isinstance(chat, dict):
         raise ModelFileError(f"{model.path}: metadata 'chat' is a {type(chat).__name__}, expected an object")
-    for key in ("format", "user_name", "bot_name", "opening"):
+    for key in CHAT_KEYS:
         if not isinstance(chat.get(key, ""), str):
             raise ModelFileError(f"{model.path}: metadata 'chat': {key} is {chat[key]!r:.80}, expected text")
     own_format = chat.get("format", "plain")
@@ -206,7 +263,13 @@ def chat_format(
         opening = default_opening(model, user_name, bot_name)
     elif opening is None:
         opening = renamed(own_opening or "", {own_user_name: user_name, own_bot_name: bot_name})
-    made = FORMATS[name](model.tokenizer, user_name, bot_name, opening)
+    arguments = (model.tokenizer, user_name, bot_name, opening)
+    if name == TemplateFormat.name:
+        if own_format != name or "template" not in chat:
+            raise UsageError("chat format 'template': the model file has no template (gpt2rt convert --chat-template)")
+        made: ChatFormat = TemplateFormat(*arguments, chat["template"], chat.get("opening_template", "{opening}"))
+    else:
+        made = FORMATS[name](*arguments)
     made.is_scene = is_scene and bool(opening)
     return made
 

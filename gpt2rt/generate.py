@@ -101,8 +101,8 @@ class Continuation:
         sequence: the `Sequence`. seed: of its random generator.
         tokens: the sampled ids that belong to the text, a list.
         scored: every sampled token as (id, log probability, most likely tokens), the last as a list of (id, log
-            probability) or None; it includes an end-of-text token that ended the text. Empty unless requested.
-        finish_reason: None while it runs, then "stop" (a stop string, or the model's end-of-text token) or "length"
+            probability) or None; it includes a token of `eos_token_ids` that ended the text. Empty unless requested.
+        finish_reason: None while it runs, then "stop" (a stop string, or a token of `eos_token_ids`) or "length"
             (max_tokens, or no position is left).
     """
 
@@ -127,8 +127,8 @@ class Continuation:
             raise UsageError(f"sequence: got {sequence!r:.80}, expected a Sequence (model.sequence() returns one)")
         self.max_tokens = None if max_tokens is None else whole_number("max_tokens", max_tokens, 1)
         self._stops = StopStrings(stop)
-        self._end_of_text = sequence.model.tokenizer.end_of_text
-        prompt = prompt_ids(sequence.model, prompt)
+        self._eos = sequence.model.tokenizer.eos_token_ids
+        prompt = prompt_ids(sequence.model, prompt, continues=bool(len(sequence) or sequence.pending))
         if not prompt and not len(sequence) and not sequence.pending:
             prompt = start_of_text(sequence.model)
         n_before = len(sequence) + len(sequence.pending)
@@ -142,7 +142,7 @@ class Continuation:
             seed=seed,
             history=history,
             exempt=exempt,
-            stop_tokens=[] if self._end_of_text is None else [self._end_of_text],
+            stop_tokens=self._eos,
             logprobs=logprobs,
             logit_bias=logit_bias,
             prompt_logprobs=prompt_logprobs,
@@ -183,7 +183,7 @@ class Continuation:
             if event.logprobs is not None:
                 top = None if event.top_logprobs is None else event.top_logprobs[i]
                 self.scored.append((token, event.logprobs[i], top))
-            if token == self._end_of_text:
+            if token in self._eos:
                 piece += self.end("stop")
             else:
                 self.tokens.append(token)
@@ -246,10 +246,19 @@ def run_together(
             yield continuation, piece
 
 
-def prompt_ids(model: Model, prompt: str | Iterable[int], name: str = "prompt") -> list[int]:
-    """Return the ids of a prompt, text or ids. Raises UsageError if it is neither; the message begins with `name`."""
+def prompt_ids(
+    model: Model, prompt: str | Iterable[int], name: str = "prompt", *, special: bool = False, continues: bool = False
+) -> list[int]:
+    """Return the ids of a prompt, text or ids.
+
+    Args:
+        name: what the message of an error begins with. special, continues: as for `Tokenizer.encode`.
+
+    Raises:
+        UsageError: it is neither text nor ids.
+    """
     if isinstance(prompt, str):
-        return model.tokenizer.encode(prompt)
+        return model.tokenizer.encode(prompt, special=special, continues=continues)
     try:
         ids = None if isinstance(prompt, (bytes, bytearray, Mapping)) else list(prompt)
     except TypeError:
@@ -260,10 +269,10 @@ def prompt_ids(model: Model, prompt: str | Iterable[int], name: str = "prompt") 
 
 
 def start_of_text(model: Model) -> list[int]:
-    """Return the ids used for an empty prompt: <|endoftext|>. Raises UsageError if the vocabulary does not have it."""
-    if model.tokenizer.end_of_text is None:
-        raise UsageError("prompt: it is empty, and the vocabulary has no <|endoftext|> to start with")
-    return [model.tokenizer.end_of_text]
+    """Return the ids used for an empty prompt: the bos token, as <|endoftext|>. Raises UsageError if there is none."""
+    if model.tokenizer.bos_token_id is None:
+        raise UsageError("prompt: it is empty, and the vocabulary has no token to start with, such as <|endoftext|>")
+    return [model.tokenizer.bos_token_id]
 
 
 class Generation:

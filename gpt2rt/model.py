@@ -149,6 +149,7 @@ class Model:
         seed: int | None = None,
         logprobs: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        special: bool = False,
         lookup: bool | None = None,
         sampling: SamplingParams | None = None,
         **options: Unpack[SamplingKeywords],
@@ -164,6 +165,8 @@ class Model:
                 log probability; see `Generation.logprobs` and `Generation.top_logprobs`.
             logit_bias: {id: number from -100 to 100}, added to the logits before everything else. Reported log
                 probabilities are the model's own.
+            special: encode the texts of special tokens in the prompt, such as `<|endoftext|>` or `<|user|>`, as those
+                tokens; not for text that others have written.
             lookup: guess tokens from the text so far and check several at once (prompt lookup decoding); this does not
                 change the text. None does so if it pays for this model.
             sampling: a `SamplingParams`; None for its defaults.
@@ -181,7 +184,7 @@ class Model:
             lookup = is_worth_it(self.weights_size)
         return Generation(
             self.sequence(),
-            prompt_ids(self, prompt),
+            prompt_ids(self, prompt, special=special),
             sampling_with(sampling, options),
             max_tokens=max_tokens,
             stop=stop,
@@ -200,6 +203,7 @@ class Model:
         seed: int | None = None,
         logprobs: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        special: bool = False,
         batch_size: int = 16,
         sampling: SamplingParams | None = None,
         **options: Unpack[SamplingKeywords],
@@ -223,25 +227,27 @@ class Model:
             "stop": stop,
             "logprobs": logprobs,
             "logit_bias": logit_bias,
+            "special": special,
             "sampling": sampling_with(sampling, options),
         }
         return BatchGeneration(self, requests_of(self, prompts, seed, defaults), batch_size=batch_size)
 
-    def score(self, text: str | Iterable[int]) -> list[float | None]:
+    def score(self, text: str | Iterable[int], *, special: bool = False) -> list[float | None]:
         """Return the log probability (natural logarithm) of each token of a text, given all tokens before it.
 
         Args:
             text: a text, or its ids; at most as many tokens as the model has positions.
+            special: as for `generate`.
 
         Returns:
             One float for each token; the first is None, as nothing is before it. Start the ids with
-            `tokenizer.end_of_text` to score the first token of a document.
+            `tokenizer.bos_token_id` to score the first token of a document.
 
         Raises:
             ContextFullError: the text has more tokens than the model has positions.
             VocabularyError: an id is out of range.
         """
-        scores: list[float | None] = self.sequence().score(prompt_ids(self, text, "text"))
+        scores: list[float | None] = self.sequence().score(prompt_ids(self, text, "text", special=special))
         return scores
 
     def chat(

@@ -166,9 +166,10 @@ def _sequences(model: Model, against: Model | None) -> tuple[list[_engine.Sequen
     return [m.sequence() for m in models], min(m.hyperparameters.n_ctx for m in models)
 
 
-def _encode(models: Sequence[Model], name: str, text: str, special: bool = False) -> list[int]:
-    """Return the ids of a text. Raises UsageError if the models disagree about them."""
-    tokens, *others = (model.tokenizer.encode(text, special=special) for model in models)
+def _encode(models: Sequence[Model], name: str, text: str, special: bool = False, continues: bool = False) -> list[int]:
+    """Return the ids of a text, without a bos token. Raises UsageError if the models disagree about them."""
+    options = {"special": special, "add_special_tokens": False, "continues": continues}
+    tokens, *others = (model.tokenizer.encode(text, **options) for model in models)
     if others and others[0] != tokens:
         raise UsageError(f"{name}: {models[1].path} and {models[0].path} encode it differently (other vocabulary)")
     return tokens
@@ -186,7 +187,7 @@ def perplexity(
 ) -> dict[str, Any]:
     """Measure the loss of a model on texts with a sliding window.
 
-    Each text comes after an end-of-text token where the model has one, and each of its tokens is scored once, after at
+    Each text comes after the bos token, `Tokenizer.bos_token_id`, if there is one. Each token is scored once, after at
     least n_ctx - stride tokens where the text has as many. The model reads n_ctx tokens and scores the one after them.
 
     Args:
@@ -210,7 +211,9 @@ def perplexity(
     stride = max(1, n_ctx // 2) if stride is None else stride
     if not 1 <= stride <= n_ctx:
         raise UsageError(f"stride: got {stride}, expected 1 to {n_ctx}, the size of the window")
-    start = [model.tokenizer.end_of_text] if bos and model.tokenizer.end_of_text is not None else []
+    tokenizer = model.tokenizer
+    start = [tokenizer.bos_token_id] if bos and tokenizer.bos_token_id is not None else []
+    separators = {tokenizer.bos_token_id, *tokenizer.eos_token_ids}
     encoded = []
     for name, text in texts:
         tokens = start + _encode([sequence.model for sequence in sequences], name, text, special)
@@ -224,9 +227,7 @@ def perplexity(
         tally, n_bytes = Tally(), 0
         for begin, end, first in scored:
             _score(sequences, tokens[begin:end], first - begin, tally)
-            n_bytes += sum(
-                len(model.tokenizer.token_bytes(t)) for t in tokens[first:end] if t != model.tokenizer.end_of_text
-            )
+            n_bytes += sum(len(tokenizer.token_bytes(token)) for token in tokens[first:end] if token not in separators)
             done += end - first
             if progress:
                 progress(done, total)
@@ -288,7 +289,7 @@ def lambada(
                 f'{name}: line {number}: expected a JSON object whose "text" has a last word after a space'
             ) from None
         models = [sequence.model for sequence in sequences]
-        context, word = (_encode(models, name, part) for part in (text[:split], text[split:]))
+        context, word = _encode(models, name, text[:split]), _encode(models, name, text[split:], continues=True)
         if not context or len(word) > n_ctx:
             raise UsageError(f"{name}: line {number}: expected words before the last one, which must fit the context")
         passages.append(((context + word)[-n_ctx - 1 :], len(word)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from gpt2rt.lines import lines_of
+
 CPU_TOPOLOGY = "/sys/devices/system/cpu"
 PHYSICAL_CORES = "physical cores"  # a limit by choice: a second thread per core gains little
 
@@ -19,7 +21,7 @@ def _read(path: str) -> str | None:
 def _cgroup_quota() -> float | None:
     """Return the number of CPUs that this process's control group (v2 or v1) may use, None for no limit."""
     limits = []
-    for line in (_read("/proc/self/cgroup") or "").splitlines():
+    for line in lines_of(_read("/proc/self/cgroup") or ""):
         _, controllers, group = line.split(":", 2)
         # Limits of parent groups apply too. In a container the group's own path is not mounted; its files are at the
         # root.

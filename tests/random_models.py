@@ -39,6 +39,7 @@ def byte_vocabulary(n_vocab):
         "token_offsets": offsets.tobytes(),
         "byte_tokens": np.arange(256, dtype="<u4").tobytes(),
         "special_tokens": np.arange(256, n_vocab, dtype="<u4").tobytes(),
+        "controls": b"",
         "merge_slots": b"\xff" * 16 * 16,
         "token_bytes": bytes(range(256)) + b"?" * (n_vocab - 256),
     }

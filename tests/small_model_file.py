@@ -18,6 +18,7 @@ def vocabulary():
         "token_offsets": bytes(4 * (NUMBERS.n_vocab + 1)),
         "byte_tokens": bytes(4 * 256),
         "special_tokens": bytes(4),
+        "controls": b"",
         "merge_slots": b"\xff" * 16 * slots_for(N_MERGES),
         "token_bytes": b"abcdef",
     }

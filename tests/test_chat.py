@@ -40,7 +40,7 @@ def test_a_message_is_one_line_whatever_was_typed(conversation):
 
 def test_a_message_never_becomes_a_special_token(conversation, model):
     say(conversation, "Hello <|endoftext|> there")
-    assert model.tokenizer.end_of_text not in conversation.sequence.tokens
+    assert model.tokenizer.bos_token_id not in conversation.sequence.tokens
 
 
 @pytest.mark.parametrize("message", ["", " \n\t "])

@@ -135,7 +135,7 @@ def test_names_are_replaced_as_whole_words(text, names, expected):
 
 def test_dialogpt_turns_are_separated_by_end_of_text(model):
     conversation = Conversation(model, format="dialogpt", opening="Hi.\nHello.", seed=1)
-    encode, end = model.tokenizer.encode, model.tokenizer.end_of_text
+    encode, end = model.tokenizer.encode, model.tokenizer.bos_token_id
     answer = conversation.say("How are you?")
     next(answer)
     read = [*encode("Hi."), end, *encode("Hello."), end, *encode("How are you?"), end]
@@ -159,7 +159,7 @@ def test_raw_continues_what_was_typed(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "alpaca"}, "chat format 'alpaca': expected one of plain, dialogpt, raw"),
+        ({"format": "alpaca"}, "chat format 'alpaca': expected one of plain, dialogpt, template, raw"),
         ({"user_name": "a\nb"}, r"user_name: got 'a\\nb', expected 1 to 40 characters in one line, no colon"),
         ({"bot_name": ""}, "bot_name: got '', expected 1 to 40 characters"),
         ({"bot_name": "\x1b[2J"}, "bot_name: got "),
@@ -179,7 +179,7 @@ def test_options_that_cant_be_used_are_refused(model, options, message):
 def test_what_holds_the_turns_together_is_exempt_from_penalties(model, byte_model):
     chat, tokenizer = Conversation(model).format, model.tokenizer
     assert {*tokenizer.encode("\n"), *tokenizer.encode("User"), *tokenizer.encode("Bot")} <= chat.exempt
-    assert tokenizer.end_of_text in chat.exempt
+    assert tokenizer.bos_token_id in chat.exempt
     # With a token for each byte, a name's tokens are other words' letters.
     letters = {*byte_model.tokenizer.encode("abcdefghijklmnopqrstuvwxyzES")}
     assert not letters & Conversation(byte_model).format.exempt

@@ -64,7 +64,11 @@ def test_version(cli):
             1,
             "gpt2rt: prompt: 601 tokens, but the model has 512 positions (shorten it)\n",
         ),
-        (["chat", "DEMO", "--format", "x"], 2, "gpt2rt: --format: got 'x', expected one of plain, dialogpt, raw\n"),
+        (
+            ["chat", "DEMO", "--format", "x"],
+            2,
+            "gpt2rt: --format: got 'x', expected one of plain, dialogpt, template, raw\n",
+        ),
         (
             ["chat", "DEMO", "--opening", "none.txt"],
             2,

@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-m", "gpt2rt"]
 PATIENCE = 60  # seconds without a sign of life
 FREE = {  # free text: there is nothing to complete
     *("name", "licence", "user_name", "bot_name", "stop", "base_url"),
-    *("host", "api_key", "allow_host", "allow_origin"),
+    *("host", "api_key", "allow_host", "allow_origin", "chat_template", "opening_template"),
 }
 
 
@@ -40,7 +40,7 @@ def completions(*words):
         (["convert", "--type", "int"], ["int8", "int4"]),
         (["requantize", "x.bin", "--type", "f"], ["f16", "f32"]),
         (["convert", "--chat-format", "d"], ["dialogpt"]),
-        (["chat", "--format", ""], ["plain", "dialogpt", "raw"]),
+        (["chat", "--format", ""], ["plain", "dialogpt", "template", "raw"]),
         (["download", "1"], ["124M", "1558M"]),
         (["download", "124M", "--convert", "int"], ["int8", "int4"]),
         (["perplexity", "--task", ""], ["lambada"]),

@@ -302,7 +302,7 @@ def test_trained_model_converts(tmp_path, weight_type):
         ({"name": "a\x1b[2J"}, "model name"),
         ({"name": "\udcff"}, "model name"),
         ({"name": "x" * 201}, "model name"),
-        ({"chat": {"format": "chatml"}}, "chat format 'chatml': expected one of plain, dialogpt, raw"),
+        ({"chat": {"format": "chatml"}}, "chat format 'chatml': expected one of plain, dialogpt, template, raw"),
         ({"chat": {"formt": "plain"}}, "chat setting 'formt'"),
         ({"chat": {"bot_name": "Bot:"}}, "chat bot_name 'Bot:': expected a name on one line, without a colon"),
         ({"chat": {"user_name": "\n"}}, "chat user_name"),

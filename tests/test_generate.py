@@ -85,7 +85,7 @@ def test_a_prompt_may_be_ids(model, kind):
 @pytest.mark.parametrize("prompt", ["", [], iter([]), np.array([], np.int64)])
 def test_an_empty_prompt_of_any_type_begins_a_document(model, prompt):
     generation = model.generate(prompt, max_tokens=5, seed=1)
-    assert generation.text() == model.generate([model.tokenizer.end_of_text], max_tokens=5, seed=1).text()
+    assert generation.text() == model.generate([model.tokenizer.bos_token_id], max_tokens=5, seed=1).text()
 
 
 def test_keywords_override_a_sampling_params_object(model):
@@ -117,7 +117,7 @@ def test_end_of_text_ends_the_text_and_is_not_part_of_it(model):
     generation = model.generate("User: Bye!\nBot:", seed=2)
     text = "".join(generation)
     assert generation.finish_reason == "stop"
-    assert model.tokenizer.end_of_text not in generation.tokens
+    assert model.tokenizer.bos_token_id not in generation.tokens
     assert text == model.tokenizer.decode(generation.tokens)
 
 
@@ -163,7 +163,7 @@ def test_stop_strings_do_not_depend_on_how_the_text_is_split(pieces, stops):
 def test_an_empty_prompt_begins_a_document(model):
     sequence = model.sequence()
     list(Generation(sequence, [], SamplingParams(), max_tokens=2, seed=1))
-    assert sequence.tokens[0] == model.tokenizer.end_of_text
+    assert sequence.tokens[0] == model.tokenizer.bos_token_id
 
 
 def test_an_empty_prompt_continues_after_the_tokens_of_the_sequence(model):
@@ -173,7 +173,7 @@ def test_an_empty_prompt_continues_after_the_tokens_of_the_sequence(model):
 
 
 def test_an_empty_prompt_without_an_end_of_text_is_refused(byte_model):
-    with pytest.raises(UsageError, match=r"prompt: it is empty, and the vocabulary has no <\|endoftext\|>"):
+    with pytest.raises(UsageError, match=r"prompt: it is empty, and the vocabulary has no token to start with"):
         byte_model.generate("")
 
 

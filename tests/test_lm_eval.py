@@ -166,7 +166,7 @@ def tasks():
 def pair(model, context, continuation):
     """Return the ids of a context and of its continuation, which are encoded as one text, as lm_eval does."""
     if not context:
-        return [model.tokenizer.end_of_text], model.tokenizer.encode(continuation)
+        return [model.tokenizer.bos_token_id], model.tokenizer.encode(continuation)
     n = len(model.tokenizer.encode(context))
     whole = model.tokenizer.encode(context + continuation)
     return whole[:n], whole[n:]
@@ -190,7 +190,7 @@ def rolling_windows(model, text):
     """Yield (ids, index of the first one that counts) of lm_eval's windows: each reads one token before its own, but
     the last one reads as many as there is room for."""
     size = model.hyperparameters.n_ctx - 2
-    ids = [model.tokenizer.end_of_text, *model.tokenizer.encode(text)]
+    ids = [model.tokenizer.bos_token_id, *model.tokenizer.encode(text)]
     assert len(ids) > 2 * size
     for first in range(1, len(ids), size):
         end = min(first + size, len(ids))

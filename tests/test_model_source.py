@@ -153,8 +153,10 @@ def test_special_tokens_survive_export(sound, tmp_path, special):
 
 
 def test_vocabulary_that_would_not_survive_export_is_refused(rewritten, tmp_path):
-    def edit(tables):  # the last token, which is special, becomes Ã©: in the tokenizer's files that is the text of é
-        offsets, text = tables["token_offsets"], "Ã©".encode()
+    def edit(
+        tables,
+    ):  # the last token, which is special, becomes Ġ: in the tokenizer's files that is the text of a space
+        offsets, text = tables["token_offsets"], "Ġ".encode()
         (begin,) = struct.unpack_from("<I", offsets, len(offsets) - 8)
         tables["token_bytes"][begin:] = text
         struct.pack_into("<I", offsets, len(offsets) - 4, begin + len(text))

@@ -81,7 +81,7 @@ def test_written_file_opens(path, weight_type, group_size, use_mmap):
 def test_layout_matches_the_format_page(sound):
     assert sound[:8] == b"\x89GPT2RT\n"
     fields = struct.unpack_from("<IIQIIIIIIII", sound, 8)
-    assert fields == (1, 4096, len(sound), 40, 5, 24, 3, 2, 2, 16, 0)
+    assert fields == (2, 4096, len(sound), 40, 5, 24, 3, 2, 2, 16, 0)
     position = 4096
     for name in SECTIONS:
         offset, length = section(sound, name)
@@ -194,10 +194,10 @@ def test_flipped_bit_anywhere_in_the_header_is_refused(path, sound):
 HEADERS = {
     "magic": (lambda content: b"GGUF" + content[4:], r"not a gpt2rt model file"),
     "text": (lambda content: b"#!/bin/sh\n" * 500, r"not a gpt2rt model file"),
-    "future_version": (header_field(8, 2), "format version 2, this gpt2rt reads version 1 (install a newer gpt2rt)"),
+    "future_version": (header_field(8, 3), "format version 3, this gpt2rt reads versions 1 and 2 (install a newer"),
     "past_version": (
         header_field(8, 0),
-        "format version 0, this gpt2rt reads version 1 (convert the checkpoint again)",
+        "format version 0, this gpt2rt reads versions 1 and 2 (convert the checkpoint again)",
     ),
     "header_size": (header_field(12, 8192), "header size 8192 and flags 0x0, expected 4096 and 0 or 1"),
     "flags": (header_field(52, 2), "header size 4096 and flags 0x2, expected 4096 and 0 or 1"),
@@ -339,7 +339,7 @@ def test_flipped_byte_in_a_section_is_found_and_named(path, sound, name, where):
     offset, length = section(sound, name)
     damaged = bytearray(sound)
     # Not the counts at the start of the vocabulary: opening refuses those.
-    damaged[max(offset + 16, offset + int(where * (length - 1)))] ^= 0x40
+    damaged[max(offset + 20, offset + int(where * (length - 1)))] ^= 0x40
     path.write_bytes(damaged)
     (found,) = ModelFile(path).damaged_sections()
     assert found == (name, crc32c(sound[offset : offset + length]), crc32c(damaged[offset : offset + length]))

@@ -207,7 +207,9 @@ def test_writer_refuses_what_the_reader_would_refuse(path, numbers, group_size, 
 
 
 def test_vocabulary_table_of_a_wrong_length_is_refused():
-    tables = dict.fromkeys(("token_offsets", "byte_tokens", "special_tokens", "merge_slots", "token_bytes"), b"")
+    tables = dict.fromkeys(
+        ("token_offsets", "byte_tokens", "special_tokens", "controls", "merge_slots", "token_bytes"), b""
+    )
     with pytest.raises(ValueError, match="table 'token_offsets': got 0 bytes, expected 164"):
         vocabulary_section(40, 7, tables)
 

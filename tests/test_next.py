@@ -87,7 +87,7 @@ def test_a_space_at_the_end_is_pointed_out(cli, text, hint):
 
 def test_an_empty_text_asks_for_the_first_token_of_a_document(cli):
     found = json.loads(cli("", "--json")[1])
-    assert found["ids"] == [demo_model().tokenizer.end_of_text]
+    assert found["ids"] == [demo_model().tokenizer.bos_token_id]
 
 
 @pytest.mark.parametrize("number", [0, 33])

@@ -34,7 +34,7 @@ def tokens(models):
     for line in lines:
         turns = json.loads(line)["turns"]
         text = "".join(f"{('User', 'Bot')[i % 2]}: {turn}\n" for i, turn in enumerate(turns))
-        tokens += [tokenizer.end_of_text, *tokenizer.encode(text)]
+        tokens += [tokenizer.bos_token_id, *tokenizer.encode(text)]
         if len(tokens) > N_TOKENS:
             break
     return tokens[:N_TOKENS]

@@ -93,7 +93,7 @@ def shakespeare_tokens(tokenizer, text):
     parts = text.split("\n\n")
     tokens = []
     for i, part in enumerate(parts):
-        tokens += [tokenizer.end_of_text, *tokenizer.encode(part + "\n\n" * (i < len(parts) - 1))]
+        tokens += [tokenizer.bos_token_id, *tokenizer.encode(part + "\n\n" * (i < len(parts) - 1))]
     return tokens
 
 

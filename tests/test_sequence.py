@@ -300,4 +300,5 @@ def test_objects_that_own_memory_cannot_be_pickled_or_copied(path, copied):
 
 
 def test_compiled_methods_have_signatures():
-    assert list(inspect.signature(Tokenizer.encode).parameters) == ["self", "text", "special"]
+    parameters = ["self", "text", "special", "add_special_tokens", "continues"]
+    assert list(inspect.signature(Tokenizer.encode).parameters) == parameters

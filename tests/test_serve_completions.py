@@ -115,7 +115,9 @@ class TestTexts:
 
     def test_a_text_ends_where_the_context_does(self, server, models):
         prompt = models["demo"].tokenizer.encode("The dog and " * 200)[:510]
-        answer = complete(server, prompt, max_tokens=1000, logit_bias={str(models["demo"].tokenizer.end_of_text): -100})
+        answer = complete(
+            server, prompt, max_tokens=1000, logit_bias={str(models["demo"].tokenizer.bos_token_id): -100}
+        )
         assert answer["choices"][0]["finish_reason"] == "length"
         assert answer["usage"]["completion_tokens"] == 3  # the last one needs no position
 
@@ -171,7 +173,7 @@ class TestLogprobs:
     @pytest.mark.parametrize("ending", ["end of text", "stop"])
     def test_the_token_that_ends_a_text_is_scored_too(self, server, models, ending):
         tokenizer = models["demo"].tokenizer
-        token = tokenizer.end_of_text if ending == "end of text" else tokenizer.encode(".")[0]
+        token = tokenizer.bos_token_id if ending == "end of text" else tokenizer.encode(".")[0]
         fields = {"logit_bias": {str(token): 100}, "stop": "."}
         [choice] = complete(server, [[1, 2, 3]], echo=True, logprobs=1, max_tokens=1, **fields)["choices"]
         assert choice["finish_reason"] == "stop"

@@ -192,7 +192,8 @@ class TestTokenizer:
         info = server.get("/tokenizer_info").json
         assert info["eos_token"] == "<|endoftext|>"
         asked = {"prompt": "<|endoftext|>", "add_special_tokens": False}
-        assert server.post("/tokenize", asked).json["tokens"] == [info["eos_token_id"]]
+        for asked["add_special_tokens"] in (False, True):  # GPT-2's vocabulary adds none
+            assert server.post("/tokenize", asked).json["tokens"] == [info["eos_token_id"]]
 
     def test_texts_become_ids_and_again_texts(self, server):
         text = "Hello, wörld! €"
@@ -206,7 +207,6 @@ class TestTokenizer:
 
     def test_ids_out_of_range_are_refused(self, server):
         assert server.post("/detokenize", tokens=[1, 8192]).error["param"] == "tokens"
-        assert server.post("/tokenize", prompt="a", add_special_tokens=True).error["param"] == "add_special_tokens"
 
     def test_models_are_described(self, server):
         listed = server.get("/v1/models").json

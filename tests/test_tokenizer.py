@@ -228,7 +228,7 @@ def test_a_merge_is_stored_in_the_slot_of_its_hash():
 def test_a_vocabulary_of_bytes_alone_needs_no_merges(tmp_path):
     tokenizer = tokenizer_of(Vocabulary.read(*write_vocabulary(tmp_path, [], special=())))
     assert tokenizer.n_vocab == 256
-    assert tokenizer.end_of_text is None
+    assert tokenizer.bos_token_id is None
     assert tokenizer.encode("é<|endoftext|>", special=True) == list("é<|endoftext|>".encode())
     assert tokenizer.problems() == []
 
@@ -238,7 +238,7 @@ def test_ids_may_be_in_any_order(tmp_path, first):
     tokenizer = Tokenizers(*write_vocabulary(tmp_path, [(b"a", b"b"), (b" ", b"ab")], first=first))
     for text in ("ab ab", f"b{END_OF_TEXT}a"):
         assert tokenizer.ours.encode(text, special=True) == tokenizer.huggingface_special.encode(text).ids
-    assert tokenizer.ours.token_bytes(tokenizer.ours.end_of_text) == END_OF_TEXT.encode()
+    assert tokenizer.ours.token_bytes(tokenizer.ours.bos_token_id) == END_OF_TEXT.encode()
 
 
 def test_a_valid_vocabulary_has_no_problems(tokenizers):
@@ -250,9 +250,9 @@ def test_a_valid_vocabulary_has_no_problems(tokenizers):
 
 def test_special_tokens_are_plain_text_unless_requested(tokenizers):
     ids = tokenizers.ours.encode(END_OF_TEXT)
-    assert tokenizers.ours.end_of_text not in ids
+    assert tokenizers.ours.bos_token_id not in ids
     assert ids == tokenizers.tiktoken.encode_ordinary(END_OF_TEXT)
-    assert tokenizers.ours.encode(END_OF_TEXT, special=True) == [tokenizers.ours.end_of_text]
+    assert tokenizers.ours.encode(END_OF_TEXT, special=True) == [tokenizers.ours.bos_token_id]
 
 
 def test_the_leftmost_and_then_the_longest_special_token_is_used(tmp_path):

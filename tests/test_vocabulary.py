@@ -125,7 +125,7 @@ def test_a_merged_end_of_text_is_not_a_special_token(tmp_path):
     merges = [(text[:n], text[n : n + 1]) for n in range(1, len(text))]
     vocabulary = Vocabulary.read(*write_vocabulary(tmp_path, merges, special=()))
     assert vocabulary.special_tokens == []
-    assert tokenizer_of(vocabulary).end_of_text is None
+    assert tokenizer_of(vocabulary).bos_token_id is None
     assert tokenizer_of(vocabulary).encode(END_OF_TEXT, special=True) != [vocabulary.n_vocab - 1]
 
 
@@ -139,7 +139,7 @@ def test_the_vocabulary_section_holds_the_tables_of_the_tokenizer(paths, tmp_pat
     vocabulary = Vocabulary.read(*paths)
     section = vocabulary.section()
     counts = modelfile.VOCABULARY_HEADER.unpack_from(section)
-    assert counts == (4, 16, 1, sum(map(len, vocabulary.tokens)))
+    assert counts == (4, 16, 1, sum(map(len, vocabulary.tokens)), 4)
     tables = {
         table.name: section[table.offset : table.offset + table.length]
         for table in modelfile.vocabulary_tables(vocabulary.n_vocab, *counts)

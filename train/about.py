@@ -40,7 +40,7 @@ def read(text, lists, sections):
     """
     exchanges = None
     for block in text.split("\n\n"):
-        lines = [line for line in block.splitlines() if line]
+        lines = [line for line in block.split("\n") if line]
         if not lines or (lines[0].startswith("# ") and lines[0][2:] not in SHARES | {"greeting": 0, "goodbye": 0}):
             continue
         if lines[0].startswith("= "):

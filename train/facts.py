@@ -17,7 +17,7 @@ def read_tables(text):
     """Return {table: rows} of facts.txt, each row a list of strings; `? ` and `! ` lines are its wordings."""
     tables = {}
     for block in text.split("\n\n"):
-        lines = [line for line in block.splitlines() if line and not line.startswith("# ")]
+        lines = [line for line in block.split("\n") if line and not line.startswith("# ")]
         if lines:
             name, *rest = lines
             tables[name.removeprefix("= ")] = {

@@ -23,6 +23,7 @@ import torch
 from gpt2 import Gpt2
 from gpt2rt.converter.export import export
 from gpt2rt.converter.model_source import ModelFileSource
+from gpt2rt.lines import lines_of
 from gpt2rt.modelfile import tensor_table
 from prepare import UNIT, Fit, batched, read_tokenizer
 from text import documents
@@ -43,7 +44,7 @@ def contexts_and_answers(tokenizer, texts):
     """
     contexts, answers = [], []
     for batch in batched(texts, 2000):
-        lines = [line + "\n" for text in batch for line in text.splitlines()]
+        lines = [line + "\n" for text in batch for line in lines_of(text)]
         first = [i == 0 for text in batch for i in range(text.count("\n"))]
         ids = [encoding.ids for encoding in tokenizer.encode_batch(lines)]
         for i, line in enumerate(ids):
@@ -114,7 +115,7 @@ def print_examples(text, path, n=25):
         print(f"== {group}: {len(texts):,} dialogues, {n_scored:,} answers")
         print(f"   dropped {fit.n_dropped_dialogues:,} dialogues and {fit.n_dropped_turns:,} answers of the others")
         generator = random.Random(0)
-        lines = [line for text in texts for line in text.splitlines()]
+        lines = [line for text in texts for line in lines_of(text)]
         kinds = {
             "an answer that would fit anything": np.flatnonzero(~fit.learned & fit.kept & (values != NOT_SCORED)),
             "an answer of a dialogue that doesn't fit": np.flatnonzero(~fit.kept & (values != NOT_SCORED)),

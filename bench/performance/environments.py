@@ -58,7 +58,7 @@ def run(command, log, **options):
 
 def last_line(log):
     """Return the last line of a log that is not empty."""
-    lines = [line.strip() for line in pathlib.Path(log).read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in pathlib.Path(log).read_text(errors="replace").split("\n") if line.strip()]
     return lines[-1] if lines else "no output"
 
 

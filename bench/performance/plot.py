@@ -41,7 +41,7 @@ def read_table(text):
     if not table:
         raise ValueError("no table named peers")
     head, _, *rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in table[1].strip().splitlines() if line
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table[1].strip().split("\n") if line
     ]
     rows = [dict(zip(head, row, strict=True)) for row in rows]
     return [

@@ -52,11 +52,11 @@ def from_toml(path: str) -> list[Contestant]:
         UsageError: the file is not valid, or a table is not. ContestantError: a file that it names can't be read.
     """
     try:
-        with open(path, "rb") as file:
-            tables = tomllib.load(file).get("contestant")
+        with open(path, encoding="utf-8-sig") as file:
+            tables = tomllib.loads(file.read()).get("contestant")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     if not isinstance(tables, list) or not tables:
         raise UsageError(f"{path}: got no table [[contestant]], expected at least one")

@@ -137,7 +137,7 @@ class ElizaPerformer:
             UsageError: it is not a valid script. ContestantError: it can't be read.
         """
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 text = file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise ContestantError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None

@@ -32,6 +32,18 @@ COMMANDS = (
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
+class Stopped(BaseException):
+    """A signal asked the program to end.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
 class LazyGroup(click.Group):
     """Import a command's module when the command is looked up; list them in the order of `COMMANDS`."""
 
@@ -110,6 +122,8 @@ def prepare_streams() -> None:
         if isinstance(stream, TextIOWrapper):
             if sys.platform == "win32" and not stream.isatty():
                 stream.reconfigure(encoding="utf-8")
+            if stream is sys.stdin and not stream.isatty() and stream.encoding.lower() in ("utf-8", "utf8"):
+                stream.reconfigure(encoding="utf-8-sig", newline="\n")  # without a byte order mark
             if stream is not sys.stderr:
                 stream.reconfigure(errors="replace")
 
@@ -138,6 +152,9 @@ def run(args: list[str] | None = None) -> int:
         return EXIT_ERROR
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    except Stopped as stopped:
+        complain(f"stopped by signal {stopped.number}; what was unfinished is removed")
+        return 128 + stopped.number
     except UsageError as error:
         complain(str(error))
         return EXIT_USAGE

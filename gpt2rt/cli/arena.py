@@ -10,11 +10,13 @@ from collections.abc import Callable
 import click
 
 from gpt2rt.cli import complain
+from gpt2rt.cli.files import read_line as next_line
 from gpt2rt.cli.model_argument import MODEL, model_path, yes_option
 from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import threads_option
 from gpt2rt.cli.terminal import counted, print_table, write
 from gpt2rt.errors import UsageError
+from gpt2rt.lines import lines_of
 from gpt2rt.model_folder import model_folder
 
 TYPE_CHECKING = False
@@ -259,7 +261,7 @@ def read_line(prompt: str) -> str:
         except EOFError:
             write("\n")
             return ""
-    return sys.stdin.readline()
+    return next_line()
 
 
 @command.command("list", short_help="List the contestants.")
@@ -464,7 +466,7 @@ def import_file(file: str, db: str | None) -> None:
     from gpt2rt.arena.exchange import import_votes
     from gpt2rt.cli.files import read_text
 
-    n_added, n_known = import_votes(opened_votes(db), read_text(file).splitlines())
+    n_added, n_known = import_votes(opened_votes(db), lines_of(read_text(file)))
     write(f"{counted(n_added, 'vote')} added, {n_known} there already\n")
 
 

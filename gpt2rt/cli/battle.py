@@ -10,8 +10,10 @@ import time
 from gpt2rt.arena.battle import VOID, WORDS_PER_SECOND, Arena, Revealed, Round, Turn, ticks
 from gpt2rt.arena.suggestions import SUGGESTIONS, category_of
 from gpt2rt.arena.votes import Outcome
+from gpt2rt.cli.files import read_line
 from gpt2rt.cli.terminal import BOLD_CYAN, BOLD_GREEN, PLAIN, has_colors, printable, write
 from gpt2rt.errors import Gpt2rtError
+from gpt2rt.lines import lines_of
 
 VOTES = {"a": Outcome.A, "b": Outcome.B, "t": Outcome.TIE, "x": Outcome.BAD}
 LEAST_COLUMN = 34  # characters; a narrower terminal has the answers below each other
@@ -36,8 +38,10 @@ class Battle:
             write(f"{HELP}\n\n")
         while True:
             try:
-                line = input("> ") if self._is_interactive else next(sys.stdin).rstrip("\n")
-            except (EOFError, StopIteration):
+                line = input("> ") if self._is_interactive else read_line()
+                if not line and not self._is_interactive:
+                    return
+            except EOFError:
                 return
             except KeyboardInterrupt:
                 write("\n")
@@ -127,6 +131,6 @@ def side_by_side(a: str, b: str, width: int) -> list[str]:
 def wrapped(text: str, width: int) -> list[str]:
     """Return a text's lines, broken between words where they are too long; white space is kept."""
     found = []
-    for line in text.splitlines() or [""]:
+    for line in lines_of(text) or [""]:
         found += textwrap.wrap(line, width, drop_whitespace=False, replace_whitespace=False, expand_tabs=True) or [""]
     return found

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from gpt2rt.cli import EXIT_ERROR, complain
-from gpt2rt.cli.files import named_file, read_text
+from gpt2rt.cli.files import named_file, read_line, read_text
 from gpt2rt.cli.line_editor import LineEditor, file_completions
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE
@@ -191,7 +191,7 @@ class Talk:
     def read(self) -> str | None:
         """Return the next message or command, None at the end."""
         if not self.is_interactive:
-            return sys.stdin.readline() or None
+            return read_line() or None
         chat = self.conversation.format
         prompt, color = (f"{chat.user_name}: ", BOLD_GREEN) if chat.is_talk else ("> ", "")
         while True:

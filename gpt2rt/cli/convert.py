@@ -10,6 +10,7 @@ import click
 from gpt2rt.cli import complain
 from gpt2rt.cli.files import read_any_text, read_text
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE, WEIGHT_TYPE, Renamed
+from gpt2rt.cli.signals import undone_when_stopped
 from gpt2rt.errors import UsageError
 
 MOST_GROWTH = 0.01  # of the loss, before there is a warning
@@ -89,6 +90,18 @@ def output_options(default_type: str | None) -> Callable[[Command], Command]:
     type=CHAT_FORMAT,
     help="Store how gpt2rt chat formats a conversation.  [default: the source's, else plain]",
 )
+@click.option(
+    "--chat-template",
+    metavar="TEXT",
+    help="Store how an exchange is written: text with {user} and {bot}, and the model's special tokens.  [default: the"
+    " source's]",
+)
+@click.option(
+    "--opening-template",
+    metavar="TEXT",
+    help="Store how the text before a chat's first turn is written: text with {opening}.  [default: the source's, else"
+    " {opening}]",
+)
 @click.option("--user-name", metavar="NAME", help="Store the user's name in a chat.  [default: the source's, else Sam]")
 @click.option(
     "--bot-name", metavar="NAME", help="Store the model's name in a chat.  [default: the source's, else Emma]"
@@ -113,6 +126,8 @@ def command(
     name: str | None,
     licence: str | None,
     chat_format: str | None,
+    chat_template: str | None,
+    opening_template: str | None,
     user_name: str | None,
     bot_name: str | None,
     opening: str | None,
@@ -137,13 +152,16 @@ def command(
       gpt2rt convert models/124M --type int4 --calibrate book.txt
       gpt2rt convert models/124M --type f32 -o exact.bin
       gpt2rt convert checkpoint/run1/model-1000 --name run1 --chat-format dialogpt
+      gpt2rt convert checkpoint/run1/model-1000 --chat-template "<|user|>{user}<|bot|>{bot}"
       gpt2rt convert hf:microsoft/DialoGPT-small
       gpt2rt convert out/ckpt.pt --vocabulary models/124M
     """
     from gpt2rt.converter import convert
 
     chat = {
-        "format": chat_format,
+        "format": "template" if chat_format is None and chat_template is not None else chat_format,
+        "template": chat_template,
+        "opening_template": opening_template,
         "user_name": user_name,
         "bot_name": bot_name,
         "opening": None if opening is None else read_text(opening),
@@ -176,15 +194,16 @@ def quality_text(weight_type: str, text: str | None, no_quality_report: bool) ->
 
 def with_progress(convert: Callable[..., Conversion], *arguments: Any, **options: Any) -> Conversion:
     """Call `convert`, at a terminal with a progress bar."""
-    if not sys.stderr.isatty():
-        return convert(*arguments, **options)
-    with click.progressbar(length=1, label="Converting", file=sys.stderr) as bar:
+    with undone_when_stopped():
+        if not sys.stderr.isatty():
+            return convert(*arguments, **options)
+        with click.progressbar(length=1, label="Converting", file=sys.stderr) as bar:
 
-        def show(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
+            def show(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
 
-        return convert(*arguments, **options, progress=show)
+            return convert(*arguments, **options, progress=show)
 
 
 def show_result(result: Conversion, options: dict[str, Any]) -> None:

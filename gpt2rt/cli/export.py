@@ -6,6 +6,7 @@ import click
 
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import FOLDER, OneOf
+from gpt2rt.cli.signals import undone_when_stopped
 
 
 @click.command("export", short_help="Write a model file as a Hugging Face folder.")
@@ -28,5 +29,6 @@ def command(model: str, form: str, folder: str) -> None:
     """
     from gpt2rt.converter.export import export
 
-    size = export(model, folder)
+    with undone_when_stopped():
+        size = export(model, folder)
     click.echo(f"{folder}: {size / 1e6:.1f} MB")

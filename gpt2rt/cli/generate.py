@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.parameters import FILE
-from gpt2rt.cli.sampling_options import given, model_options, sampling_options
+from gpt2rt.cli.sampling_options import given, model_options, sampling_options, special_option
 from gpt2rt.cli.terminal import counted, speed, write
 from gpt2rt.errors import UsageError
+from gpt2rt.lines import lines_of
 
 MAX_TOKENS = 200
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 @click.command("generate", short_help="Continue a text.")
 @model_and_text_arguments("prompt", required=False, announce=True)
+@special_option
 @click.option("--echo", is_flag=True, help="Print the prompt too.")
 @click.option(
     "--prompts",
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     prompt: str | None,
+    special: bool,
     echo: bool,
     prompts: str | None,
     batch_size: int | None,
@@ -80,13 +81,14 @@ def command(
     if prompts is None and batch_size is not None:
         raise UsageError("--batch-size: got no --prompts (add it)")
     if prompt == "-":
-        prompt = sys.stdin.read().removesuffix("\n")
+        prompt = read_text("-").removesuffix("\n")
     prompt = prompt or ""
     opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
     arguments: dict[str, Any] = {
         "max_tokens": MAX_TOKENS if max_tokens is None else max_tokens,
         "stop": stop,
         "seed": seed,
+        "special": special,
         **given(options),
     }
     if prompts is not None:
@@ -112,7 +114,7 @@ def continue_lines(model: Model, path: str, batch_size: int | None, arguments: d
     import json
     from time import perf_counter
 
-    lines = (sys.stdin.read() if path == "-" else read_text(path)).splitlines()
+    lines = lines_of(read_text(path))
     if batch_size is not None:
         arguments["batch_size"] = batch_size
     begin = perf_counter()

@@ -8,8 +8,9 @@ import sys
 
 import click
 
+from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
-from gpt2rt.cli.sampling_options import model_options
+from gpt2rt.cli.sampling_options import model_options, special_option
 from gpt2rt.cli.terminal import write
 from gpt2rt.cli.tokenize import shown
 from gpt2rt.errors import ContextFullError
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "-n", "--number", type=int, default=10, show_default=True, metavar="N", help=f"Show N tokens, 1 to {MOST_TOKENS}."
 )
+@special_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @model_options
-def command(model: str, text: str, number: int, as_json: bool, threads: int | None, no_mmap: bool) -> None:
+def command(
+    model: str, text: str, number: int, special: bool, as_json: bool, threads: int | None, no_mmap: bool
+) -> None:
     """Show the tokens that MODEL, the bundled model by default, finds most likely after TEXT.
 
     MODEL is a model file, or a name that gpt2rt models lists. TEXT - reads standard input; an empty TEXT asks for the
@@ -51,9 +55,9 @@ def command(model: str, text: str, number: int, as_json: bool, threads: int | No
 
     whole_number("--number", number, 1, MOST_TOKENS)
     if text == "-":
-        text = sys.stdin.read().removesuffix("\n")
+        text = read_text("-").removesuffix("\n")
     opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
-    ids = prompt_ids(opened, text) or start_of_text(opened)
+    ids = prompt_ids(opened, text, special=special) or start_of_text(opened)
     found = most_likely_next(opened, ids, min(number, opened.hyperparameters.n_vocab))
     if text.endswith(" "):
         click.echo("(the text ends with a space; most tokens begin with one, so leave it out)", err=True)

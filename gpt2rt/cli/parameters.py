@@ -7,6 +7,7 @@ import copy
 import click
 
 from gpt2rt.errors import UsageError
+from gpt2rt.modelfile.chat_settings import CHAT_FORMATS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,4 +51,4 @@ def label(param: click.Parameter | None) -> str:
 FILE = AnyPath()
 FOLDER = AnyPath(file_okay=False)
 WEIGHT_TYPE = OneOf(["int8", "int4", "f16", "f32"])
-CHAT_FORMAT = OneOf(["plain", "dialogpt", "raw"])
+CHAT_FORMAT = OneOf(CHAT_FORMATS)

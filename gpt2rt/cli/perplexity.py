@@ -10,7 +10,7 @@ import click
 from gpt2rt.cli.files import read_any_text
 from gpt2rt.cli.model_argument import MODEL, model_and_text_arguments
 from gpt2rt.cli.parameters import OneOf
-from gpt2rt.cli.sampling_options import model_options
+from gpt2rt.cli.sampling_options import model_options, special_option
 from gpt2rt.cli.terminal import print_table, printable
 from gpt2rt.errors import UsageError
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @click.command("perplexity", short_help="Measure how well a model predicts text.")
 @model_and_text_arguments("text", required=True, files=True, also=("against",))
 @click.option("--stride", type=int, metavar="N", help="Move the window by N tokens.  [default: half the context]")
-@click.option(
-    "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
-)
+@special_option
 @click.option("--no-bos", is_flag=True, help="Put no end-of-text token before a text, like transformers.")
 @click.option(
     "--against",

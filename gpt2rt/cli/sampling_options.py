@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 
+special_option = click.option(
+    "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
+)
 threads_option = click.option(
     "--threads",
     type=int,

@@ -7,14 +7,13 @@ import sys
 import click
 
 from gpt2rt.cli.model_argument import model_and_text_arguments
+from gpt2rt.cli.sampling_options import special_option
 
 
 @click.command("tokenize", short_help="Show the tokens of a text.")
 @model_and_text_arguments("text", required=True)
 @click.option("--pieces", is_flag=True, help="Print each token on its own line, with its text.")
-@click.option(
-    "--special", is_flag=True, help="Encode the texts of special tokens, such as <|endoftext|>, as those tokens."
-)
+@special_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -> None:
     """Show the token ids of TEXT (- reads standard input) in the vocabulary of MODEL, the bundled model by default.

@@ -5,13 +5,18 @@ import `writer` and `vocabulary` separately.
 """
 
 from gpt2rt.modelfile.layout import (
+    CONTROLS,
     DEFAULT_GROUP_SIZE,
+    FLAG_BOS,
+    FLAG_PREFIX_SPACE,
     GROUP_SIZES,
     MAGIC,
+    MAX_EOS,
     MAX_N_LAYER,
     MAX_N_VOCAB,
     MAX_TOKEN_BYTES,
     MERGE_SLOT,
+    NO_TOKEN,
     QUANTIZED,
     TILE,
     VOCABULARY_HEADER,
@@ -27,13 +32,18 @@ from gpt2rt.modelfile.layout import (
 from gpt2rt.modelfile.reader import ModelFile
 
 __all__ = [
+    "CONTROLS",
     "DEFAULT_GROUP_SIZE",
+    "FLAG_BOS",
+    "FLAG_PREFIX_SPACE",
     "GROUP_SIZES",
     "MAGIC",
+    "MAX_EOS",
     "MAX_N_LAYER",
     "MAX_N_VOCAB",
     "MAX_TOKEN_BYTES",
     "MERGE_SLOT",
+    "NO_TOKEN",
     "QUANTIZED",
     "TILE",
     "VOCABULARY_HEADER",

@@ -9,7 +9,8 @@ import struct
 from collections import namedtuple
 
 MAGIC = b"\x89GPT2RT\n"
-VERSION = 1
+VERSION = 2  # what is written
+VERSIONS = (1, 2)  # what can be read; a vocabulary of version 1 has no table of controls
 ALIGNMENT = 4096  # of sections
 TENSOR_ALIGNMENT = 64  # of tensors in the weights, and of tables in the vocabulary: one cache line
 TILE = 16  # rows of a matrix that are stored together
@@ -27,6 +28,7 @@ MAX_N_LAYER = 1 << 10
 MAX_METADATA = 1 << 20  # bytes
 METADATA_ROOM = 1024  # bytes by which the metadata may grow while the weights are written
 MAX_TOKEN_BYTES = 1 << 28  # of all tokens of a vocabulary together
+MAX_EOS = 16  # tokens that end a text
 
 HEADER = struct.Struct("<8sIIQIIIIIIII")  # up to the section table
 SECTION = struct.Struct("<QQII")
@@ -35,7 +37,11 @@ SECTIONS = ("metadata", "vocabulary", "weights")
 FLAG_HEAD = 1  # the output head is a separate matrix
 CHECKSUM = struct.Struct("<I")
 CHECKSUM_OFFSET = ALIGNMENT - CHECKSUM.size
-VOCABULARY_HEADER = struct.Struct("<IIII")  # n_merges, n_slots, n_special, token_bytes
+VOCABULARY_HEADER = struct.Struct("<IIIII")  # n_merges, n_slots, n_special, token_bytes, n_controls
+CONTROLS = struct.Struct("<III")  # flags, bos, pad; the ids of the tokens that end a text follow
+FLAG_PREFIX_SPACE = 1  # a text that begins without a space gets one
+FLAG_BOS = 2  # a text begins with bos
+NO_TOKEN = 0xFFFFFFFF  # the left token of an empty slot; a bos or pad that there isn't
 MERGE_SLOT = struct.Struct("<IIII")  # left, right, rank, merged id
 
 Tensor = namedtuple("Tensor", "name shape is_matrix offset length")
@@ -134,13 +140,16 @@ def tensor_table(
     return table
 
 
-def vocabulary_tables(n_vocab: int, n_merges: int, n_slots: int, n_special: int, token_bytes: int) -> list[Table]:
+def vocabulary_tables(
+    n_vocab: int, n_merges: int, n_slots: int, n_special: int, token_bytes: int, n_controls: int
+) -> list[Table]:
     """Return the tables of the vocabulary section, which follow its 64-byte header, in order."""
     tables, offset = [], TENSOR_ALIGNMENT
     for name, length in (
         ("token_offsets", 4 * (n_vocab + 1)),
         ("byte_tokens", 4 * 256),
         ("special_tokens", 4 * n_special),
+        ("controls", 4 * n_controls),
         ("merge_slots", MERGE_SLOT.size * n_slots),
         ("token_bytes", token_bytes),
     ):

@@ -16,10 +16,12 @@ from gpt2rt.modelfile.layout import (
     ALIGNMENT,
     CHECKSUM,
     CHECKSUM_OFFSET,
+    CONTROLS,
     FLAG_HEAD,
     GROUP_SIZES,
     HEADER,
     MAGIC,
+    MAX_EOS,
     MAX_METADATA,
     MAX_TOKEN_BYTES,
     QUANTIZED,
@@ -28,6 +30,7 @@ from gpt2rt.modelfile.layout import (
     SECTIONS,
     TENSOR_ALIGNMENT,
     VERSION,
+    VERSIONS,
     VOCABULARY_HEADER,
     WEIGHT_TYPES,
     Hyperparameters,
@@ -107,9 +110,11 @@ class ModelFile:
         *five, type_code, group_size, flags = numbers
         if magic != MAGIC:
             self._refuse(f"not a gpt2rt model file (it starts with {magic!r}, expected {MAGIC!r})")
-        if version != VERSION:
+        if version not in VERSIONS:
             hint = "install a newer gpt2rt" if version > VERSION else "convert the checkpoint again"
-            self._refuse(f"format version {version}, this gpt2rt reads version {VERSION} ({hint})")
+            self._refuse(
+                f"format version {version}, this gpt2rt reads versions {' and '.join(map(str, VERSIONS))} ({hint})"
+            )
         stored = CHECKSUM.unpack_from(view, CHECKSUM_OFFSET)[0]
         actual = crc32c(view[:CHECKSUM_OFFSET])
         if stored != actual:
@@ -150,13 +155,17 @@ class ModelFile:
         vocabulary = self.sections["vocabulary"]
         if len(vocabulary) < TENSOR_ALIGNMENT:
             self._refuse(f"section 'vocabulary' has {len(vocabulary)} bytes, expected at least {TENSOR_ALIGNMENT}")
-        self._vocabulary_counts = n_merges, n_slots, n_special, token_bytes = VOCABULARY_HEADER.unpack_from(vocabulary)
+        self._vocabulary_counts = VOCABULARY_HEADER.unpack_from(vocabulary)
+        n_merges, n_slots, n_special, token_bytes, n_controls = self._vocabulary_counts
         n_vocab = self.hyperparameters.n_vocab
         if n_merges > n_vocab or n_special > n_vocab or n_slots != slots_for(n_merges) or token_bytes > MAX_TOKEN_BYTES:
             self._refuse(
                 f"invalid vocabulary header for {n_vocab} tokens: {n_merges} merges in {n_slots} slots,"
                 f" {n_special} special tokens and {token_bytes} bytes"
             )
+        fixed = CONTROLS.size // 4
+        if n_controls and (version == 1 or not fixed <= n_controls <= fixed + MAX_EOS):
+            self._refuse(f"invalid vocabulary header: {n_controls} controls in a file of version {version}")
         last = vocabulary_tables(n_vocab, *self._vocabulary_counts)[-1]
         if last.offset + last.length != len(vocabulary):
             self._refuse(f"section 'vocabulary' has {len(vocabulary)} bytes, expected {last.offset + last.length}")

@@ -30,6 +30,7 @@ from gpt2rt.modelfile.layout import (
     align,
     tensor_table,
 )
+from gpt2rt.modelfile.unfinished import Unfinished
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
@@ -104,17 +105,15 @@ class Writer:
         return encoded
 
     def __enter__(self) -> Self:
-        folder, name = os.path.split(self.path)
-        # In the same folder, because renaming is atomic only within a file system.
-        self._temporary = os.path.join(folder, f".{name[:200]}.{os.urandom(4).hex()}.part")
         try:
-            self._file = open(self._temporary, "xb")
+            self._unfinished = Unfinished(self.path)
         except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{folder or '.'}: can't write there: {getattr(error, 'strerror', None) or error}"
-            ) from None
+            folder = os.path.dirname(self.path) or "."
+            raise UsageError(f"{folder}: can't write there: {getattr(error, 'strerror', None) or error}") from None
         try:
+            self._temporary = self._unfinished.path
             with self._errors_named():
+                self._file = open(self._temporary, "wb")
                 self._begin()
         except BaseException:
             self._abandon()
@@ -226,10 +225,9 @@ class Writer:
             os.replace(self._temporary, self.path)
 
     def _abandon(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # it may not be open yet
             self._file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._temporary)
+        self._unfinished.remove()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -240,5 +238,6 @@ class Writer:
             except BaseException:
                 self._abandon()
                 raise
+            self._unfinished.release()
         else:
             self._abandon()

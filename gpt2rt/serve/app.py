@@ -199,7 +199,8 @@ class Service:
         """POST /tokenize: the ids of a text, whatever its length."""
         asked, headers = await self._read(request, TokenizeRequest)
         model = self._model(asked.model)
-        ids = model.tokenizer.encode(asked.prompt, special=True)
+        add_special_tokens = asked.add_special_tokens is not False
+        ids = model.tokenizer.encode(asked.prompt, special=True, add_special_tokens=add_special_tokens)
         return json_response({"count": len(ids), "max_model_len": model.n_ctx, "tokens": ids}, headers)
 
     async def detokenize(self, request: Request) -> Response:
@@ -214,18 +215,19 @@ class Service:
     async def tokenizer_info(self, request: Request) -> Response:
         """GET /tokenizer_info: what lm-evaluation-harness needs to use /tokenize instead of its own tokenizer."""
         model = self._model(request.query_params.get("model") or next(iter(self._models)))
-        end = model.tokenizer.end_of_text
-        text = None if end is None else model.tokenizer.decode([end])
+        tokenizer = model.tokenizer
+        bos, eos = tokenizer.bos_token_id, next(iter(tokenizer.eos_token_ids), None)
+        bos_text, eos_text = (None if token is None else tokenizer.decode([token]) for token in (bos, eos))
         return json_response(
             {
                 "tokenizer_class": "GPT2Tokenizer",
-                "bos_token": text,
-                "eos_token": text,
-                "bos_token_id": end,
-                "eos_token_id": end,
+                "bos_token": bos_text,
+                "eos_token": eos_text,
+                "bos_token_id": bos,
+                "eos_token_id": eos,
                 "vocab_size": model.n_vocab,
                 "model_max_length": model.n_ctx,
-                "add_bos_token": False,
+                "add_bos_token": tokenizer.add_bos_token,
                 "chat_template": None,
             }
         )

@@ -165,15 +165,11 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
 
 class TokenizeRequest(Body, kw_only=True):
-    """POST /tokenize. `prompt` and `add_special_tokens` as in vLLM; GPT-2 adds no special tokens."""
+    """POST /tokenize. `prompt` and `add_special_tokens` as in vLLM; few models of this kind add any."""
 
     model: str | None = None
     prompt: str
     add_special_tokens: bool | None = None
-
-    def check(self) -> None:
-        if self.add_special_tokens:
-            raise invalid("add_special_tokens", "got true, but GPT-2 adds no special tokens (leave it out)")
 
 
 class DetokenizeRequest(Body, kw_only=True):

@@ -72,10 +72,10 @@ class ServedModel:
         return ids
 
     def start_of_text(self, param: str) -> list[int]:
-        """Return the prompt that an empty one stands for. Raises ApiError if the vocabulary has no <|endoftext|>."""
-        if self.tokenizer.end_of_text is None:
-            raise invalid(param, "it is empty, and the vocabulary has no <|endoftext|> to start with")
-        return [self.tokenizer.end_of_text]
+        """Return the prompt that an empty one stands for. Raises ApiError if the vocabulary has no bos token."""
+        if self.tokenizer.bos_token_id is None:
+            raise invalid(param, "it is empty, and the vocabulary has no token to start with, such as <|endoftext|>")
+        return [self.tokenizer.bos_token_id]
 
     def token_name(self, token: int) -> str:
         """Return the text of a token; part of a character is `bytes:\\xe2\\x80`, so that all names are different."""
