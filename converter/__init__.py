@@ -23,7 +23,10 @@ from gpt2rt.converter.calibrate import MAX_TOKENS, Calibration
 from gpt2rt.converter.gguf import GgufFile, is_gguf
 from gpt2rt.converter.hub import HUB, hub_source
 from gpt2rt.converter.huggingface import HuggingFaceFolder, is_huggingface
+from gpt2rt.converter.llmc import LlmcFile, is_llmc
 from gpt2rt.converter.model_source import ModelFileSource, is_model_file
+from gpt2rt.converter.nanogpt import CHECKPOINT, NanoGptCheckpoint
+from gpt2rt.converter.pytorch import is_pytorch
 from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks, packed_codes
 from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
@@ -60,6 +63,7 @@ def convert(
     name: str | None = None,
     licence: str | None = None,
     chat: dict[str, str] | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
     calibration_text: str | None = None,
     quality_text: str | None = None,
     force: bool = False,
@@ -69,7 +73,8 @@ def convert(
 
     Args:
         source: a folder as released by OpenAI, or a checkpoint prefix; a Hugging Face folder, or `hf:OWNER/NAME`,
-            optionally with `@REVISION`; a file of weights in such a folder; a GGUF file; or an f32 or f16 model file.
+            optionally with `@REVISION`; a file of weights in such a folder; a GGUF file; a checkpoint of
+            nanoGPT (ckpt.pt) or a model file of llm.c; or an f32 or f16 model file.
         output: the file to write; by default a name made from the source and the weight type, in the current folder.
         weight_type: "f32", "f16", "int8" or "int4".
         group_size: number of inputs that share a scale (int8 and int4 only); None selects the type's default.
@@ -77,6 +82,8 @@ def convert(
         licence: the license of the weights, one line of text; defaults to the source's license, where it is known.
         chat: chat settings to store in the file, a dict with any of the metadata's keys (docs/format.md);
             defaults to the source's settings.
+        vocabulary: for a checkpoint of nanoGPT or llm.c, which has none: a folder with encoder.json and vocab.bpe, or
+            vocab.json and merges.txt, or tokenizer.json.
         calibration_text: text like that on which the model will be used; int8 and int4 weights are calibrated on it,
             which takes minutes and reduces the quality loss. None rounds each weight to the nearest value.
         quality_text: text on which the written weights are compared with the source; the result, a quality report,
@@ -93,16 +100,17 @@ def convert(
         ModelFileError: the file can't be written.
     """
     begin = time.perf_counter()
-    for argument, path in ("source", source), ("output", output):
-        if not isinstance(path, (str, os.PathLike)) and not (argument == "output" and path is None):
+    for argument, path in ("source", source), ("output", output), ("vocabulary", vocabulary):
+        if not isinstance(path, (str, os.PathLike)) and not (argument != "source" and path is None):
             raise UsageError(f"{argument}: got {path!r:.80}, expected a path")
     group_size = _checked_group_size(weight_type, group_size)
-    checkpoint = _open(source)
-    vocabulary = checkpoint.vocabulary()
+    checkpoint = _open(source, vocabulary)
+    source_vocabulary = checkpoint.vocabulary()
     n_vocab = checkpoint.hyperparameters.n_vocab
-    if vocabulary.n_vocab != n_vocab:
+    if source_vocabulary.n_vocab != n_vocab:
         raise CheckpointError(
-            f"{checkpoint.path}: the vocabulary has {vocabulary.n_vocab} tokens, expected n_vocab, which is {n_vocab}"
+            f"{checkpoint.path}: the vocabulary has {source_vocabulary.n_vocab} tokens, expected n_vocab, which is"
+            f" {n_vocab}"
         )
     default = f"{_printable(checkpoint.name).translate(NO_FILE_NAME)}-{weight_type}.bin"
     output = pathlib.Path(default if output is None else output)
@@ -123,9 +131,9 @@ def convert(
     quantization, done = Quantization(), 0
     report, calibration, total = None, None, checkpoint.size
     if calibration_text is not None:
-        calibration = _calibration(checkpoint, vocabulary, calibration_text, weight_type, group_size)
+        calibration = _calibration(checkpoint, source_vocabulary, calibration_text, weight_type, group_size)
     if quality_text is not None:
-        quality_tokens, total = quality.encode(vocabulary, quality_text), 2 * checkpoint.size
+        quality_tokens, total = quality.encode(source_vocabulary, quality_text), 2 * checkpoint.size
 
     def advance(n_bytes: int) -> None:
         nonlocal done
@@ -134,7 +142,7 @@ def convert(
             progress(done, total)
 
     shape = checkpoint.hyperparameters, weight_type, group_size
-    writer = Writer(output, *shape, metadata, vocabulary.section(), force, checkpoint.is_tied)
+    writer = Writer(output, *shape, metadata, source_vocabulary.section(), force, checkpoint.is_tied)
     with writer, _Digest(checkpoint.files) as digest:
         for tensor in writer.tensors:
             chunks = _chunks(checkpoint, tensor, weight_type, group_size, quantization, advance, calibration)
@@ -155,37 +163,55 @@ def convert(
     return Conversion(str(output), size, checkpoint.size, checkpoint.size / size, seconds, *errors, report, notes)
 
 
-def _open(source: str | os.PathLike[str]) -> Source:
-    """Open the source at a path or with a name on the Hugging Face Hub."""
+def _open(source: str | os.PathLike[str], vocabulary: str | os.PathLike[str] | None) -> Source:
+    """Open the source at a path or with a name on the Hugging Face Hub; `vocabulary` is as for `convert`."""
+    found = _found(source, vocabulary)
+    if vocabulary is not None and not isinstance(found, NanoGptCheckpoint | LlmcFile):
+        raise UsageError(
+            f"vocabulary {str(vocabulary)!r}: not allowed for {source}, which has a vocabulary of its own (only"
+            " checkpoints of nanoGPT and llm.c need one)"
+        )
+    return found
+
+
+def _found(source: str | os.PathLike[str], vocabulary: str | os.PathLike[str] | None) -> Source:
+    """Open the source with the reader of its kind."""
     if str(source).startswith(HUB):
         return hub_source(source)
     try:
         if os.path.isdir(source):
-            return _open_folder(pathlib.Path(source))
+            return _open_folder(pathlib.Path(source), vocabulary)
         if os.path.isfile(source):
             if is_gguf(source):
                 return GgufFile(source)
             if is_model_file(source):
                 return ModelFileSource(source)
+            if is_llmc(source):
+                return LlmcFile(source, vocabulary)
             if is_weight_file(source):
                 return HuggingFaceFolder(pathlib.Path(source).parent, weights=pathlib.Path(source))
+            if is_pytorch(source):
+                return NanoGptCheckpoint(source, vocabulary)
     except OSError as error:
         raise CheckpointError(f"{source}: can't be read: {error.strerror or error}") from None
     return TensorFlowCheckpoint(source)
 
 
-def _open_folder(folder: pathlib.Path) -> Source:
+def _open_folder(folder: pathlib.Path, vocabulary: str | os.PathLike[str] | None) -> Source:
     """Open the source in a folder. Raises OSError."""
     if is_huggingface(folder):
         return HuggingFaceFolder(folder)
     names = sorted(os.listdir(folder))
     if "checkpoint" in names or any(name.endswith(".index") for name in names):
         return TensorFlowCheckpoint(folder)
+    if CHECKPOINT in names:
+        return NanoGptCheckpoint(folder / CHECKPOINT, vocabulary)
     found = ", ".join(map(_printable, names[:SHOWN])) or "nothing"
     raise CheckpointError(
         f"{folder}: no GPT-2 model found, expected OpenAI's files (checkpoint, model.ckpt.*, hparams.json,"
-        " encoder.json, vocab.bpe) or a Hugging Face folder (config.json, model.safetensors and tokenizer files);"
-        f" found {found}{' ...' if len(names) > SHOWN else ''} (for a GGUF file, give the path of the file)"
+        " encoder.json, vocab.bpe) or a Hugging Face folder (config.json, weights and tokenizer files) or nanoGPT's"
+        f" {CHECKPOINT}; found {found}{' ...' if len(names) > SHOWN else ''} (for a GGUF file or one of llm.c, give the"
+        " path of the file)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders with a GPT-2 model: config.json, safetensors and tokenizer files, as saved by transformers."""
+"""Hugging Face folders with a GPT-2 model, as saved by transformers: config.json, weights and tokenizer files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from gpt2rt.converter.pytorch import read_tensors
 from gpt2rt.converter.source import folder_name
-from gpt2rt.converter.stored_tensor import TYPES, StoredTensor, read_safetensors
+from gpt2rt.converter.stored_tensor import TYPES, StoredTensor
 from gpt2rt.converter.tokenizer_files import chat_settings, chat_template, read_json, read_tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.converter.weight_files import CONFIG, default_weights, listed_files, weights_in, weights_with
@@ -109,8 +110,8 @@ class HuggingFaceFolder:
     def _open(self, path: pathlib.Path) -> set[str]:
         """List the tensors of a file; return the names of the heads in it that are ignored."""
         ignored = set()
-        for name, tensor in _read_tensors(path).items():
-            short = _without_wrappers(name)
+        for name, tensor in read_tensors(path).items():
+            short = without_wrappers(name)
             if BUFFERS.fullmatch(short):
                 continue
             if (module := short.partition(".")[0]) in EXTRA_HEADS:
@@ -204,17 +205,7 @@ def read_hyperparameters(config: dict[str, Any], path: pathlib.Path) -> Hyperpar
     return hyperparameters
 
 
-def _read_tensors(path: pathlib.Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a file of weights, whatever its format, by name. Raises CheckpointError."""
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    raise CheckpointError(
-        f"{path}: it is a pickle, which can run code when it is loaded (save the model as safetensors with"
-        " transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW))"
-    )
-
-
-def _without_wrappers(name: str) -> str:
+def without_wrappers(name: str) -> str:
     """Return a tensor's name in the model itself: `h.0.ln_1.bias` of `module.transformer.h.0.ln_1.bias`."""
     short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
     return short.removeprefix("transformer.")

@@ -11,26 +11,33 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpt2rt.converter.zip_records import Record
 from gpt2rt.errors import CheckpointError
 
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 class StoredTensor(NamedTuple):
-    """A tensor in row-major order.
+    """A tensor in a mapped file.
 
     Attributes:
         content: the mapped file. dtype: as safetensors calls it; only tensors of `TYPES` can be read.
         offset: where the values begin, in bytes.
+        strides: bytes from a value to the next in each dimension; None for row-major order without gaps.
+        record: the part of the file that has a checksum and in which the values lie, or None.
     """
 
     content: mmap.mmap
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    strides: tuple[int, ...] | None = None
+    record: Record | None = None
 
     def stored(self) -> np.ndarray:
-        """Return the values as stored, flat; BF16 as u16."""
+        """Return the values as stored, flat, in row-major order; BF16 as u16."""
+        if self.strides is not None:
+            return np.ndarray(self.shape, TYPES[self.dtype], self.content, self.offset, self.strides).ravel()
         return np.frombuffer(self.content, TYPES[self.dtype], math.prod(self.shape), self.offset)
 
     def values(self) -> np.ndarray:
@@ -40,10 +47,19 @@ class StoredTensor(NamedTuple):
             return (array.astype("<u4") << 16).view("<f4")
         return array if self.dtype == "F32" and array.flags.aligned else array.astype("<f4")
 
+    def transposed(self) -> np.ndarray:
+        """Return the transposed values of a matrix in f32, C-contiguous, and release the pages of the file."""
+        values = self.values()
+        array = np.ascontiguousarray(values.T)
+        self.release(values)
+        return array
+
     def is_same(self, other: StoredTensor | None) -> bool:
         """Return whether two tensors are identical, bit for bit."""
         if other is None or (self.dtype, self.shape) != (other.dtype, other.shape):
             return False
+        if (self.content, self.offset, self.strides) == (other.content, other.offset, other.strides):
+            return True
         bits = TYPES[self.dtype].replace("f", "u")
         return np.array_equal(self.stored().view(bits), other.stored().view(bits))
 

@@ -46,7 +46,7 @@ def weights_in(folder: pathlib.Path) -> pathlib.Path:
     if others:
         advice = f"to convert another file, give its path; here are {', '.join(others[:SHOWN])}"
         advice += " ..." if len(others) > SHOWN else ""
-    raise CheckpointError(f"{folder}: has {CONFIG} but no {WEIGHTS} ({advice})")
+    raise CheckpointError(f"{folder}: has {CONFIG} but no {WEIGHTS} or {DEFAULTS[2]} ({advice})")
 
 
 def weights_with(path: pathlib.Path) -> pathlib.Path:

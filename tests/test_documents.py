@@ -17,6 +17,7 @@ import sys
 import pytest
 from checkpoints import SMALL, write_checkpoint
 from clients import offline
+from trainer_files import model_bytes, simple_tokens, tokenizer_bytes, write_nanogpt
 
 from gpt2rt._kernels import available_isas
 from gpt2rt.converter import convert
@@ -101,6 +102,10 @@ def stand_ins(tmp_path_factory):
         convert(
             folder / "models/124M", folder / name, weight_type=next((t for t in ("f32", "f16") if t in name), "int8")
         )
+    write_nanogpt(folder / "out" / "ckpt.pt")
+    (folder / "llm.c").mkdir()
+    (folder / "llm.c" / "gpt2_124M.bin").write_bytes(model_bytes())
+    (folder / "llm.c" / "gpt2_tokenizer.bin").write_bytes(tokenizer_bytes(simple_tokens()))
     (folder / NAMED).mkdir()
     shutil.copy(folder / "124M-int8.bin", folder / NAMED / "124M.bin")
     for name, content in TEXTS.items():

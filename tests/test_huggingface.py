@@ -163,14 +163,6 @@ def test_other_types_are_refused(folder, tmp_path):
         convert(folder, tmp_path / "x.bin")
 
 
-def test_pickles_are_refused_with_advice(folder, tmp_path):
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(
-        CheckpointError, match=r"is a pickle, which can run code when it is loaded \(save the model as safetensors"
-    ):
-        convert(folder, tmp_path / "x.bin")
-
-
 def test_folder_without_weights_is_refused(folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"has config.json but no model.safetensors"):
         convert(folder, tmp_path / "x.bin")

@@ -123,7 +123,8 @@ def test_a_folder_with_files_of_other_names_says_to_name_one(folder, tmp_path):
     for name in ("best.safetensors", "last.safetensors"):
         save(folder / name)
     message = (
-        r"no model\.safetensors \(to convert another file, .*; here are 'best\.safetensors', 'last\.safetensors'\)"
+        r"no model\.safetensors or pytorch_model\.bin \(to convert another file, .*;"
+        r" here are 'best\.safetensors', 'last\.safetensors'\)"
     )
     with pytest.raises(CheckpointError, match=message):
         convert(folder, tmp_path / "x.bin")

@@ -112,6 +112,12 @@ def output_options(default_type: str | None) -> Callable[[Command], Command]:
     metavar="FILE",
     help="Store this text before a chat's first turn.  [default: the source's, else example turns]",
 )
+@click.option(
+    "--vocabulary",
+    type=FILE,
+    metavar="FOLDER",
+    help="Take the vocabulary from this folder, for a checkpoint of nanoGPT or llm.c.  [default: the source's own]",
+)
 def command(
     source: str,
     output: str | None,
@@ -125,6 +131,7 @@ def command(
     user_name: str | None,
     bot_name: str | None,
     opening: str | None,
+    vocabulary: str | None,
     calibrate: str | None,
     text: str | None,
     no_quality_report: bool,
@@ -133,8 +140,8 @@ def command(
     """Convert a GPT-2 checkpoint to a model file.
 
     SOURCE is a folder as released by OpenAI; the prefix of a checkpoint as saved by fine-tuning tools; a Hugging Face
-    folder, or a file of weights in one, or hf:OWNER/NAME[@REVISION] to download one; or a GGUF file (F32, F16, BF16 or
-    Q8_0; of a split file, any part).
+    folder, or a file of weights in one, or hf:OWNER/NAME[@REVISION] to download one; a GGUF file (F32, F16, BF16 or
+    Q8_0; of a split file, any part); nanoGPT's ckpt.pt; or a model file of llm.c.
 
     The quality loss is measured on text, printed, and stored in the file (see gpt2rt info). --calibrate reduces it with
     a text like those that the model will read; measure the result on another text.
@@ -147,6 +154,7 @@ def command(
       gpt2rt convert checkpoint/run1/model-1000 --name run1 --chat-format dialogpt
       gpt2rt convert checkpoint/run1/model-1000 --chat-template "<|user|>{user}<|bot|>{bot}"
       gpt2rt convert hf:microsoft/DialoGPT-small
+      gpt2rt convert out/ckpt.pt --vocabulary models/124M
     """
     from gpt2rt.converter import convert
 
@@ -165,6 +173,7 @@ def command(
         "name": name,
         "licence": licence,
         "chat": chat or None,
+        "vocabulary": vocabulary,
         "calibration_text": None if calibrate is None else read_any_text(calibrate),
         "quality_text": quality_text(weight_type, text, no_quality_report),
         "force": force,
