@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import struct
 
 import pytest
@@ -236,3 +237,19 @@ def test_another_chat_template_is_named_in_a_note(tmp_path):
     result = convert(tmp_path / "m", tmp_path / "m.bin", weight_type="f32")
     assert result.notes == ["its chat template is not understood; --chat-template describes one"]
     assert "chat" not in ModelFile(tmp_path / "m.bin").metadata
+
+
+def test_info_shows_what_begins_and_ends_a_text(tmp_path):
+    from click.testing import CliRunner
+
+    from gpt2rt.cli import group
+
+    write_folder(tmp_path / "m", ADDED, config={"bos_token_id": BOS, "eos_token_id": [EOS, IM_END]})
+    write(tmp_path / "m" / "tokenizer_config.json", {"add_prefix_space": True})
+    convert(tmp_path / "m", tmp_path / "m.bin", weight_type="f32")
+    shown = CliRunner().invoke(group, ["info", str(tmp_path / "m.bin")]).output
+    assert re.search(r"^a text begins with +<s> \(256\) where it is empty, and a space$", shown, re.MULTILINE)
+    assert re.search(r"^a text ends with +</s> \(257\), <\|im_end\|> \(259\)$", shown, re.MULTILINE)
+    document = json.loads(CliRunner().invoke(group, ["info", str(tmp_path / "m.bin"), "--json"]).output)
+    assert (document["bos_token_id"], document["eos_token_ids"], document["pad_token_id"]) == (BOS, [EOS, IM_END], None)
+    assert (document["add_bos_token"], document["add_prefix_space"]) == (False, True)

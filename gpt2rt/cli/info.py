@@ -9,6 +9,9 @@ from gpt2rt.cli.terminal import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gpt2rt._tokenizer import Tokenizer
     from gpt2rt.modelfile import ModelFile
 
 
@@ -25,10 +28,12 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
       gpt2rt info 124M-int8.bin --sha256
       gpt2rt info 124M-int8.bin --json
     """
+    from gpt2rt._tokenizer import Tokenizer
     from gpt2rt.modelfile import ModelFile
 
     file = ModelFile(model, prefetch=False)
     h = file.hyperparameters
+    tokenizer = Tokenizer(file.vocabulary(), h.n_vocab)
     if as_json:
         import json
 
@@ -41,6 +46,11 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
             "weight_type": file.weight_type,
             "group_size": file.group_size,
             "cache_size": cache_size(file),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_ids": tokenizer.eos_token_ids,
+            "pad_token_id": tokenizer.pad_token_id,
+            "add_bos_token": tokenizer.add_bos_token,
+            "add_prefix_space": tokenizer.add_prefix_space,
             "sections": {
                 name: {"length": len(section), "crc32c": f"{file.checksums[name]:08x}"}
                 for name, section in file.sections.items()
@@ -57,6 +67,8 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
         ("weights", f"{file.weight_type}{groups}, {megabytes(len(file.sections['weights']))}"),
         *((name, value) for name, value in h._asdict().items()),
         ("KV cache", f"{megabytes(cache_size(file))} for {h.n_ctx} tokens"),
+        ("a text begins with", beginning(tokenizer)),
+        ("a text ends with", names(tokenizer, tokenizer.eos_token_ids) or "(nothing)"),
     ]
     for key, value in file.metadata.items():
         if isinstance(value, dict):
@@ -66,6 +78,19 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
     width = max(len(printable(str(name))) for name, _ in rows) + 2
     for name, value in rows:
         click.echo(f"{printable(str(name)):{width}}{printable(str(value))}")
+
+
+def beginning(tokenizer: Tokenizer) -> str:
+    """Return what begins a text: the bos token, which is added to each or stands for an empty one, and a space."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    name = names(tokenizer, bos) or "(nothing)"
+    when = "" if tokenizer.add_bos_token or not bos else " where it is empty"
+    return f"{name}{when}{', and a space' if tokenizer.add_prefix_space else ''}"
+
+
+def names(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
+    """Return the texts and ids of tokens."""
+    return ", ".join(f"{tokenizer.decode([token])} ({token})" for token in tokens)
 
 
 def sha256(path: str) -> str:
