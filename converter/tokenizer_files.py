@@ -209,7 +209,8 @@ def _read_tokenizer(path: pathlib.Path) -> Files:
 
 
 def _type(step: Any) -> Any:
-    return step.get("type") if isinstance(step, dict) else step
+    """Return the type of a step; of something else, which has none, what its Python type is called."""
+    return step.get("type") if isinstance(step, dict) else f"a {type(step).__name__}"
 
 
 def _steps(step: Any, members: str) -> list[Any]:

@@ -1,8 +1,11 @@
 """The tokenizer of a Hugging Face folder: the same tokens as the package tokenizers, or a refusal that says why."""
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("safetensors.numpy", reason="the extra `huggingface` is not installed")
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
@@ -11,7 +14,7 @@ from byte_folders import write_folder  # noqa: E402
 
 from gpt2rt.converter import convert  # noqa: E402
 from gpt2rt.converter.export import export  # noqa: E402
-from gpt2rt.errors import VocabularyError  # noqa: E402
+from gpt2rt.errors import Gpt2rtError, VocabularyError  # noqa: E402
 from gpt2rt.model import open_model  # noqa: E402
 from gpt2rt.modelfile import ModelFile  # noqa: E402
 
@@ -122,6 +125,7 @@ REFUSED = {
         "post_processor adds token 300, expected 0 to 256",
     ),
     "ids": (template_of(1, 2), "the token '<|endoftext|>' in the template of post_processor is [1, 2], expected an id"),
+    "text": (lambda content: content.update(post_processor="Sequence"), "post_processor is 'a str', expected"),
     "bert": (lambda content: content.update(post_processor={"type": "BertProcessing"}), "post_processor is 'BertPro"),
 }
 
@@ -207,3 +211,56 @@ def test_a_word_that_no_merge_makes_is_no_special_token(tmp_path):
     assert ours.encode("hello world", special=True) == list(b"hello world")
     assert ours.decode([ids["hello"], ids["Ġworld"]]) == "hello world"
     assert ours.problems() == []
+
+
+# --- damaged files -------------------------------------------------------------------------------------------------
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.integers(0, 300),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=4),
+    st.sampled_from(["<|endoftext|>", "ByteLevel", "Sequence", "TemplateProcessing", "A", "256"]),
+    st.lists(st.one_of(st.none(), st.integers(0, 300), st.text(max_size=2)), max_size=3),
+    st.dictionaries(st.sampled_from(["type", "id", "ids", "content", "SpecialToken", "Sequence"]), st.text(max_size=2)),
+)
+
+
+def places(value, path=()):
+    """Return the paths of all values in a JSON document, except those of the vocabulary's bytes."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = []
+    for key, inner in list(members)[-12:]:
+        found += [(*path, key), *places(inner, (*path, key))]
+    return found
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.data())
+def test_other_values_in_the_files_are_refused_or_read(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("damaged") / "m"
+    write_folder(folder, added=("<|endoftext|>", "<s>"), merges=[("a", "b")], tokenizer=both)
+    tokens = {"257": {"content": "<s>", "special": True, "lstrip": False}}
+    names = {"bos_token": {"content": "<s>"}, "eos_token": "</s>"}
+    contents = {
+        "tokenizer_config.json": {**names, "added_tokens_decoder": tokens, "chat_template": ""},
+        "special_tokens_map.json": {"pad_token": "<s>"},
+        "generation_config.json": {"eos_token_id": [256, 257], "bos_token_id": 256},
+        "tokenizer.json": json.loads((folder / "tokenizer.json").read_text()),
+    }
+    name = data.draw(st.sampled_from(sorted(contents)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        *path, key = data.draw(st.sampled_from(places(contents[name])))
+        inner = contents[name]
+        for step in path:
+            inner = inner[step]
+        inner[key] = data.draw(JUNK)
+    for each, content in contents.items():
+        (folder / each).write_text(json.dumps(content))
+    with contextlib.suppress(Gpt2rtError):
+        convert(folder, folder / "x.bin", weight_type="f32")
+        tokenizer = open_model(folder / "x.bin").tokenizer
+        assert tokenizer.problems() == []
+        assert all(0 <= token < 259 for token in tokenizer.encode("ab<s>", special=True))
