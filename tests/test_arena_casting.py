@@ -118,6 +118,7 @@ class TestToml:
             ("", "no table"),
             ("contestant = 3", "no table"),
             ("[[contestant", "not valid TOML"),
+            ("a = " + "[" * 100_000, "not valid TOML"),
             ("[[contestant]]\nmodel = 'demo'", "name: missing"),
             ("[[contestant]]\nname = 'x'", "expected one"),
             ("[[contestant]]\nname = 'x'\nmodel = 'demo'\nbuiltin = 'eliza'", "expected one"),
@@ -125,6 +126,7 @@ class TestToml:
             ("[[contestant]]\nname = 'x'\nmodel = 'demo'\ntemperatur = 1", "unknown option 'temperatur'"),
             ("[[contestant]]\nname = 'x'\nmodel = 'demo'\npreset = 'wild'", "preset: got 'wild'"),
             ("[[contestant]]\nname = ''\nmodel = 'demo'", "1 to 60 printable"),
+            ("\ufeff[[contestant]]\nname = 'x'", "expected one"),
         ],
     )
     def test_what_is_wrong_is_said(self, tmp_path, demo, text, message):
