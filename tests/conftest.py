@@ -136,3 +136,21 @@ def arena_url(browser, arena):
 
     with serving_application(arena_application(arena)) as url:
         yield f"{url}arena"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A small TensorFlow checkpoint, whose vocabulary the Hugging Face folders of the tests have."""
+    from checkpoints import write_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, checkpoint):
+    """A Hugging Face folder with a configuration and tokenizer files, without weights."""
+    from hf_folder import write_folder
+
+    return write_folder(tmp_path / "small", checkpoint)

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from checkpoints import write_checkpoint
-from hf_folder import named, tensors_of, write_config, write_folder
+from hf_folder import named, tensors_of, write_config
 from hub_server import Hub, LocalHub
 
 from gpt2rt.converter import convert
@@ -18,18 +17,9 @@ TOKENIZER = ["config.json", "merges.txt", "vocab.json"]
 UNUSED = ("flax_model.msgpack", "tf_model.h5", "model.fp16.safetensors", "pytorch_model.bin.old", "training_args.bin")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A TensorFlow checkpoint, for its vocabulary."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(folder)
-    return folder
-
-
 @pytest.fixture
-def folder(tmp_path, checkpoint):
+def folder(folder):
     """The repository's files: a configuration, a tokenizer, and files that are never wanted."""
-    folder = write_folder(tmp_path / "small", checkpoint)
     for name in UNUSED:
         (folder / name).write_bytes(b"not wanted")
     (folder / "onnx").mkdir()

@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import reference
-from checkpoints import SMALL, write_checkpoint
-from hf_folder import TOKENS, assert_close, logits, named, tensors_of, write_config, write_folder
+from checkpoints import SMALL
+from hf_folder import TOKENS, assert_close, logits, named, tensors_of, write_config
 
 from gpt2rt.converter import convert
 from gpt2rt.converter.export import export
@@ -18,20 +18,6 @@ from gpt2rt.model import open_model
 from gpt2rt.modelfile import ModelFile
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="the extra `huggingface` is not installed")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A TensorFlow checkpoint with the vocabulary of the folders."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path, checkpoint):
-    """A folder with a configuration and tokenizer files, without weights."""
-    return write_folder(tmp_path / "small", checkpoint)
 
 
 @pytest.fixture

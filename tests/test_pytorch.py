@@ -7,28 +7,13 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import reference
-from checkpoints import SMALL, write_checkpoint
-from hf_folder import TOKENS, assert_close, logits, named, tensors_of, write_folder
+from checkpoints import SMALL
+from hf_folder import TOKENS, assert_close, logits, named, tensors_of
 from pytorch_files import ARRAYS, BOTH, Call, Global, Persistent, Storages, small_file, write, write_legacy, write_zip
 
 from gpt2rt.converter import convert
 from gpt2rt.converter.pytorch import checked_tensors, read_pytorch, read_tensors
 from gpt2rt.errors import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A TensorFlow checkpoint with the vocabulary of the folders."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path, checkpoint):
-    """A folder with a configuration and tokenizer files, without weights."""
-    return write_folder(tmp_path / "small", checkpoint)
-
 
 # --- what is read
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import reference
-from checkpoints import SMALL, write_checkpoint
+from checkpoints import SMALL
 from click.testing import CliRunner
-from hf_folder import TOKENS, assert_close, logits, named, tensors_of, write_config, write_folder
+from hf_folder import TOKENS, assert_close, logits, named, tensors_of, write_config
 
 from gpt2rt.cli import group
 from gpt2rt.converter import convert
@@ -24,20 +24,6 @@ EXTRA = {  # heads for other tasks, as trl and transformers name them
     "score.weight": (2, 24),
     "multiple_choice_head.summary.weight": (1, 24),
 }
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A TensorFlow checkpoint, for its vocabulary."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path, checkpoint):
-    """A folder with a configuration and tokenizer files, without weights."""
-    return write_folder(tmp_path / "small", checkpoint)
 
 
 def save(path, seed=0, **more):
