@@ -1,7 +1,9 @@
 """Unfinished files: nothing is left when a command fails or is stopped, and the next one removes what a kill left."""
 
+import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,20 +45,35 @@ def part_of(process, folder):
     """Wait for an unfinished file, and return its path; None if the command has ended before."""
     while process.poll() is None:
         for entry in os.scandir(folder):
-            if entry.name.endswith(".part") and (entry.is_dir() or entry.stat().st_size):
-                return entry.path
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name.endswith(".part") and (entry.is_dir() or entry.stat().st_size):
+                    return entry.path
         time.sleep(0.001)  # polling
     return None
+
+
+def stopped(arguments, folder, number):
+    """Send a signal to a command once it has an unfinished file; return its exit status and what it says.
+
+    A command that was done before is run again.
+    """
+    for _ in range(20):
+        process = start(arguments)
+        if part_of(process, folder):
+            process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+        if process.returncode:
+            return process.returncode, error
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    raise AssertionError("it is always done before the signal arrives")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("name", ["requantize", "export"])
 def test_a_signal_leaves_nothing(source, tmp_path, name, number):
-    process = start(command(name, source, tmp_path))
-    assert part_of(process, tmp_path)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    status, error = stopped(command(name, source, tmp_path), tmp_path, number)
+    assert status == 128 + number
     assert os.listdir(tmp_path) == []
     assert "Traceback" not in error
     if number != signal.SIGINT:
@@ -65,10 +82,7 @@ def test_a_signal_leaves_nothing(source, tmp_path, name, number):
 
 @pytest.mark.parametrize("name", ["requantize", "export"])
 def test_the_next_run_removes_what_a_killed_one_left(source, tmp_path, name):
-    process = start(command(name, source, tmp_path))
-    assert part_of(process, tmp_path)
-    process.kill()
-    process.communicate()
+    stopped(command(name, source, tmp_path), tmp_path, signal.SIGKILL)
     assert len(os.listdir(tmp_path)) == 1
     process = start(command(name, source, tmp_path))
     process.communicate(timeout=60)
@@ -86,13 +100,18 @@ def test_an_ignored_signal_stays_ignored(source, tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def made(folder):
+    unfinished = Unfinished(str(folder / "x.bin"))
+    unfinished.make()
+    return unfinished
+
+
 def test_the_file_of_a_living_writer_stays(tmp_path):
-    first = Unfinished(str(tmp_path / "x.bin"))
-    second = Unfinished(str(tmp_path / "x.bin"))
+    first, second = made(tmp_path), made(tmp_path)
     assert os.path.exists(first.path)
     second.remove()
     first.release()  # as if its process had ended
-    third = Unfinished(str(tmp_path / "x.bin"))
+    third = made(tmp_path)
     assert not os.path.exists(first.path)
     third.remove()
     assert os.listdir(tmp_path) == []
@@ -104,7 +123,7 @@ def test_other_files_stay(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     (tmp_path / ".x.bin.01234567.part").symlink_to(tmp_path / "x.bin.01234567.part")
-    Unfinished(str(tmp_path / "x.bin")).remove()
+    made(tmp_path).remove()
     assert sorted(os.listdir(tmp_path)) == sorted([*names, ".x.bin.01234567.part"])
 
 
@@ -113,7 +132,7 @@ def test_many_writers_of_one_name_do_not_disturb_each_other(tmp_path):
 
     def write():
         for _ in range(50):
-            unfinished = Unfinished(str(tmp_path / "x.bin"))
+            unfinished = made(tmp_path)
             if not os.path.exists(unfinished.path):
                 problems.append(unfinished.path)
             unfinished.remove()

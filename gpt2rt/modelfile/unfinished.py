@@ -21,21 +21,32 @@ NO_LOCK = -1
 
 
 class Unfinished:
-    """An unfinished file or folder, made by this process.
+    """An unfinished file or folder of this process.
 
     Attributes:
-        path: where it is.
+        path: where it is, once `make` was called.
     """
 
     def __init__(self, finished: str, *, is_folder: bool = False):
-        """Make it, empty, and remove those of the same name whose writer is gone. Raises OSError, ValueError."""
-        folder, name = os.path.split(finished)
+        self._finished, self._is_folder = finished, is_folder
+        self.path, self._lock = "", NO_LOCK
+
+    def make(self) -> None:
+        """Make it, empty, and remove those of the same name whose writer is gone.
+
+        It is a step of its own, so that `remove` can follow an interruption at any moment.
+
+        Raises:
+            OSError, ValueError: it can't be made.
+        """
+        folder, name = os.path.split(self._finished)
         start = f".{name[:MOST_NAME]}."
         _remove_abandoned(folder, start)
         is_mine = False
         while not is_mine:  # another process may have found it, and removed it, before it was locked
+            self.release()
             self.path = os.path.join(folder, f"{start}{os.urandom(4).hex()}.part")
-            if is_folder:
+            if self._is_folder:
                 os.mkdir(self.path)
             else:
                 os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -46,13 +57,12 @@ class Unfinished:
             except OSError:  # a file system without locks
                 self._lock = NO_LOCK
             is_mine = os.path.exists(self.path)
-            if not is_mine:
-                self.release()
 
     def remove(self) -> None:
         """Remove it, as far as that is possible."""
-        with contextlib.suppress(OSError):
-            _remove(self.path)
+        if self.path:
+            with contextlib.suppress(OSError):
+                _remove(self.path)
         self.release()
 
     def release(self) -> None:

@@ -105,12 +105,9 @@ class Writer:
         return encoded
 
     def __enter__(self) -> Self:
+        self._unfinished = Unfinished(self.path)
         try:
-            self._unfinished = Unfinished(self.path)
-        except (OSError, ValueError) as error:
-            folder = os.path.dirname(self.path) or "."
-            raise UsageError(f"{folder}: can't write there: {getattr(error, 'strerror', None) or error}") from None
-        try:
+            self._make()
             self._temporary = self._unfinished.path
             with self._errors_named():
                 self._file = open(self._temporary, "wb")
@@ -119,6 +116,13 @@ class Writer:
             self._abandon()
             raise
         return self
+
+    def _make(self) -> None:
+        try:
+            self._unfinished.make()
+        except (OSError, ValueError) as error:
+            folder = os.path.dirname(self.path) or "."
+            raise UsageError(f"{folder}: can't write there: {getattr(error, 'strerror', None) or error}") from None
 
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:
