@@ -413,7 +413,7 @@ def run(model, examples, steps):
 
 
 def test_any_interleaving_of_calls_leaves_sequences_like_fresh_ones(model):
-    run(model, examples=160, steps=40)
+    run(model, examples=100, steps=40)
 
 
 @pytest.mark.slow

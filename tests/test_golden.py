@@ -15,7 +15,14 @@ from gpt2rt.model import open_model
 GOLDEN = "19c0db7cf9633a47f20851085114999ada684b0f08ab461f91cc7dd661678b40"
 
 
-@pytest.mark.parametrize("piece", [N_TOKENS, 64, 1], ids=["whole", "pieces of 64", "token by token"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(N_TOKENS, id="whole"),
+        pytest.param(64, id="pieces of 64", marks=pytest.mark.slow),
+        pytest.param(1, id="token by token", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("isa", available_isas())
 def test_logits_of_the_bundled_model_are_golden(isa, piece):
     demo_model()

@@ -52,6 +52,7 @@ def log_probabilities(model, tokens):
     return np.array(rows)
 
 
+@pytest.mark.slow
 def test_int8_stays_close_to_f32_on_held_out_dialogues(models, tokens):
     exact, quantized = (log_probabilities(model, tokens) for model in models)
     divergence = (np.exp(exact) * (exact - quantized)).sum(axis=1)

@@ -125,6 +125,7 @@ class TestSpeed:
         assert "broken.bin: " in error
         assert error.splitlines()[-1].endswith("the worker exited with 1")
 
+    @pytest.mark.slow
     def test_two_versions_are_compared(self):
         table = run("bench/compare.py", sys.executable, sys.executable, DEMO, "--rounds", 1, "--threads", 1)
         rows = {}

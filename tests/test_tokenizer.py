@@ -164,6 +164,7 @@ def seams(tmp_path_factory):
     return seams
 
 
+@pytest.mark.slow
 def test_every_code_point_in_a_row_is_split_like_tokenizers(seams):
     text = "".join(CODE_POINTS)
     assert seams.ours.encode(text) == seams.huggingface.encode(text).ids
