@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class HuggingFaceFolder:
         self._tensors: dict[str, StoredTensor] = {}  # by their names without "transformer."
         ignored: set[str] = set()
         for file in self.files:
-            ignored |= self._open(file)
+            ignored |= add_tensors(self._tensors, file, read_tensors(file), EXTRA_HEADS)
         if ignored:
             heads = ", ".join(f"{head}.*" for head in sorted(ignored))
             self.notes.append(f"tensors of heads for other tasks are ignored: {heads}")
@@ -106,25 +107,6 @@ class HuggingFaceFolder:
         for tensor in self._tensors.values():
             if tensor.release(array):
                 return
-
-    def _open(self, path: pathlib.Path) -> set[str]:
-        """List the tensors of a file; return the names of the heads in it that are ignored."""
-        ignored = set()
-        for name, tensor in read_tensors(path).items():
-            short = without_wrappers(name)
-            if BUFFERS.fullmatch(short):
-                continue
-            if (module := short.partition(".")[0]) in EXTRA_HEADS:
-                ignored.add(module)
-                continue
-            if short in self._tensors:
-                raise CheckpointError(f"{path}: tensor {name!r:.80} appears twice")
-            if tensor.dtype not in TYPES:
-                raise CheckpointError(
-                    f"{path}: tensor {name!r:.80} is of type {tensor.dtype}, expected {', '.join(TYPES)}"
-                )
-            self._tensors[short] = tensor
-        return ignored
 
     def _has_tied_head(self, tied: Any) -> bool:
         """Return whether the output head is the token embedding.
@@ -205,7 +187,37 @@ def read_hyperparameters(config: dict[str, Any], path: pathlib.Path) -> Hyperpar
     return hyperparameters
 
 
-def without_wrappers(name: str) -> str:
+def add_tensors(
+    found: dict[str, StoredTensor], path: pathlib.Path, tensors: Mapping[str, StoredTensor], heads: Collection[str] = ()
+) -> set[str]:
+    """Add the tensors of a file to those found before, by their names in the model itself.
+
+    Args:
+        heads: modules that are left out.
+
+    Returns:
+        Those of these modules that the file has.
+
+    Raises:
+        CheckpointError: a name appears twice, or a tensor is of a type that can't be read.
+    """
+    left_out = set()
+    for name, tensor in tensors.items():
+        short = _without_wrappers(name)
+        if BUFFERS.fullmatch(short):
+            continue
+        if (module := short.partition(".")[0]) in heads:
+            left_out.add(module)
+            continue
+        if short in found:
+            raise CheckpointError(f"{path}: tensor {name!r:.80} appears twice")
+        if tensor.dtype not in TYPES:
+            raise CheckpointError(f"{path}: tensor {name!r:.80} is of type {tensor.dtype}, expected {', '.join(TYPES)}")
+        found[short] = tensor
+    return left_out
+
+
+def _without_wrappers(name: str) -> str:
     """Return a tensor's name in the model itself: `h.0.ln_1.bias` of `module.transformer.h.0.ln_1.bias`."""
     short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
     return short.removeprefix("transformer.")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.converter.huggingface import BUFFERS, HEAD, hf_name, without_wrappers
+from gpt2rt.converter.huggingface import HEAD, add_tensors, hf_name
 from gpt2rt.converter.pytorch import checked_tensors, read_pytorch
 from gpt2rt.converter.source import folder_name
-from gpt2rt.converter.stored_tensor import TYPES, StoredTensor
+from gpt2rt.converter.stored_tensor import StoredTensor
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.converter.vocabulary_folder import WHERE, read_vocabulary_folder
 from gpt2rt.converter.weight_files import CONFIG
@@ -60,7 +60,8 @@ class NanoGptCheckpoint:
                 f"{self.path.parent / META}: the vocabulary of a data set of characters, expected GPT-2's (train on a"
                 f" data set of GPT-2's tokens; if {META} is not this model's, move it to another folder)"
             )
-        self._tensors = self._read_tensors(content["model"])
+        self._tensors: dict[str, StoredTensor] = {}  # by their names without `transformer.` and wrappers
+        add_tensors(self._tensors, self.path, checked_tensors(self.path, content["model"]))
         head = self._tensors.get(HEAD)
         self.is_tied = head is None or head.is_same(self._tensors.get("wte.weight"))
         table = tensor_table(self.hyperparameters, "f32", 0, self.is_tied)
@@ -113,22 +114,6 @@ class NanoGptCheckpoint:
         if type(has_biases) is not bool:
             raise CheckpointError(f"{self.path}: bias in model_args is not true or false")
         return hyperparameters, has_biases
-
-    def _read_tensors(self, state: dict[Any, Any]) -> dict[str, StoredTensor]:
-        """Return the tensors by their names without `transformer.` and what torch.compile puts before it."""
-        tensors: dict[str, StoredTensor] = {}
-        for name, tensor in checked_tensors(self.path, state).items():
-            short = without_wrappers(name)
-            if BUFFERS.fullmatch(short):
-                continue
-            if short in tensors:
-                raise CheckpointError(f"{self.path}: tensor {name!r:.80} appears twice")
-            if tensor.dtype not in TYPES:
-                raise CheckpointError(
-                    f"{self.path}: tensor {name!r:.80} is of type {tensor.dtype}, expected {', '.join(TYPES)}"
-                )
-            tensors[short] = tensor
-        return tensors
 
     def _match(self, matrices: set[str]) -> None:
         """Check that every tensor is there, with the shape of a Linear layer: (n_out, n_in)."""
