@@ -65,7 +65,7 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
     vocabulary = _read_texts(source)
     unfinished = Unfinished(str(folder), is_folder=True)
     try:
-        _make(unfinished, folder)
+        unfinished.make()
         part = pathlib.Path(unfinished.path)
         _write_texts(source, vocabulary, part)
         _write_weights(source, part, save_file)
@@ -80,13 +80,6 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
         raise
     unfinished.release()
     return size
-
-
-def _make(unfinished: Unfinished, folder: pathlib.Path) -> None:
-    try:
-        unfinished.make()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder.parent}: can't write there: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _write_weights(source: ModelFileSource, folder: pathlib.Path, save_file: Callable[..., None]) -> None:

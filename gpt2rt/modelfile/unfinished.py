@@ -13,6 +13,8 @@ import re
 import shutil
 import sys
 
+from gpt2rt.errors import UsageError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -37,9 +39,16 @@ class Unfinished:
         It is a step of its own, so that `remove` can follow an interruption at any moment.
 
         Raises:
-            OSError, ValueError: it can't be made.
+            UsageError: it can't be made.
         """
         folder, name = os.path.split(self._finished)
+        try:
+            self._make(folder, name)
+        except (OSError, ValueError) as error:
+            what = getattr(error, "strerror", None) or error
+            raise UsageError(f"{folder or '.'}: can't write there: {what}") from None
+
+    def _make(self, folder: str, name: str) -> None:
         start = f".{name[:MOST_NAME]}."
         _remove_abandoned(folder, start)
         is_mine = False

@@ -107,7 +107,7 @@ class Writer:
     def __enter__(self) -> Self:
         self._unfinished = Unfinished(self.path)
         try:
-            self._make()
+            self._unfinished.make()
             self._temporary = self._unfinished.path
             with self._errors_named():
                 self._file = open(self._temporary, "wb")
@@ -116,13 +116,6 @@ class Writer:
             self._abandon()
             raise
         return self
-
-    def _make(self) -> None:
-        try:
-            self._unfinished.make()
-        except (OSError, ValueError) as error:
-            folder = os.path.dirname(self.path) or "."
-            raise UsageError(f"{folder}: can't write there: {getattr(error, 'strerror', None) or error}") from None
 
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:
