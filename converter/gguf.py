@@ -120,19 +120,17 @@ class GgufFile:
             value = self._metadata.get(f"tokenizer.ggml.{name}_token_id")
             return value if type(value) is int and 0 <= value < len(texts) else None
 
-        default = texts.index(END_OF_TEXT) if END_OF_TEXT in texts else None
-        ends = [token("eos"), token("eot")]
-        eos = tuple(dict.fromkeys(end for end in ends if end is not None)) or (() if default is None else (default,))
-        bos = token("bos")
-        bos = eos[0] if bos is None and eos else bos
+        eos = tuple(dict.fromkeys(end for end in (token("eos"), token("eot")) if end is not None))
         prefix_space, add_bos, add_eos = (
             self._metadata.get(f"tokenizer.ggml.{name}", False)
             for name in ("add_space_prefix", "add_bos_token", "add_eos_token")
         )
-        if add_eos or (add_bos and bos is None):
+        controls = Controls(eos, token("bos"), token("padding"), bool(prefix_space), bool(add_bos))
+        controls = controls.completed(texts.index(END_OF_TEXT) if END_OF_TEXT in texts else None)
+        if add_eos or (add_bos and controls.bos is None):
             wrong = "add_eos_token is true" if add_eos else "add_bos_token is true without a bos_token_id"
             raise VocabularyError(f"{self.path}: tokenizer.ggml.{wrong}, expected false")
-        return Controls(eos, bos, token("padding"), bool(prefix_space), bool(add_bos))
+        return controls
 
     def tensor(self, name: str) -> np.ndarray:
         """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""

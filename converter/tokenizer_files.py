@@ -7,7 +7,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple, NoReturn
 
-from gpt2rt.converter.vocabulary import END_OF_TEXT, Controls, Vocabulary
+from gpt2rt.converter.vocabulary import END_OF_TEXT, Controls, Vocabulary, unused_text
 from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
 
 MAX_JSON = 64 << 20  # bytes of a JSON file
@@ -76,9 +76,8 @@ def read_tokenizer(folder: pathlib.Path, n_vocab: int, config: dict[str, Any]) -
         if texts[token] not in (None, text):
             raise VocabularyError(f"{path}: tokens {texts[token]!r:.80} and {text!r:.80} both have id {token}")
         texts[token] = text
-    # Some training tools pad n_vocab to a round number.
     unused = {token for token, text in enumerate(texts) if text is None}
-    whole = [f"<|unused {token}|>" if text is None else text for token, text in enumerate(texts)]
+    whole = [unused_text(token) if text is None else text for token, text in enumerate(texts)]
     controls = _controls(folder, n_vocab, config, names, {**files.ids, **dict(pairs)})
     if settings.get("add_eos_token"):
         _refuse(folder / "tokenizer_config.json", "add_eos_token", settings["add_eos_token"], "false")
@@ -133,12 +132,10 @@ def _controls(
             are_ids = bool(tokens) and all(type(token) is int and 0 <= token < n_vocab for token in tokens)
             if are_ids and not is_default:
                 return tuple(dict.fromkeys(tokens))
-        if named is None and kind == "eos":
-            named = ids.get(END_OF_TEXT)
         return () if named is None else (named,)
 
-    eos, bos, pad = found("eos"), found("bos"), found("pad")
-    return Controls(eos, (bos or eos or (None,))[0], (pad or (None,))[0])
+    bos, pad = ((found(kind) or (None,))[0] for kind in ("bos", "pad"))
+    return Controls(found("eos"), bos, pad).completed(ids.get(END_OF_TEXT))
 
 
 def _content(token: Any) -> str | None:

@@ -47,11 +47,25 @@ class Controls(NamedTuple):
     add_prefix_space: bool = False
     add_bos: bool = False
 
+    def completed(self, end_of_text: int | None) -> Controls:
+        """Return them with what stands in for missing ones: `<|endoftext|>` ends a text, the first end begins it.
+
+        Args:
+            end_of_text: the id of `<|endoftext|>`, if there is one.
+        """
+        eos = self.eos or (() if end_of_text is None else (end_of_text,))
+        return self._replace(eos=eos, bos=eos[0] if self.bos is None and eos else self.bos)
+
     def table(self) -> bytes:
         """Return the table of docs/format.md."""
         flags = FLAG_PREFIX_SPACE * self.add_prefix_space + FLAG_BOS * self.add_bos
         bos, pad = (NO_TOKEN if token is None else token for token in (self.bos, self.pad))
         return CONTROLS.pack(flags, bos, pad) + struct.pack(f"<{len(self.eos)}I", *self.eos)
+
+
+def unused_text(token: int) -> str:
+    """Return the text of a token that stands for nothing, as some training tools pad n_vocab to a round number."""
+    return f"<|unused {token}|>"
 
 
 def byte_characters() -> list[str]:
@@ -160,8 +174,8 @@ class Vocabulary:
 
     Attributes:
         tokens: the bytes of each token, (n_vocab,). byte_tokens: the token id of each byte, (256,).
-        special_tokens: ids of the tokens that are neither a byte nor the result of a merge, `<|endoftext|>` first if
-            there is one.
+        special_tokens: ids of the tokens whose texts stand for them where special tokens are encoded, `<|endoftext|>`
+            first if it is one.
         merges: [(left, right, merged)], token ids, in rank order.
         controls: `Controls`.
     """
@@ -257,11 +271,11 @@ class Vocabulary:
         if n_token_bytes > MAX_TOKEN_BYTES:
             raise VocabularyError(f"{encoder}: {n_token_bytes} bytes of tokens, expected at most {MAX_TOKEN_BYTES}")
         end = ids.get(END_OF_TEXT)
-        if end in special_tokens:
+        end = end if end in special_tokens else None
+        if end is not None:
             special_tokens.remove(end)
             special_tokens.insert(0, end)
-            controls = Controls((end,), end) if controls is None else controls
-        controls = controls or Controls()
+        controls = Controls().completed(end) if controls is None else controls
         if len(controls.eos) > MAX_EOS:
             raise VocabularyError(f"{encoder}: {len(controls.eos)} tokens end a text, expected at most {MAX_EOS}")
         return cls(tokens, [ids[character] for character in byte_of], special_tokens, pairs, controls)

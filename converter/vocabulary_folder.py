@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from gpt2rt.converter.tokenizer_files import read_json, read_tokenizer
-from gpt2rt.converter.vocabulary import Vocabulary
+from gpt2rt.converter.vocabulary import Vocabulary, unused_text
 from gpt2rt.converter.weight_files import CONFIG
 from gpt2rt.errors import VocabularyError
 
@@ -40,5 +40,5 @@ def read_vocabulary_folder(folder: str | os.PathLike[str], n_vocab: int) -> Voca
     if vocabulary.n_vocab > n_vocab:
         raise VocabularyError(f"{path}: {vocabulary.n_vocab} tokens, expected at most the model's {n_vocab}")
     for token in range(vocabulary.n_vocab, n_vocab):
-        vocabulary.tokens.append(f"<|unused {token}|>".encode())
+        vocabulary.tokens.append(unused_text(token).encode())
     return vocabulary

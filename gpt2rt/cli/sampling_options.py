@@ -1,4 +1,4 @@
-"""Options that several commands share: of the model and of sampling."""
+"""Options that several commands share: of the model, of its tokenizer and of sampling."""
 
 from __future__ import annotations
 
