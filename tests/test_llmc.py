@@ -75,7 +75,7 @@ def test_the_vocabulary_follows_from_the_tokenizer_file(trained_vocabulary, tmp_
     assert found.tables() == expected.tables()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_gpt2s_vocabulary_follows_from_its_tokenizer_file(openai_vocabulary, tmp_path, version):
     expected = Vocabulary.read(*openai_vocabulary)
     (tmp_path / "gpt2_tokenizer.bin").write_bytes(tokenizer_bytes(expected.tokens, version, 50256))

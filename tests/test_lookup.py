@@ -17,7 +17,7 @@ def model():
     return demo_model()
 
 
-@pytest.mark.parametrize("temperature", [0, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [0, 1.0, pytest.param(0.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("stop", [(), ("e b",)])
 def test_text_tokens_and_end_are_the_same_with_and_without_guesses(model, prompt, temperature, stop):
