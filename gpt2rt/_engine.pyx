@@ -539,6 +539,25 @@ cdef class Sequence:
             free(row)
             self.release()
 
+    def next_logprob(self, token):
+        """Return the log probability (natural logarithm) of a token after the last evaluated one.
+
+        Nothing changes, and no position is needed. NaN if the logits are not finite.
+
+        Raises:
+            UsageError: the sequence is empty, or in use by another thread. VocabularyError: the id is out of range.
+        """
+        cdef Ids ids = Ids((token,), self.c.network.config.n_vocab)
+        cdef float* row = NULL
+        self.take()
+        try:
+            if self.c.length == 0:
+                raise UsageError("next_logprob: the sequence is empty (append tokens first)")
+            return token_logprob(self.last_logits(&row), self.c.network.config.n_vocab, ids.data[0])
+        finally:
+            free(row)
+            self.release()
+
     cdef int check_length(self, int64_t length) except -1:
         if length > self.c.length:
             raise UsageError(f"length: got {length}, expected at most {self.c.length}, the length of the sequence")

@@ -31,6 +31,14 @@ if TYPE_CHECKING:
         def propose(self) -> None: ...
         def accept(self, event: Event) -> str: ...
 
+    class Sampling(Steppable, Protocol):
+        """What generates a text, with its tokens."""
+
+        @property
+        def tokens(self) -> list[int]: ...
+        @property
+        def scored(self) -> list[ScoredToken]: ...
+
     Running = TypeVar("Running", bound=Steppable)
 
 MAX_STOPS = 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gpt2rt import _engine
 from gpt2rt._kernels import Weights
@@ -125,6 +125,15 @@ class Model:
         """The CRC32C of the weights, as stored in the file; `gpt2rt verify` compares it with the weights."""
         checksum: int = self._file.checksums["weights"]
         return checksum
+
+    @property
+    def checksums(self) -> dict[str, int]:
+        """The CRC32C of each section, as stored in the file."""
+        return dict(self._file.checksums)
+
+    def damaged_sections(self) -> Iterator[tuple[str, int, int]]:
+        """Read the whole file; yield (section, stored CRC32C, actual CRC32C) for each section where they differ."""
+        return self._file.damaged_sections()
 
     @property
     def kv_cache_bytes_per_token(self) -> int:

@@ -18,6 +18,7 @@ COMMANDS = (
         "generate",
         "serve",
         "arena",
+        "batch",
         "next",
         "models",
         "download",

@@ -36,11 +36,14 @@ def model_options(command: Command) -> Command:
     return threads_option(command)
 
 
-def sampling_options(max_tokens: int, changed_defaults: SamplingKeywords) -> Callable[[Command], Command]:
+def sampling_options(
+    max_tokens: int, changed_defaults: SamplingKeywords, *, seed: str = "a random seed, which is printed"
+) -> Callable[[Command], Command]:
     """Return a decorator with the options of `SamplingParams`, --seed, --stop and --max-tokens.
 
     Args:
-        max_tokens: the default, for the help. changed_defaults: those of sampling that differ from `SamplingParams`.
+        max_tokens, seed: the defaults, for the help. changed_defaults: those of sampling that differ from
+            `SamplingParams`.
     """
 
     def decorate(command: Command) -> Command:
@@ -55,7 +58,7 @@ def sampling_options(max_tokens: int, changed_defaults: SamplingKeywords) -> Cal
                 "--seed",
                 type=int,
                 metavar="N",
-                help="Seed the random numbers with N.  [default: a random seed, which is printed]",
+                help=f"Seed the random numbers with N.  [default: {seed}]",
             ),
         ]
         defaults = SamplingParams(**changed_defaults).as_dict()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import time
 import uuid
+from collections.abc import Iterable
 
 import msgspec
 
+from gpt2rt.serve.call import Text
 from gpt2rt.serve.served_model import ServedModel
 
 ScoredTokens = list[tuple[int, float | None, list[tuple[int, float]] | None]]  # (id, log probability, most likely)
@@ -24,6 +26,14 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
+
+
+def usage_of(texts: Iterable[Text], n_sampled: int) -> Usage:
+    """Return the usage of all texts of a request; a prompt that several texts continue counts once."""
+    prompts = {id(text.prompt): text for text in reversed(list(texts))}  # the first text of each prompt
+    n_prompt = sum(len(text.prompt) for text in prompts.values())
+    n_cached = sum(text.n_cached for text in prompts.values())
+    return Usage(n_prompt, n_sampled, n_prompt + n_sampled, CachedTokens(n_cached))
 
 
 class Answer(msgspec.Struct):

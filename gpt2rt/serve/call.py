@@ -13,18 +13,7 @@ from gpt2rt.serve.api_error import ApiError
 from gpt2rt.serve.served_model import ServedModel
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    from gpt2rt.generate import ScoredToken, Steppable
-
-    class Sampling(Steppable, Protocol):
-        """What generates a text: a `Continuation` or a `Reply`."""
-
-        @property
-        def tokens(self) -> list[int]: ...
-        @property
-        def scored(self) -> list[ScoredToken]: ...
-
+    from gpt2rt.generate import Sampling, ScoredToken
 
 PromptScores = list[tuple[float | None, list[tuple[int, float]] | None]]
 

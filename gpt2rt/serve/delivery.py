@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gpt2rt.serve.answers import CachedTokens, Usage
+from gpt2rt.serve.answers import Usage, usage_of
 from gpt2rt.serve.api_error import ApiError, timed_out
 from gpt2rt.serve.call import Call, Update
 
@@ -133,9 +133,4 @@ class Delivery(Response):
         await send({"type": "http.response.body", "body": content, "more_body": not is_last})
 
     def _usage(self) -> Usage:
-        """Return the usage of all texts; a prompt that several texts continue counts once."""
-        prompts = {id(text.prompt): text for text in reversed(self._call.texts)}  # the first text of each prompt
-        n_prompt = sum(len(text.prompt) for text in prompts.values())
-        n_cached = sum(text.n_cached for text in prompts.values())
-        n_sampled = sum(self._n_tokens.values())
-        return Usage(n_prompt, n_sampled, n_prompt + n_sampled, CachedTokens(n_cached))
+        return usage_of(self._call.texts, sum(self._n_tokens.values()))

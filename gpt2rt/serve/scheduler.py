@@ -12,10 +12,10 @@ from time import monotonic
 
 from gpt2rt._engine import Event, Sequence
 from gpt2rt.errors import CancelledError, Gpt2rtError
+from gpt2rt.prefix_cache import Kept, PrefixCache
 from gpt2rt.serve.api_error import ApiError, invalid, refused, stopping, timed_out
 from gpt2rt.serve.call import Call, PromptScores, Text, Update
 from gpt2rt.serve.metrics import Metrics
-from gpt2rt.serve.prefix_cache import Kept, PrefixCache
 from gpt2rt.serve.served_model import ServedModel
 
 WORTH_WAITING = 64  # tokens of a prompt; a text waits for another one that is evaluating so many of its tokens

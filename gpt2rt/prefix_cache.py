@@ -29,7 +29,9 @@ class PrefixCache:
         n_bytes: that the kept sequences hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """most: sequences to keep; None for any number."""
+        self._most = most
         self._kept: list[Kept] = []
         self.n_bytes = 0
 
@@ -44,6 +46,8 @@ class PrefixCache:
         one = Kept(sequence, prompt_logprobs)
         self._kept.append(one)
         self.n_bytes += one.n_bytes
+        if self._most is not None and len(self._kept) > self._most:
+            self._drop()
 
     def sequence_for(
         self, model: Model, prompt: list[int], prompt_logprobs: int | None, running: Iterable[Kept] = ()
@@ -76,4 +80,7 @@ class PrefixCache:
     def shrink(self, n_bytes: int) -> None:
         """Drop the least recently used sequences until the rest holds at most so many bytes."""
         while self._kept and self.n_bytes > max(0, n_bytes):
-            self.n_bytes -= self._kept.pop(0).n_bytes
+            self._drop()
+
+    def _drop(self) -> None:
+        self.n_bytes -= self._kept.pop(0).n_bytes

@@ -1,0 +1,65 @@
+"""Row: one line of the input, its fields and its id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+MAX_ROW_BYTES = 16 << 20
+
+
+class RowError(Exception):
+    """A row can't be answered; the message says why. It becomes the row's answer, and stops nothing."""
+
+
+class Row(NamedTuple):
+    """A row of the input.
+
+    Attributes:
+        number: of the row, from 0. content: its JSON; None if it is longer than `MAX_ROW_BYTES`.
+        earlier: an earlier row with the same id, None if there is none.
+    """
+
+    number: int
+    content: bytes | None
+    earlier: int | None = None
+
+    def fields(self, id_field: str) -> dict[str, Any]:
+        """Return its fields. Raises RowError: it is not a JSON object, too long, or its id is not its own."""
+        if self.content is None:
+            raise RowError(f"it is longer than {MAX_ROW_BYTES >> 20} MB")
+        try:
+            fields = json.loads(self.content)
+        except (ValueError, RecursionError) as error:
+            raise RowError(f"not valid JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise RowError(f"got {json.dumps(fields):.80}, expected a JSON object")
+        row_key(fields, id_field)
+        if self.earlier is not None:
+            raise RowError(f"{id_field}: row {self.earlier} has the same, {fields[id_field]!r:.80}")
+        return fields
+
+
+def row_key(fields: object, id_field: str) -> str | None:
+    """Return a row's id as JSON; None if it has none. Raises RowError: it is neither text nor a whole number."""
+    if not isinstance(fields, dict) or fields.get(id_field) is None:
+        return None
+    value = fields[id_field]
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise RowError(f"{id_field}: got {json.dumps(value):.80}, expected text or a whole number")
+    return json.dumps(value)
+
+
+def row_hash(seed: int, number: int, key: str | None) -> bytes:
+    """Return the 32 bytes from which a row gets its seed and its names.
+
+    They depend on the job's seed and on the row's id (its number if it has none) alone, so that a row's answer does
+    not depend on the rows around it.
+    """
+    return hashlib.sha256(f"{seed} {key if key is not None else number}".encode()).digest()
+
+
+def row_seed(seed: int, number: int, key: str | None) -> int:
+    """Return the seed of a row's random generator: the first 8 bytes of its hash."""
+    return int.from_bytes(row_hash(seed, number, key)[:8], "little")
