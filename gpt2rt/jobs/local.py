@@ -149,19 +149,30 @@ def _work(
     """Answer the shards that come through a connection, until None comes: the main function of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    n_new, reported = 0, monotonic()
+    n_new, reported, n_shards = 0, monotonic(), 0
 
     def on_row() -> None:
         nonlocal n_new, reported
         n_new += 1
         if monotonic() - reported > BETWEEN_REPORTS:
             connection.send(n_new)
-            n_new, reported = 0, monotonic()
+            n_new, reported, n_shards = 0, monotonic(), 0
+
+    def shards() -> Iterator[Shard | None]:
+        nonlocal n_shards
+        while True:
+            if n_shards and not connection.poll():
+                yield None  # the next one comes when one of these is complete
+            elif (shard := connection.recv()) is not None:
+                n_shards += 1
+                yield shard
+            else:
+                return
 
     try:
         model = checked_model(path, n_threads, checksums)
-        shards: Iterator[Shard] = iter(connection.recv, None)
-        for answers in answered(model, task, shards, batch_size, on_row):
+        for answers in answered(model, task, shards(), batch_size, on_row):
+            n_shards -= 1
             connection.send(n_new)
             n_new = 0
             connection.send(answers)
