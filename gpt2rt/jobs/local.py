@@ -156,7 +156,7 @@ def _work(
         n_new += 1
         if monotonic() - reported > BETWEEN_REPORTS:
             connection.send(n_new)
-            n_new, reported, n_shards = 0, monotonic(), 0
+            n_new, reported = 0, monotonic()
 
     def shards() -> Iterator[Shard | None]:
         nonlocal n_shards
