@@ -144,10 +144,10 @@ def command(
 
     \b
     Examples:
-      gpt2rt batch 124M requests.jsonl out --merge answers.jsonl
-      gpt2rt batch 124M corpus.jsonl.gz out --task perplexity --copy
-      gpt2rt batch 124M prompts.parquet out --task generate --field prompt -n 50
-      gpt2rt batch 124M corpus.jsonl /shared/out --task score --on ray=auto
+      gpt2rt batch 124M requests.jsonl job --merge answers.jsonl
+      gpt2rt batch 124M corpus.jsonl.gz job --task perplexity --copy
+      gpt2rt batch 124M prompts.parquet job --task generate --field prompt -n 50
+      gpt2rt batch 124M corpus.jsonl shared/job --task score --on ray=auto
     """
     from gpt2rt.jobs.job import Job
     from gpt2rt.jobs.source import Source
