@@ -85,7 +85,9 @@ class PartType(click.ParamType):  # type: ignore[type-arg, unused-ignore] # gene
     help="What a conversation becomes that does not fit the context: an error, or shorter.  [default: disabled]",
 )
 @sampling_options(MAX_TOKENS, {}, seed="0; each row has a seed of its own, which follows from N and its id")
-@click.option("--merge", metavar="FILE", type=FILE, help="Join all answers into FILE; - is standard output.")
+@click.option(
+    "--merge", metavar="FILE", type=FILE, help="Join all answers into FILE; - is standard output.  [default: none]"
+)
 @click.option("--force", is_flag=True, help="Let --merge replace a file with other content.")
 @click.option(
     "--processes", type=click.IntRange(1, 256), metavar="N", help="Use N processes.  [default: one per thread]"
