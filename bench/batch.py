@@ -31,11 +31,14 @@ from time import perf_counter
 
 import click
 from compare import rounds_option, threads_option
-from serving import SLOTS, ServerError, llama_server, markdown, no_end, random_text
+from serving import SLOTS, ServerError, llama_server, no_end
 from streaming import ResponseError, complete
+from table import markdown
+from words import random_text
 
 from gpt2rt.benchmark import cpu_name
 from gpt2rt.errors import Gpt2rtError
+from gpt2rt.lines import lines_of
 from gpt2rt.model import open_model
 
 FEW = SLOTS  # rows of the short run
@@ -69,7 +72,7 @@ class Ways:
         """Add llama-server with a client that keeps all slots busy."""
 
         def run(requests, out):
-            rows = [json.loads(line) for line in requests.read_text().splitlines()]
+            rows = [json.loads(line) for line in lines_of(requests.read_text())]
             log = self._folder / "llama-server.log"
             log.unlink(missing_ok=True)  # an earlier run's has another address
             with llama_server(program, gguf, self._threads, n_ctx, log) as server:
@@ -104,7 +107,7 @@ class Ways:
         def run(requests, out):
             chats = requests.with_suffix(".chats")
             with open(chats, "w") as file:
-                for row in map(json.loads, requests.read_text().splitlines()):
+                for row in map(json.loads, lines_of(requests.read_text())):
                     body = dict(row["body"], ignore_eos=True)
                     body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
                     del body["logit_bias"]
@@ -129,10 +132,10 @@ class Ways:
     def _check(answers, requests):
         """Raise ServerError unless each request has an answer of the length that it asks for."""
         n_tokens = 0
-        for line in pathlib.Path(answers).read_text().splitlines():
+        for line in lines_of(pathlib.Path(answers).read_text()):
             body = json.loads(line)["response"]["body"]
             n_tokens += body["usage"]["completion_tokens"] if "usage" in body else 0
-        expected = sum(json.loads(line)["body"]["max_tokens"] for line in requests.read_text().splitlines())
+        expected = sum(json.loads(line)["body"]["max_tokens"] for line in lines_of(requests.read_text()))
         if n_tokens != expected:
             raise ServerError(f"{answers}: {n_tokens} tokens, expected {expected}")
 

@@ -30,7 +30,8 @@ import tempfile
 from time import perf_counter
 
 import click
-from serving import markdown, random_text
+from table import markdown
+from words import random_text
 
 from gpt2rt.benchmark import cpu_name
 from gpt2rt.errors import Gpt2rtError
