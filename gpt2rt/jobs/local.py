@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +177,7 @@ def _work(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
     received: SimpleQueue[Shard | None] = SimpleQueue()
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
-    n_new, reported = 0, monotonic()
+    n_new, reported, n_shards = 0, monotonic(), 0
 
     def on_row() -> None:
         nonlocal n_new, reported
@@ -186,16 +186,26 @@ def _work(
             connection.send(n_new)
             n_new, reported = 0, monotonic()
 
-    def shards() -> Iterator[Shard]:
+    def shards() -> Iterator[Shard | None]:
         # The next one is asked for when one is taken, not when one is complete: rows of several shards run together.
-        while shard := received.get():
+        nonlocal n_shards
+        while True:
+            try:
+                shard = received.get(block=n_shards == 0)
+            except Empty:
+                yield None
+                continue
+            if shard is None:
+                return
             connection.send(None)
+            n_shards += 1
             yield shard
 
     def answer() -> None:
-        nonlocal n_new
+        nonlocal n_new, n_shards
         model = checked_model(path, n_threads, checksums)
         for answers in answered(model, task, shards(), batch_size, on_row):
+            n_shards -= 1
             connection.send(n_new)
             n_new = 0
             connection.send(answers)

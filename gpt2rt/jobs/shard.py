@@ -37,7 +37,7 @@ class Answers(NamedTuple):
 def answered(
     model: Model,
     task: AnyTask,
-    shards: Iterable[Shard],
+    shards: Iterable[Shard | None],
     batch_size: int,
     on_row: Callable[[], None] = lambda: None,
 ) -> Iterator[Answers]:
@@ -46,15 +46,19 @@ def answered(
     The last rows of a shard run together with the first ones of the next.
 
     Args:
-        batch_size: how many texts run at a time. on_row: called after each row.
+        shards: None stands for none now, but perhaps later. batch_size: how many texts run at a time.
+        on_row: called after each row.
     """
     places: dict[Work, tuple[int, int]] = {}  # (shard, index of its row)
     lines: dict[int, list[bytes]] = {}
     n_left: dict[int, int] = {}
     n_errors: dict[int, int] = {}
 
-    def works() -> Iterator[Work]:
+    def works() -> Iterator[Work | None]:
         for shard in shards:
+            if shard is None:
+                yield None
+                continue
             lines[shard.number] = [b""] * len(shard.rows)
             n_left[shard.number], n_errors[shard.number] = len(shard.rows), 0
             for index, row in enumerate(shard.rows):

@@ -96,8 +96,11 @@ class Running:
         self._parts: dict[Sequence, tuple[Work, Part]] = {}
         self._prefixes = PrefixCache(batch_size)
 
-    def ended(self, works: Iterable[Work]) -> Iterator[Work]:
+    def ended(self, works: Iterable[Work | None]) -> Iterator[Work]:
         """Do all of the work; yield each row's as it ends, which is not in order.
+
+        Args:
+            works: None stands for none now, but perhaps later.
 
         Raises:
             MemoryError: there is not enough memory. Errors of single rows are their answers.
@@ -106,16 +109,24 @@ class Running:
         is_over = False
         while not is_over or self._parts:
             while not is_over and len(self._parts) < self._batch_size:
-                work = next(waiting, None)
-                is_over = work is None
-                if work is not None and work.answer is not None:
+                try:
+                    work = next(waiting)
+                except StopIteration:
+                    is_over = True
+                    continue
+                if work is None:
+                    break
+                if work.answer is not None:
                     yield work
             if self._parts:
                 yield from self._step()
 
-    def _begun(self, works: Iterable[Work]) -> Iterator[Work]:
+    def _begun(self, works: Iterable[Work | None]) -> Iterator[Work | None]:
         """Start one part after the other; yield the work after each of them, and where there is none."""
         for work in works:
+            if work is None:
+                yield None
+                continue
             if work.answer is not None:
                 yield work
             for part in work.parts:
