@@ -33,9 +33,9 @@ class Row(NamedTuple):
     def fields(self, id_field: str) -> dict[str, Any]:
         """Return its fields. Raises RowError: it is not a JSON object, too long, or its id is not its own."""
         fields = parsed(self.content)
-        key = row_key(fields, id_field)
+        row_key(fields, id_field)
         if self.earlier is not None:
-            raise RowError(f"{id_field}: row {self.earlier} has the same, {key:.80}")
+            raise RowError(f"{id_field}: row {self.earlier} has the same, {fields[id_field]!a:.80}")
         return fields
 
 
