@@ -46,11 +46,13 @@ def parsed(content: bytes | None) -> dict[str, Any]:
     if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _is_too_deep(content):
         raise RowError(f"its values are nested more than {MAX_DEPTH} deep")
     try:
-        fields = DECODER.decode(content.decode())
-    except UnicodeDecodeError:
-        raise RowError("not valid UTF-8") from None
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise RowError(f"not valid JSON: byte {error.start} is not UTF-8") from None
+    try:
+        fields = DECODER.decode(text)
     except ValueError:  # what it says depends on the version of Python
-        raise RowError("not valid JSON") from None
+        raise RowError(f"not valid JSON: got {text!a:.80}") from None
     if not isinstance(fields, dict):
         raise RowError(f"got {json.dumps(fields):.80}, expected a JSON object")
     return fields
