@@ -85,7 +85,11 @@ def ended(process):
 
     They have its standard error, which ends with the last of them.
     """
-    _, error = process.communicate(timeout=TIMEOUT)
+    try:
+        _, error = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return process.returncode, error.decode()
 
 
