@@ -36,6 +36,8 @@ class JobFolder:
         """
         self.path, self._manifest = path, manifest
         self._shards = os.path.join(path, SHARDS)
+        if not path:
+            raise UsageError("OUT_DIR: got '', expected the name of a folder")
         with self._saying():
             os.makedirs(path, exist_ok=True)
             with _only_one(path):
@@ -71,10 +73,14 @@ class JobFolder:
         try:
             with open(path, encoding="utf-8") as file:
                 found = json.load(file)
+            # Through JSON, which has no tuples.
+            different = next(_differences(found, json.loads(json.dumps(self._manifest))), None)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}: not a manifest: {error} (use another folder)") from None
-        # Through JSON, which has no tuples.
-        for name, there, here in _differences(found, json.loads(json.dumps(self._manifest))):
+        if not isinstance(found, dict):
+            raise UsageError(f"{path}: not a manifest: expected a JSON object (use another folder)")
+        if different is not None:
+            name, there, here = different
             raise UsageError(
                 f"{self.path}: it has another job: {name} is {there}, not {here} (use another folder, or remove it)"
             )
@@ -124,12 +130,11 @@ class JobFolder:
         Raises:
             Gpt2rtError: it can't be written; then nothing is left of it.
         """
-        with self._saying():
-            self._write(os.path.join(self._shards, self._name(number)), content)
+        self._write(os.path.join(self._shards, self._name(number)), content)
 
     def _write(self, path: str, content: bytes) -> None:
         # Unfinished files lie in the job's folder, which has few others to look through.
-        with _finished(os.path.join(self.path, os.path.basename(path)), path) as file:
+        with self._saying(path), _finished(os.path.join(self.path, os.path.basename(path)), path) as file:
             file.write(content)
 
     def has(self, path: str) -> bool:
