@@ -28,8 +28,15 @@ def main() -> None:
                 path = argument if os.path.exists(argument) else named_model(argument) or argument
                 _thread.start_new_thread(read_ahead, (path,))
                 break
+    import signal
+
+    # Ctrl-C while modules are loaded would be a traceback.
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if on_interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from gpt2rt.cli import main
 
+    signal.signal(signal.SIGINT, on_interrupt)
     main()
 
 

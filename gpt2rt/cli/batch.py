@@ -169,11 +169,11 @@ def command(
     source = Source(input, id_field=asked.id_field, columns=asked.columns)
     with undone_when_stopped():
         job = Job(opened, source, asked, folder, shard_size=shard_size, part=part or (0, 1))
-        if merge is not None and part is None and not force:
-            check_target(merge, job)
+        if merge is not None:
+            check_target(merge, job, (input, opened.path), force)
         run(job, executor)
         if merge is not None:
-            merge_answers(job, merge)
+            merge_answers(job, merge, force)
 
 
 def task_of(name: str | None, model: str, options: dict[str, Any]) -> AnyTask:
@@ -251,6 +251,8 @@ def run(job: Job, executor: Executor) -> None:
     try:
         with progress:
             job.run(executor, progress.add, on_shard)
+    except UsageError:
+        raise
     except BaseException:
         complain(f"{n_done} of {counted(job.n_rows, 'row')} done (run the same command again to continue)")
         raise
@@ -320,14 +322,35 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole:02}"
 
 
-def check_target(target: str, job: Job) -> None:
-    """Raise UsageError if the file of --merge is there already, unless this job may have written it."""
-    if target != "-" and os.path.lexists(target) and job.n_complete() < job.n_rows:
-        raise UsageError(f"{target}: it exists already (--force replaces it)")
+def check_target(target: str, job: Job, used: tuple[str, ...], force: bool) -> None:
+    """Raise UsageError if the file of --merge can't be replaced, before the work begins.
+
+    Args:
+        used: files that the job reads.
+    """
+    if target == "-":
+        return
+    folder, name = os.path.split(target)
+    if not name:
+        raise UsageError(f"--merge: got {target!r:.80}, expected the name of a file")
+    if folder and not os.path.isdir(folder):
+        raise UsageError(f"{folder}: no such folder (--merge does not make it)")
+    if job.folder.has(target) or any(os.path.exists(path) and _is_same(path, target) for path in used):
+        raise UsageError(f"{target}: the job needs this file itself (merge into another one)")
+    if os.path.lexists(target):
+        if not os.path.isfile(target):
+            raise UsageError(f"{target}: not a regular file (- is standard output)")
+        # That of a complete job may have been written by it; `merge` compares.
+        if not force and job.n_complete() < job.n_rows:
+            raise UsageError(f"{target}: it exists already (--force replaces it)")
 
 
-def merge_answers(job: Job, target: str) -> None:
+def _is_same(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def merge_answers(job: Job, target: str, force: bool) -> None:
     """Join the answers, if all shards are complete: with --part, others may still be at work."""
     if (n_missing := job.n_rows - job.n_complete()) > 0:
         raise UsageError(f"--merge: {counted(n_missing, 'row')} of other parts are missing (run this again later)")
-    job.merge(target)
+    job.merge(target, force=force)

@@ -7,33 +7,36 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from gpt2rt.cli import Stopped
 
-NAMES = ("SIGTERM", "SIGHUP")  # Ctrl-C raises KeyboardInterrupt by itself
+NAMES = ("SIGTERM", "SIGHUP")
 
 
 @contextlib.contextmanager
 def undone_when_stopped() -> Iterator[None]:
     """Let signals that end the program raise `Stopped`, so that what runs can remove its unfinished files.
 
-    While it does that, further signals are ignored. A signal that the caller of the program ignores, as `nohup` does,
-    stays ignored.
+    Ctrl-C raises KeyboardInterrupt, as ever. While they do that, and until the program has ended, further signals are
+    ignored. A signal that the caller of the program ignores, as `nohup` does, stays ignored.
     """
 
     def stop(number: int, _: FrameType | None) -> None:
-        for each in (signal.SIGINT, *numbers):
+        for each in before:
             signal.signal(each, signal.SIG_IGN)
-        raise Stopped(number)
+        before.clear()
+        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
-    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    for number in numbers:
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [signal.SIGINT, *(getattr(signal, name) for name in NAMES if hasattr(signal, name))]
+        before = {number: signal.getsignal(number) for number in numbers}
+        before = {one: old for one, old in before.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in before:
         signal.signal(number, stop)
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import filecmp
 import json
 import os
 import re
-import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 from gpt2rt.errors import Gpt2rtError, UsageError
-from gpt2rt.modelfile.unfinished import Unfinished
+from gpt2rt.modelfile.unfinished import Unfinished, remove_abandoned
 
 if sys.platform != "win32":
     import fcntl
@@ -35,37 +36,51 @@ class JobFolder:
         """
         self.path, self._manifest = path, manifest
         self._shards = os.path.join(path, SHARDS)
+        if not path:
+            raise UsageError("OUT_DIR: got '', expected the name of a folder")
         with self._saying():
             os.makedirs(path, exist_ok=True)
-            if os.path.exists(os.path.join(path, MANIFEST)):
-                self._compare()
-            elif taken := [name for name in os.listdir(path) if not name.startswith(".")]:
-                raise UsageError(f"{path}: it has no {MANIFEST}, but {min(taken)!r:.80} (use another folder)")
-            else:
-                content = json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"
-                self._write(os.path.join(path, MANIFEST), content.encode())
+            with _only_one(path):
+                self._make()
+
+    def _make(self) -> None:
+        names = [name for name in os.listdir(self.path) if not name.startswith(".")]
+        if MANIFEST in names:
+            self._compare()
+        elif names:
+            raise UsageError(f"{self.path}: it has no {MANIFEST}, but {min(names)!r:.80} (use another folder)")
+        else:
+            # ASCII, since names of files may have any bytes.
+            content = json.dumps(self._manifest, indent=1) + "\n"
+            self._write(os.path.join(self.path, MANIFEST), content.encode())
+        if SHARDS not in names:
             os.makedirs(self._shards, exist_ok=True)
+            _sync(self.path)
 
     @contextlib.contextmanager
-    def _saying(self) -> Iterator[None]:
-        """Turn errors of the file system into one sentence."""
+    def _saying(self, path: str | None = None) -> Iterator[None]:
+        """Turn errors of the file system into one sentence. They may be those of a path, but don't all know it."""
         try:
             yield
         except (OSError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
             what = getattr(error, "strerror", None) or error
-            raise Gpt2rtError(f"{getattr(error, 'filename', None) or self.path}: {what}") from None
+            raise Gpt2rtError(f"{path or getattr(error, 'filename', None) or self.path}: {what}") from None
 
     def _compare(self) -> None:
         path = os.path.join(self.path, MANIFEST)
         try:
             with open(path, encoding="utf-8") as file:
                 found = json.load(file)
+            # Through JSON, which has no tuples.
+            different = next(_differences(found, json.loads(json.dumps(self._manifest))), None)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}: not a manifest: {error} (use another folder)") from None
-        # Through JSON, which has no tuples.
-        for name, there, here in _differences(found, json.loads(json.dumps(self._manifest))):
+        if not isinstance(found, dict):
+            raise UsageError(f"{path}: not a manifest: expected a JSON object (use another folder)")
+        if different is not None:
+            name, there, here = different
             raise UsageError(
                 f"{self.path}: it has another job: {name} is {there}, not {here} (use another folder, or remove it)"
             )
@@ -97,9 +112,17 @@ class JobFolder:
 
     def complete(self) -> set[int]:
         """Return the numbers of the complete shards."""
+        with self._saying(), os.scandir(self._shards) as entries:
+            names = [entry.name for entry in entries if entry.is_file()]
+        return {int(name.removesuffix(".jsonl")) for name in names if re.fullmatch(r"\d{6,}\.jsonl", name, re.ASCII)}
+
+    def clean(self) -> None:
+        """Remove what killed writers of this job have left, as far as that is possible; nothing else may write."""
         with self._saying():
-            names = os.listdir(self._shards)
-        return {int(name.removesuffix(".jsonl")) for name in names if re.fullmatch(r"\d{6,}\.jsonl", name)}
+            names = os.listdir(self.path)
+        for name in names:
+            if found := re.fullmatch(r"(\.(?:manifest\.json|\d{6,}\.jsonl)\.)[0-9a-f]{8}\.part", name):
+                remove_abandoned(self.path, found[1])
 
     def commit(self, number: int, content: bytes) -> None:
         """Write a shard. It is complete, and survives a loss of power, when this returns.
@@ -107,43 +130,69 @@ class JobFolder:
         Raises:
             Gpt2rtError: it can't be written; then nothing is left of it.
         """
-        with self._saying():
-            self._write(os.path.join(self._shards, self._name(number)), content)
+        self._write(os.path.join(self._shards, self._name(number)), content)
 
     def _write(self, path: str, content: bytes) -> None:
         # Unfinished files lie in the job's folder, which has few others to look through.
-        with _finished(os.path.join(self.path, os.path.basename(path)), path) as file:
+        with self._saying(path), _finished(os.path.join(self.path, os.path.basename(path)), path) as file:
             file.write(content)
 
-    def merge(self, target: str, n_rows: int, shard_size: int) -> None:
+    def has(self, path: str) -> bool:
+        """Whether a path is that of the manifest or of a shard, or of something next to the shards."""
+        path = os.path.realpath(path)
+        if path == os.path.realpath(os.path.join(self.path, MANIFEST)):
+            return True
+        return os.path.dirname(path) == os.path.realpath(self._shards)
+
+    def merge(self, target: str, n_rows: int, shard_size: int, *, force: bool) -> None:
         """Join all shards, in the order of the input, into a file; - is standard output.
 
-        Raises:
-            Gpt2rtError: a shard is missing or damaged, or the file can't be written; then nothing is left of it.
-        """
-        with self._saying():
-            if target == "-":
-                self._join(sys.stdout.buffer, n_rows, shard_size)
-                sys.stdout.buffer.flush()
-                return
-            with _finished(target, target) as file:
-                self._join(file, n_rows, shard_size)
+        Args:
+            force: replace a file with other content.
 
-    def _join(self, file: IO[bytes], n_rows: int, shard_size: int) -> None:
+        Raises:
+            UsageError: the file exists. Gpt2rtError: a shard is missing or damaged, or the file can't be written; then
+            nothing is left of it. OSError: standard output can't be written.
+        """
+        blocks = self._joined(n_rows, shard_size)
+        if target == "-":
+            for block in blocks:
+                sys.stdout.buffer.write(block)
+            sys.stdout.buffer.flush()
+            return
+
+        def check(part: str) -> None:
+            if not force and os.path.lexists(target) and not filecmp.cmp(part, target, shallow=False):
+                raise UsageError(f"{target}: it exists already, with other content (--force replaces it)")
+
+        with self._saying(target), _finished(target, target, check) as file:
+            for block in blocks:
+                file.write(block)
+
+    def _joined(self, n_rows: int, shard_size: int) -> Iterator[bytes]:
+        """Yield the content of all shards, after a look at each line: a file may have been cut or edited."""
         for begin in range(0, n_rows, shard_size):
-            expected = min(shard_size, n_rows - begin)
             path = os.path.join(self._shards, self._name(begin // shard_size))
-            with open(path, "rb") as shard:
-                n_lines = sum(block.count(b"\n") for block in iter(lambda: shard.read(1 << 20), b""))
+            with self._saying(path), open(path, "rb") as shard:
+                n_lines, expected = 0, min(shard_size, n_rows - begin)
+                for n_lines, line in enumerate(shard, 1):
+                    starts = b'{"row": %d, ' % (begin + n_lines - 1), b'{"id": "batch_req_'
+                    if not (line.startswith(starts) and line.endswith(b"}\n")):
+                        raise _damaged(path, f"line {n_lines} is not the answer to its row")
                 if n_lines != expected:
-                    raise Gpt2rtError(f"{path}: {n_lines} rows, expected {expected} (delete it, and run the job again)")
+                    raise _damaged(path, f"{n_lines} rows, expected {expected}")
                 shard.seek(0)
-                shutil.copyfileobj(shard, file, 1 << 20)
+                while block := shard.read(1 << 20):
+                    yield block
+
+
+def _damaged(path: str, what: str) -> Gpt2rtError:
+    return Gpt2rtError(f"{path}: {what} (delete it, and run the job again)")
 
 
 @contextlib.contextmanager
-def _finished(unfinished: str, path: str) -> Iterator[IO[bytes]]:
-    """Write a file that gets its name once all of it is on the disk."""
+def _finished(unfinished: str, path: str, check: Callable[[str], None] = lambda _: None) -> Iterator[IO[bytes]]:
+    """Write a file that gets its name once all of it is on the disk, and `check` has not raised."""
     part = Unfinished(unfinished)
     try:
         part.make()
@@ -151,17 +200,41 @@ def _finished(unfinished: str, path: str) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        check(part.path)
         os.replace(part.path, path)
     except BaseException:
         part.remove()
         raise
     part.release()
+    _sync(os.path.dirname(path) or ".")
+
+
+def _sync(folder: str) -> None:
+    """Keep the names in a folder through a loss of power."""
     if sys.platform != "win32":
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not do this
+                raise
         finally:
-            os.close(folder)
+            os.close(opened)
+
+
+@contextlib.contextmanager
+def _only_one(folder: str) -> Iterator[None]:
+    """Let one process at a time do something with a folder, where there are locks."""
+    if sys.platform == "win32":
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, str, str]]:

@@ -100,6 +100,8 @@ class Job:
         """
         i, n = self._part
         with self.folder.locked(is_shared=n > 1):
+            if n == 1:  # other machines may write the other parts, and locks be those of one machine
+                self.folder.clean()
             complete = self.folder.complete()
             shards = self._source.shards(
                 self._survey, self.shard_size, lambda shard: shard not in complete and shard % n == i
@@ -109,6 +111,6 @@ class Job:
                     self.folder.commit(answers.number, answers.content)
                     on_shard(answers)
 
-    def merge(self, target: str) -> None:
+    def merge(self, target: str, *, force: bool) -> None:
         """Join all answers, in the order of the input; see `JobFolder.merge`."""
-        self.folder.merge(target, self.n_rows, self.shard_size)
+        self.folder.merge(target, self.n_rows, self.shard_size, force=force)

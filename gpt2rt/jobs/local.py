@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +24,10 @@ from gpt2rt.jobs.source import Shard
 if TYPE_CHECKING:
     from gpt2rt.jobs.shard import AnyTask
 
-AHEAD = 2  # shards that a process has, so that it never waits for the next one
+AHEAD = 2  # shards that wait in a process, so that it never waits for the next one
 MOST_DEATHS = 5  # of processes with the same shard
 BETWEEN_REPORTS = 0.2  # seconds
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def in_this_process(
@@ -49,12 +53,15 @@ class Worker:
         self.process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
         self.process.start()
         theirs.close()  # so that its end is seen
-        self.shards: deque[Shard] = deque()
+        self.shards: list[Shard] = []
         self.is_told = False  # that no more will come
         self.n_rows = 0  # reported, of its shards
 
     def send(self, shard: Shard | None) -> None:
         """Send a shard, or None after the last one. A process that is gone is noticed when it is waited for."""
+        self.is_told = shard is None
+        if shard is not None:
+            self.shards.append(shard)
         with contextlib.suppress(OSError):
             self.connection.send(shard)
 
@@ -82,47 +89,52 @@ def in_processes(
     """
     context = multiprocessing.get_context("spawn")
     arguments = (path, checksums, task, n_threads, batch_size)
-    returned: deque[Shard] = deque()  # of processes that have died
+    waiting = next(shards, None)
+    suspects: deque[Shard] = deque()  # of processes that have died: each runs alone, to see which one it was
     deaths: dict[int, int] = {}
     workers: list[Worker] = []
 
     def supply(worker: Worker) -> None:
-        while not worker.is_told and len(worker.shards) < AHEAD:
-            shard = returned.popleft() if returned else next(shards, None)
-            if shard is None:
-                worker.is_told = True
-            else:
-                worker.shards.append(shard)
-            worker.send(shard)
+        nonlocal waiting
+        if not worker.is_told:
+            worker.send(waiting)
+            waiting = waiting and next(shards, None)
 
     def start() -> None:
-        worker = Worker(context, arguments)
-        workers.append(worker)
-        supply(worker)
+        with _signals_blocked():
+            worker = Worker(context, arguments)
+            workers.append(worker)
+        if suspects:
+            worker.send(suspects.popleft())
+            worker.send(None)
+        else:
+            for _ in range(AHEAD):
+                supply(worker)
+
+    def end(worker: Worker) -> None:
+        worker.stop()
+        workers.remove(worker)
+        on_rows(-worker.n_rows)
+        for shard in worker.shards:
+            deaths[shard.number] = deaths.get(shard.number, 0) + 1
+            if deaths[shard.number] == MOST_DEATHS:
+                code = worker.process.exitcode
+                raise Gpt2rtError(
+                    f"shard {shard.number}: {MOST_DEATHS} processes have died with it, the last one with exit code"
+                    f" {code}" + " (not enough memory?)" * (code == -signal.SIGKILL)
+                )
+            suspects.append(shard)
 
     try:
-        for _ in range(n_processes):
-            start()
-        while workers:
+        while workers or waiting or suspects:
+            while len(workers) < n_processes and (waiting or suspects):
+                start()
             ready = wait([worker.connection for worker in workers])
             for worker in [one for one in workers if one.connection in ready]:
                 try:
                     news = worker.connection.recv()
                 except (EOFError, OSError, pickle.UnpicklingError):  # it has ended, or was killed while it wrote
-                    worker.stop()
-                    workers.remove(worker)
-                    on_rows(-worker.n_rows)
-                    if worker.shards:
-                        number = worker.shards[0].number
-                        deaths[number] = deaths.get(number, 0) + 1
-                        if deaths[number] == MOST_DEATHS:
-                            code = worker.process.exitcode
-                            raise Gpt2rtError(
-                                f"shard {number}: {MOST_DEATHS} processes have died with it, the last one with exit"
-                                f" code {code}" + " (not enough memory?)" * (code == -signal.SIGKILL)
-                            ) from None
-                        returned.extend(worker.shards)
-                        start()
+                    end(worker)
                     continue
                 if isinstance(news, BaseException):
                     raise news
@@ -131,16 +143,29 @@ def in_processes(
                     worker.shards.remove(shard)
                     worker.n_rows -= len(shard.rows)
                     yield news
+                elif news is None:
                     supply(worker)
                 else:
                     worker.n_rows += news
                     on_rows(news)
-            if returned:  # the others may have been told that nothing is left
-                while returned and all(worker.is_told for worker in workers):
-                    start()
     finally:
         for worker in workers:
             worker.stop()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Keep signals from a process until it handles them, as it does first: while it starts, it would complain."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # a process of `multiprocessing`, whose start unblocks them
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(
@@ -148,7 +173,10 @@ def _work(
 ) -> None:
     """Answer the shards that come through a connection, until None comes: the main function of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
+    received: SimpleQueue[Shard | None] = SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
     n_new, reported, n_shards = 0, monotonic(), 0
 
     def on_row() -> None:
@@ -159,32 +187,43 @@ def _work(
             n_new, reported = 0, monotonic()
 
     def shards() -> Iterator[Shard | None]:
+        # The next one is asked for when one is taken, not when one is complete: rows of several shards run together.
         nonlocal n_shards
         while True:
-            if n_shards and not connection.poll():
-                yield None  # the next one comes when one of these is complete
-            elif (shard := connection.recv()) is not None:
-                n_shards += 1
-                yield shard
-            else:
+            try:
+                shard = received.get(block=n_shards == 0)
+            except Empty:
+                yield None
+                continue
+            if shard is None:
                 return
+            connection.send(None)
+            n_shards += 1
+            yield shard
 
-    try:
+    def answer() -> None:
+        nonlocal n_new, n_shards
         model = checked_model(path, n_threads, checksums)
         for answers in answered(model, task, shards(), batch_size, on_row):
             n_shards -= 1
             connection.send(n_new)
             n_new = 0
             connection.send(answers)
-    except (EOFError, OSError):
-        os._exit(1)
-    except BaseException as error:
-        connection.send(error if isinstance(error, (Gpt2rtError, MemoryError)) else Gpt2rtError(repr(error)))
+
+    with contextlib.suppress(OSError):  # the process that started this one is gone
+        try:
+            answer()
+        except Exception as error:
+            connection.send(error if isinstance(error, (Gpt2rtError, MemoryError)) else Gpt2rtError(repr(error)))
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone: nobody waits for its answers."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+def _receive(connection: Connection, received: SimpleQueue[Shard | None]) -> None:
+    """Take what is sent at once, since the sender waits for that.
+
+    This process ends when the one that started it is gone: nobody waits for its answers.
+    """
+    try:
+        while True:
+            received.put(connection.recv())
+    finally:
         os._exit(1)

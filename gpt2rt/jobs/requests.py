@@ -116,10 +116,10 @@ class Requests:
         Raises:
             RowError, ApiError: the row or the request is invalid.
         """
-        for unknown in fields.keys() - {"custom_id", "method", "url", "body"}:
+        for unknown in sorted(fields.keys() - {"custom_id", "method", "url", "body"}):
             raise RowError(f"{unknown:.80}: unknown field (leave it out)")
         if fields.get("method", "POST") != "POST":
-            raise RowError(f"method: got {fields['method']!r:.80}, expected POST")
+            raise RowError(f"method: got {fields['method']!a:.80}, expected POST")
         if not isinstance(fields.get("body"), dict):
             raise RowError("body: expected a JSON object")
         url, body = fields.get("url"), json.dumps(fields["body"]).encode()
@@ -145,7 +145,7 @@ class Requests:
             writer = ChatWriter(model, len(texts), seed, has_logprobs=bool(chat.logprobs), has_usage=False)
             prefix = "chatcmpl"
         else:
-            raise RowError(f"url: got {url!r:.80}, expected {COMPLETIONS} or {CHAT}")
+            raise RowError(f"url: got {url!a:.80}, expected {COMPLETIONS} or {CHAT}")
         parts = [TextPart(text) for text in texts]
 
         def answer() -> dict[str, Any]:

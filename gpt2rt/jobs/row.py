@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+import math
+import re
+from typing import Any, NamedTuple, NoReturn
 
+# Limits of a row. Those of Python depend on the interpreter and on what it is doing, and so would the answer.
 MAX_ROW_BYTES = 16 << 20
+MAX_DEPTH = 256  # of nested lists and objects
+MAX_DIGITS = 1000  # of a whole number
 
 
 class RowError(Exception):
@@ -27,18 +32,58 @@ class Row(NamedTuple):
 
     def fields(self, id_field: str) -> dict[str, Any]:
         """Return its fields. Raises RowError: it is not a JSON object, too long, or its id is not its own."""
-        if self.content is None:
-            raise RowError(f"it is longer than {MAX_ROW_BYTES >> 20} MB")
-        try:
-            fields = json.loads(self.content)
-        except (ValueError, RecursionError) as error:
-            raise RowError(f"not valid JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise RowError(f"got {json.dumps(fields):.80}, expected a JSON object")
+        fields = parsed(self.content)
         row_key(fields, id_field)
         if self.earlier is not None:
-            raise RowError(f"{id_field}: row {self.earlier} has the same, {fields[id_field]!r:.80}")
+            raise RowError(f"{id_field}: row {self.earlier} has the same, {fields[id_field]!a:.80}")
         return fields
+
+
+def parsed(content: bytes | None) -> dict[str, Any]:
+    """Return the fields of a row. Raises RowError: it is not a JSON object, or too long."""
+    if content is None:
+        raise RowError(f"it is longer than {MAX_ROW_BYTES >> 20} MB")
+    if content.count(b"[") + content.count(b"{") > MAX_DEPTH and _is_too_deep(content):
+        raise RowError(f"its values are nested more than {MAX_DEPTH} deep")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise RowError(f"not valid JSON: byte {error.start} is not UTF-8") from None
+    try:
+        fields = DECODER.decode(text)
+    except ValueError:  # what it says depends on the version of Python
+        raise RowError(f"not valid JSON: got {text!a:.80}") from None
+    if not isinstance(fields, dict):
+        raise RowError(f"got {json.dumps(fields):.80}, expected a JSON object")
+    return fields
+
+
+def _is_too_deep(content: bytes) -> bool:
+    depth = 0
+    for token in re.finditer(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', content):  # a text, or a bracket
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token[0], 0)
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise RowError(f"a number has more than {MAX_DIGITS} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(value := float(digits)):
+        raise RowError(f"a number is too large: {digits:.80}")
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise RowError(f"not valid JSON: {name} (use null)")  # which Python would accept
+
+
+DECODER = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_no_number)
 
 
 def row_key(fields: object, id_field: str) -> str | None:

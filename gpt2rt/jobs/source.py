@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import stat
 from array import array
@@ -18,7 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from gpt2rt.errors import UsageError
-from gpt2rt.jobs.row import MAX_ROW_BYTES, Row, RowError, row_key
+from gpt2rt.jobs.row import MAX_ROW_BYTES, Row, RowError, parsed, row_key
 
 BOM = b"\xef\xbb\xbf"
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # modules that unpack
@@ -82,11 +83,10 @@ class Source:
         self._state = self._file_state()
         for content in self._contents(digest.update):
             key = None
-            if content is not None:
-                with contextlib.suppress(ValueError, RecursionError, RowError):
-                    fields = json.loads(content)
-                    n_usable += isinstance(fields, dict) and needed_field in fields
-                    key = row_key(fields, self._id_field)
+            with contextlib.suppress(RowError):
+                fields = parsed(content)
+                n_usable += needed_field in fields
+                key = row_key(fields, self._id_field)
             # Rows without an id have one of their own: their number.
             name = key.encode(errors="surrogatepass") if key is not None else b"#%d" % n_rows
             hashed = hashlib.blake2b(name, digest_size=16).digest()
@@ -103,15 +103,22 @@ class Source:
             UsageError: the file can't be read, or has changed since the survey.
         """
         rows: list[Row] = []
+        n_rows = 0
         for number, content in enumerate(self._contents()):
+            n_rows = number + 1
             shard = number // size
             if wanted(shard):
                 rows.append(Row(number, content, survey.earlier(number)))
-                if len(rows) == size or number + 1 == survey.n_rows:
+                if len(rows) == size or n_rows == survey.n_rows:
                     if self._file_state() != self._state:
-                        raise UsageError(f"{self.path}: it changed while it was read (run the command again)")
+                        raise self._changed()
                     yield Shard(shard, rows)
                     rows = []
+        if n_rows != survey.n_rows:
+            raise self._changed()
+
+    def _changed(self) -> UsageError:
+        return UsageError(f"{self.path}: it changed while it was read (run the command again)")
 
     def _file_state(self) -> object:
         """Return what changes when the file does."""
@@ -131,6 +138,8 @@ class Source:
         try:
             with self._opened() as file:
                 yield from self._parquet_rows(file, digest) if self._is_parquet else _lines(file, digest)
+        except UsageError:
+            raise
         except (OSError, ValueError, EOFError) as error:
             raise _unreadable(self.path, error) from None
         except Exception as error:
@@ -161,7 +170,7 @@ class Source:
         columns = None if self._columns is None else [name for name in self._columns if name in names]
         for batch in opened.iter_batches(PARQUET_ROWS, columns=columns):
             for fields in batch.to_pylist():
-                content = json.dumps(fields, default=_plain).encode()
+                content = _json(fields)
                 digest(content + b"\n")
                 yield content if len(content) <= MAX_ROW_BYTES else None
 
@@ -181,6 +190,22 @@ def _lines(file: IO[bytes], digest: Callable[[bytes], object]) -> Iterator[bytes
             yield None
         elif content := content.strip():
             yield content
+
+
+def _json(fields: object) -> bytes:
+    try:
+        return json.dumps(fields, default=_plain, allow_nan=False).encode()
+    except ValueError:
+        return json.dumps(_without_nan(fields), default=_plain).encode()
+
+
+def _without_nan(value: object) -> object:
+    """Return a value with null in the place of what JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: object) -> str:

@@ -255,7 +255,7 @@ def _finite(logprobs: list[float]) -> list[float]:
 
 
 def _found(given: dict[str, Any], name: str) -> str:
-    return f"got {given[name]!r:.80}" if name in given else "the row has no such field"
+    return f"got {given[name]!a:.80}" if name in given else "the row has no such field"
 
 
 def _too_long(name: str, n_tokens: int, model: Model) -> str:

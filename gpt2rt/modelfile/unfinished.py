@@ -50,7 +50,7 @@ class Unfinished:
 
     def _make(self, folder: str, name: str) -> None:
         start = f".{name[:MOST_NAME]}."
-        _remove_abandoned(folder, start)
+        remove_abandoned(folder, start)
         is_mine = False
         while not is_mine:  # another process may have found it, and removed it, before it was locked
             self.release()
@@ -81,7 +81,7 @@ class Unfinished:
             self._lock = NO_LOCK
 
 
-def _remove_abandoned(folder: str, start: str) -> None:
+def remove_abandoned(folder: str, start: str) -> None:
     """Remove what killed writers have left, as far as that is possible."""
     try:
         names = os.listdir(folder or ".")
