@@ -217,13 +217,16 @@ def executor_of(
         if processes is not None:
             raise UsageError("--processes: with --on, the cluster decides (leave it out)")
         where: Any = {"address": address or None, "n_threads": threads or 1, "batch_size": batch_size}
-        if name == "ray":
-            from gpt2rt.jobs.on_ray import on_ray
-
-            return partial(on_ray, path, checksums, task, **where)
-        from gpt2rt.jobs.on_dask import on_dask
-
-        return partial(on_dask, path, checksums, task, **where)
+        try:
+            if name == "ray":
+                from gpt2rt.jobs.on_ray import on_ray as on_cluster
+            else:
+                from gpt2rt.jobs.on_dask import on_dask as on_cluster
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("gpt2rt"):
+                raise
+            raise UsageError(f"--on {name} needs the package {error.name} (pip install 'gpt2rt[{name}]')") from None
+        return partial(on_cluster, path, checksums, task, **where)
     from gpt2rt.jobs.local import in_processes, in_this_process
 
     n_processes = model.n_threads if processes is None else processes
