@@ -29,7 +29,6 @@ import random
 import re
 import signal
 import statistics
-import string
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,8 @@ from time import perf_counter, process_time, sleep
 import click
 from compare import rounds_option, threads_option
 from streaming import ResponseError, complete, get_status
+from table import markdown
+from words import random_text
 
 from gpt2rt.benchmark import cpu_name
 from gpt2rt.errors import Gpt2rtError
@@ -138,20 +139,6 @@ def llama_server(path, gguf, threads, n_ctx, log):
     """Return llama-server with a whole context for each of its slots; all else as by default."""
     options = ["--host", "127.0.0.1", "--port", 0, "-np", SLOTS, "-c", SLOTS * n_ctx, "-t", threads]
     return Server("llama-server", [path, "-m", gguf, *options], {"ignore_eos": True}, log)
-
-
-def random_text(tokenizer, n, generator):
-    """Return random words of exactly n tokens."""
-    text, left = "", n
-    while left:
-        letters = generator.choices(string.ascii_lowercase, k=generator.randint(1, 8))
-        # A word and the space before it are encoded by themselves, and a single character is one token.
-        word = f" {''.join(letters)}" if left > 1 else "."
-        size = len(tokenizer.encode(word))
-        if size <= left:
-            text += word
-            left -= size
-    return text
 
 
 class Prompts:
@@ -335,10 +322,6 @@ def tables(found):
         more = "" if name == "library" else f"{1e3 * (seconds - library):.2f}"
         alone.append((name, f"{1e3 * seconds:.2f}", more))
     return [*map(markdown, rows), "", *map(markdown, alone)]
-
-
-def markdown(row):
-    return f"| {' | '.join(row)} |"
 
 
 def whole_numbers(_context, _parameter, value):

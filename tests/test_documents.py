@@ -4,6 +4,7 @@ The command lines are those in blocks marked `sh` and in the examples of the hel
 substitutes: a tiny model under the name of each model, its checkpoint under the name of each checkpoint, short texts.
 """
 
+import gzip
 import importlib.util
 import json
 import lzma
@@ -36,12 +37,15 @@ ELSEWHERE = {
     ),
     "cp WORK": "part of training",
     "pytest": "that is this run",
+    "gpt2rt batch 124M corpus.jsonl shared/job": "a cluster; tests/test_jobs_clusters.py has one here",
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
 }
 NEEDS = {  # packages beyond the wheel's dependencies
     "gpt2rt export": "safetensors",
     "gpt2rt serve": "starlette",
+    "gpt2rt batch 124M requests.jsonl": "msgspec",
+    "gpt2rt batch 124M prompts.parquet": "pyarrow",
     "curl": "starlette",
     "llm": "llm",
     "lm_eval": "lm_eval",
@@ -60,6 +64,8 @@ CHECKPOINTS = {  # {folder: last part of the prefix}
 NAMED = "named"  # the model folder of these command lines
 TEXT = b"Hello! How are you?\nI am well. And you?\n" * 5
 PASSAGES = json.dumps({"text": "It was a cold day in the old town"}).encode()
+ROWS = b'{"id": "a", "text": "Hello! How are you?"}\n{"text": "I am well."}\n'
+REQUESTS = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Hello"}}\n'
 DIALOGUES = json.dumps({"turns": ["Hello!", "Hello! How are you?"]}).encode()
 TEXTS = {
     **dict.fromkeys(["some-text.txt", "letter.txt", "letters.txt", "wiki.txt", "questions.txt", "dialogues.txt"], TEXT),
@@ -68,6 +74,9 @@ TEXTS = {
     "variants.toml": b'[[contestant]]\nname = "a"\nmodel = "demo"\n[[contestant]]\nname = "b"\nbuiltin = "eliza"\n',
     "battles.jsonl": b'{"winner": "tie", "model_a": "a", "model_b": "b"}\n',
     **dict.fromkeys(["book.txt", "mixture.txt"], TEXT),
+    "corpus.jsonl": ROWS,
+    "corpus.jsonl.gz": gzip.compress(ROWS),
+    "requests.jsonl": REQUESTS,
     **dict.fromkeys(["book.txt.xz", "EVAL/heldout_prose.txt.xz", "EVAL/wikitext2_test_raw.txt.xz"], TEXT),
     **dict.fromkeys(["lambada_test.jsonl", "EVAL/lambada_test.jsonl.xz"], PASSAGES),
     **dict.fromkeys(["EVAL/heldout_dialogues.jsonl.xz", "DIALOGUES/small_talk.jsonl.xz"], DIALOGUES),
@@ -111,6 +120,11 @@ def stand_ins(tmp_path_factory):
     for name, content in TEXTS.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(lzma.compress(content) if name.endswith(".xz") else content)
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": ["Hello!"]}), folder / "prompts.parquet")
     for name in ("bench", "train"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     chats = folder / "bench" / "chats.txt"

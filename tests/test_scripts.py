@@ -7,7 +7,6 @@ import itertools
 import json
 import lzma
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -17,33 +16,14 @@ import numpy as np
 import pytest
 from checkpoints import SMALL, write_checkpoint
 from demo import DEMO, demo_model
+from scripts import ROOT, cells, run
 
 import text
 from gpt2rt.arena.lstm import Lstm
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.converter.vocabulary import byte_characters
 
-ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "User: Hello!\nBot: Hello! How are you?\nUser: I am well. And you?\nBot: I am well, too.\n<|endoftext|>\n"
-
-
-def run(script, *arguments, cwd=ROOT, status=0):
-    """Run a script in a folder, as a user does; return its standard output, or standard error if it should fail."""
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-    result = subprocess.run(
-        [sys.executable, script, *map(str, arguments)],
-        cwd=cwd,
-        # Scripts import from their own folder.
-        env={**{key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}, "PATH": path},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=600,
-        check=False,
-    )
-    assert result.returncode == status, result.stderr
-    return result.stderr if status else result.stdout
 
 
 def scripts():
@@ -74,12 +54,6 @@ def dialogues(tmp_path):
 @pytest.fixture(scope="module")
 def needs_demo():
     demo_model()
-
-
-def cells(table):
-    """Return the cells of a Markdown table, by the first cell of a row."""
-    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
-    return {row[0]: row[1:] for row in rows}
 
 
 @pytest.mark.usefixtures("needs_demo")

@@ -85,7 +85,9 @@ class PartType(click.ParamType):  # type: ignore[type-arg, unused-ignore] # gene
     help="What a conversation becomes that does not fit the context: an error, or shorter.  [default: disabled]",
 )
 @sampling_options(MAX_TOKENS, {}, seed="0; each row has a seed of its own, which follows from N and its id")
-@click.option("--merge", metavar="FILE", type=FILE, help="Join all answers into FILE; - is standard output.")
+@click.option(
+    "--merge", metavar="FILE", type=FILE, help="Join all answers into FILE; - is standard output.  [default: none]"
+)
 @click.option("--force", is_flag=True, help="Let --merge replace a file with other content.")
 @click.option(
     "--processes", type=click.IntRange(1, 256), metavar="N", help="Use N processes.  [default: one per thread]"
@@ -144,10 +146,10 @@ def command(
 
     \b
     Examples:
-      gpt2rt batch 124M requests.jsonl out --merge answers.jsonl
-      gpt2rt batch 124M corpus.jsonl.gz out --task perplexity --copy
-      gpt2rt batch 124M prompts.parquet out --task generate --field prompt -n 50
-      gpt2rt batch 124M corpus.jsonl /shared/out --task score --on ray=auto
+      gpt2rt batch 124M requests.jsonl job --merge answers.jsonl
+      gpt2rt batch 124M corpus.jsonl.gz job --task perplexity --copy
+      gpt2rt batch 124M prompts.parquet job --task generate --field prompt -n 50
+      gpt2rt batch 124M corpus.jsonl shared/job --task score --on ray=auto
     """
     from gpt2rt.jobs.job import Job
     from gpt2rt.jobs.source import Source
@@ -215,13 +217,16 @@ def executor_of(
         if processes is not None:
             raise UsageError("--processes: with --on, the cluster decides (leave it out)")
         where: Any = {"address": address or None, "n_threads": threads or 1, "batch_size": batch_size}
-        if name == "ray":
-            from gpt2rt.jobs.on_ray import on_ray
-
-            return partial(on_ray, path, checksums, task, **where)
-        from gpt2rt.jobs.on_dask import on_dask
-
-        return partial(on_dask, path, checksums, task, **where)
+        try:
+            if name == "ray":
+                from gpt2rt.jobs.on_ray import on_ray as on_cluster
+            else:
+                from gpt2rt.jobs.on_dask import on_dask as on_cluster
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("gpt2rt"):
+                raise
+            raise UsageError(f"--on {name} needs the package {error.name} (pip install 'gpt2rt[{name}]')") from None
+        return partial(on_cluster, path, checksums, task, **where)
     from gpt2rt.jobs.local import in_processes, in_this_process
 
     n_processes = model.n_threads if processes is None else processes

@@ -1,22 +1,39 @@
-"""Ray: each shard is a task. The driver reads the input and writes the answers; nodes need the model alone."""
+"""Ray: each shard is a task. The driver reads the input and writes the answers; nodes need gpt2rt alone."""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
+import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from gpt2rt.errors import Gpt2rtError, UsageError
+import numpy as np
+
+from gpt2rt.errors import Gpt2rtError, ModelFileError, UsageError
+from gpt2rt.jobs.cluster import answered_on, check_port, first_line, task_failure
 from gpt2rt.jobs.shard import Answers
-from gpt2rt.jobs.shipping import answer_shard
+from gpt2rt.jobs.shipping import Call, answer_shard
+from gpt2rt.model import number_of_threads
+from gpt2rt.threads import default_threads
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning about it
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports nothing to anyone
+
+import ray
+from ray.exceptions import RayError, RayTaskError
 
 if TYPE_CHECKING:
     from gpt2rt.jobs.shard import AnyTask
     from gpt2rt.jobs.source import Shard
 
-AHEAD = 2  # tasks for each place where one can run, so that none waits for the next one
-BETWEEN_LOOKS = 5.0  # seconds until the size of the cluster is looked at again
+LOCAL = "local"  # Ray's word for a cluster of its own on this machine
 MOST_RETRIES = 20  # of a task whose process or node has died
+PIECE = 64 << 20  # bytes of the model that are one object, so that no node has to hold all of it in its object store
 
 
 def on_ray(
@@ -33,68 +50,121 @@ def on_ray(
     """Answer the rows of shards in a Ray cluster.
 
     Args:
-        address: of the cluster, "auto" for that of this machine; None starts one on this machine.
+        address: of the cluster, "auto" for that of this machine; None for that of RAY_ADDRESS, or else for one of its
+            own on this machine.
         n_threads: of a task, which asks for as many CPUs.
 
     Raises:
-        UsageError: ray is not installed, or there is no cluster. Gpt2rtError: a task has failed for good.
+        UsageError: there is no cluster. Gpt2rtError, MemoryError: a task has failed for good.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports nothing to anyone
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning about it
-    try:
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-    except ModuleNotFoundError:
-        raise UsageError("--on ray: it needs the package ray (pip install 'gpt2rt[ray]')") from None
-
-    is_connected = ray.is_initialized()
-    if not is_connected:
+    where = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    name = f"--on ray={address}" if address else "--on ray"
+    if where == LOCAL:
+        n_threads = number_of_threads(n_threads)
+    with _connected(where, name, n_threads):
+        cluster = RayCluster(name, Call(path, dict(checksums), task, n_threads, batch_size))
         try:
-            ray.init(
-                address=address,
-                include_dashboard=False if address is None else None,
-                log_to_driver=False,
-                logging_level="error",
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(f"--on ray={address}: can't connect: {error:.300}") from None
+            yield from answered_on(cluster, shards)
+        except RayError as error:
+            raise Gpt2rtError(f"{name}: {first_line(error)}") from None
+
+
+class RayCluster:
+    """See `Cluster`."""
+
+    def __init__(self, name: str, call: Call):
+        self.name, self.need = name, f"node with {call.n_threads} CPU{'s' * (call.n_threads > 1)}"
+        self._call = call
+        self._task = ray.remote(num_cpus=call.n_threads, max_retries=MOST_RETRIES)(_answer)
+        self._model: list[Any] = []  # a reference to the references to its pieces, once a node has asked for it
+
+    def n_places(self) -> int:
+        cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        return sum(int(n) // self._call.n_threads for n in cpus)
+
+    def submit(self, shard: Shard) -> Any:
+        return self._task.remote(self._call, self._model, shard)
+
+    def ended(self, handles: list[Any], seconds: float) -> list[Any]:
+        if not ray.wait(handles, timeout=seconds)[0]:
+            return []
+        ended: list[Any] = ray.wait(handles, num_returns=len(handles), timeout=0)[0]
+        return ended
+
+    def answers(self, handle: Any, shard: Shard) -> Answers | None:
+        try:
+            answers: Answers | None = ray.get(handle)
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            raise task_failure(self, shard, cause) from None
+        if answers is None and not self._model:
+            with open(self._call.path, "rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            pieces = [
+                ray.put(np.frombuffer(content, np.uint8, min(PIECE, len(content) - begin), begin))
+                for begin in range(0, len(content), PIECE)
+            ]  # arrays, which Ray copies only once
+            self._model = [ray.put(pieces)]
+        return answers
+
+
+def _answer(call: Call, model: list[Any], shard: Shard) -> Answers | None:
+    """Answer the rows of a shard; return None if this node needs the model's content, and got none."""
+
+    def content() -> Iterator[Any]:
+        yield from map(ray.get, ray.get(model[0]))
+
     try:
-        # Where nodes share no disk, they get the model through Ray's object store, once each.
-        shipped: list[Any] = []
-        if address is not None:
-            with open(path, "rb") as file:
-                shipped = [ray.put(file.read())]
-        remote = ray.remote(num_cpus=n_threads, max_retries=MOST_RETRIES)(_answer)
-        running: dict[Any, Shard] = {}
-        is_over = False
-        while running or not is_over:
-            places = int(ray.cluster_resources().get("CPU", 1)) // n_threads
-            while not is_over and len(running) < AHEAD * max(1, places):
-                shard = next(shards, None)
-                is_over = shard is None
-                if shard is not None:
-                    reference = remote.remote(path, dict(checksums), shipped, task, shard, n_threads, batch_size)
-                    running[reference] = shard
-            done, _ = ray.wait(list(running), timeout=BETWEEN_LOOKS) if running else ([], [])
-            for reference in done:
-                del running[reference]
-                yield ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, (Gpt2rtError, MemoryError)):
-            raise error.cause from None
-        raise Gpt2rtError(f"--on ray: a task failed: {error.cause!r:.300}") from None
-    except RayError as error:
-        raise Gpt2rtError(f"--on ray: {error!s:.300}") from None
+        return answer_shard(call, shard, content if model else None)
+    except ModelFileError:
+        if model:
+            raise
+        return None
+
+
+@contextlib.contextmanager
+def _connected(address: str, name: str, n_threads: int) -> Iterator[None]:
+    """Connect to a cluster, or start one; afterwards leave it, or end it. Raises UsageError: there is none."""
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
+    if address == LOCAL:
+        options |= {"include_dashboard": False, "num_cpus": max(n_threads, default_threads())}
+    with contextlib.ExitStack() as stack:
+        # Ray prints there about nodes that have died, whatever its options say.
+        stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        stack.callback(ray.shutdown)
+        try:
+            # Workers look for modules in the current folder first, where there may be others with the same name.
+            with _keeping_signals(address == LOCAL), contextlib.chdir(os.sep), warnings.catch_warnings(action="ignore"):
+                check_port(address)
+                ray.init(**options)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            raise UsageError(f"{name}: can't connect: {first_line(error)}") from None
+        yield
+
+
+@contextlib.contextmanager
+def _keeping_signals(is_starting: bool) -> Iterator[None]:
+    """Restore the handler of SIGTERM; let Ctrl-C wait until Ray has started, which would leave processes otherwise."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    of_terminate, of_interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    is_interrupted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+
+    if is_starting and of_interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except SystemExit:  # Ray's own handler
+        signal.signal(signal.SIGTERM, of_terminate)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
-        if not is_connected:
-            ray.shutdown()
-
-
-def _answer(path: str, checksums: Mapping[str, int], shipped: list[Any], *work: Any) -> Answers:
-    import ray
-
-    def content() -> bytes:
-        found: bytes = ray.get(shipped[0])
-        return found
-
-    return answer_shard(path, checksums, content if shipped else None, *work)
+        signal.signal(signal.SIGTERM, of_terminate)
+        signal.signal(signal.SIGINT, of_interrupt)
+    if is_interrupted:
+        raise KeyboardInterrupt

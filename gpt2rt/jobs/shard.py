@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpt2rt.arguments import whole_number
 from gpt2rt.batch import BATCH_SIZE, MAX_BATCH_SIZE
-from gpt2rt.errors import ModelFileError
+from gpt2rt.errors import ModelFileError, UsageError
 from gpt2rt.jobs.row import Row
 from gpt2rt.jobs.source import Shard
 from gpt2rt.jobs.tasks import PLAIN_TASKS, Task
@@ -177,8 +179,14 @@ def _rows_answered(
     settings: dict[str, Any],
 ) -> list[dict[str, Any]]:
     opened = model if isinstance(model, Model) else _opened(str(model), n_threads)
+    known = [one.name for one in fields(kind)]
+    for name in settings:
+        if name not in known:
+            nearest = get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"expected any of {', '.join(known)}"
+            raise UsageError(f"{name:.80}: unknown setting ({hint})")
     task = kind(**settings)
     task.check(opened)
-    shard = Shard(0, [Row(first + i, json.dumps(dict(fields)).encode()) for i, fields in enumerate(rows)])
+    shard = Shard(0, [Row(first + i, json.dumps(dict(row)).encode()) for i, row in enumerate(rows)])
     found = answered(opened, task, [shard] if shard.rows else [], batch_size)
     return [json.loads(line) for answers in found for line in answers.content.split(b"\n") if line]

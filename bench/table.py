@@ -1,0 +1,5 @@
+"""Markdown tables of benchmarks."""
+
+
+def markdown(row):
+    return f"| {' | '.join(row)} |"
