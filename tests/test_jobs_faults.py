@@ -4,11 +4,14 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 from job_runs import Batch, ended, is_running, start, tiny_model, without_privileges
+
+from gpt2rt._kernels import available_isas
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
 
@@ -279,3 +282,167 @@ class TestMerge:
             assert ended(start(*line, stdout=writer)) == (1, done)
         finally:
             os.close(writer)
+
+
+@needs_posix
+class TestOthers:
+    """Other processes that work in the same folder."""
+
+    @pytest.fixture
+    def line(self, batch):
+        return batch.model, batch.source(n_rows=800), batch.out, "--task", "score", "--shard-size", 4, "--processes", 1
+
+    @pytest.fixture
+    def expected(self, batch, line):
+        assert batch.run(line[1], "--merge", batch.merged, "--shard-size", 4, out=batch.folder / "alone")[0] == 0
+        return batch.merged.read_bytes()
+
+    def check(self, batch, line, expected):
+        merged = batch.folder / "again.jsonl"
+        code, error = ended(start(*line, "--merge", merged))
+        assert (code, error) == (0, "800 of 800 rows done, 800 of them before\n")
+        assert merged.read_bytes() == expected
+        assert sorted(os.listdir(batch.out)) == ["manifest.json", "shards"]
+
+    def test_a_second_run_is_refused_while_the_first_one_works(self, batch, line, expected):
+        first = start(*line)
+        while not (batch.out / "shards" / "000001.jsonl").exists() and is_running(first, 0.001):
+            pass
+        os.kill(first.pid, signal.SIGSTOP)
+        refused = (2, f"gpt2rt: {batch.out}: another process is working on this job\n")
+        for options in ((), ("--part", "1/2"), ("--merge", batch.folder / "x")):
+            assert ended(start(*line, *options)) == refused
+        os.kill(first.pid, signal.SIGCONT)
+        assert ended(first)[0] == 0
+        self.check(batch, line, expected)
+
+    def test_a_run_of_all_is_refused_while_a_part_is_done(self, batch, line, expected):
+        part = start(*line, "--part", "2/3")
+        while not (batch.out / "shards" / "000001.jsonl").exists() and is_running(part, 0.001):
+            pass
+        os.kill(part.pid, signal.SIGSTOP)
+        assert ended(start(*line))[0] == 2
+        assert ended(start(*line, "--part", "1/3"))[0] == 0
+        os.kill(part.pid, signal.SIGCONT)
+        assert ended(part)[0] == 0
+        assert ended(start(*line, "--part", "3/3"))[0] == 0
+        self.check(batch, line, expected)
+
+    @pytest.mark.parametrize("parts", [("1/2", "2/2"), ("1/3", "2/3", "3/3"), ("1/2", "1/2", "2/2", "2/2")])
+    def test_parts_that_begin_at_once_are_the_whole(self, batch, line, expected, parts):
+        running = [start(*line, "--part", part) for part in parts]
+        for process in running:
+            code, error = ended(process)
+            assert code == 0, error
+        self.check(batch, line, expected)
+
+    def test_of_equal_runs_that_begin_at_once_one_does_the_work(self, batch, line, expected):
+        found = [ended(process) for process in [start(*line) for _ in range(4)]]
+        refused = (2, f"gpt2rt: {batch.out}: another process is working on this job\n")
+        done = [one for one in found if one != refused]
+        assert done
+        assert all(code == 0 for code, _ in done), done
+        self.check(batch, line, expected)
+
+    def test_of_different_jobs_that_begin_at_once_one_gets_the_folder(self, batch, line):
+        for i in range(3):
+            out = batch.folder / f"out{i}"
+            lines = [[*line[:2], out, *line[3:], *options] for options in ((), ("--no-bos",), ("--copy",))]
+            found = [ended(process) for process in [start(*one) for one in lines]]
+            assert sorted(code for code, _ in found) == [0, 2, 2], found
+            assert all(": it has another job: settings." in error for code, error in found if code)
+
+    def test_parts_that_merge_at_once_write_one_file(self, batch, line, expected):
+        assert ended(start(*line))[0] == 0
+        merged = batch.folder / "both.jsonl"
+        running = [start(*line, "--part", f"{i}/4", "--merge", merged) for i in range(1, 5)]
+        assert [ended(process)[0] for process in running] == [0] * 4
+        assert merged.read_bytes() == expected
+
+
+class TestSurroundings:
+    """What the bytes do not depend on."""
+
+    @pytest.fixture
+    def line(self, batch):
+        return batch.model, batch.source(n_rows=60), batch.out, "--task", "generate", "-n", 20, "--shard-size", 8
+
+    @pytest.fixture
+    def expected(self, batch, line):
+        code, _, error = batch.cli("batch", *line, "--processes", 1, "--merge", batch.merged)
+        assert code == 0, error
+        shutil.rmtree(batch.out)
+        return batch.merged.read_bytes()
+
+    def check(self, batch, line, expected, *options, **how):
+        merged = batch.folder / "again.jsonl"
+        code, error = ended(start(*line, "--merge", merged, "--force", *options, **how))
+        assert code == 0, error
+        assert merged.read_bytes() == expected
+
+    def test_runs_with_other_instruction_sets_continue_each_other(self, batch, line, expected):
+        parts = available_isas()
+        for i, isa in enumerate(parts, 1):
+            environment = {**os.environ, "GPT2RT_ISA": isa}
+            assert ended(start(*line, "--part", f"{i}/{len(parts)}", env=environment))[0] == 0
+        self.check(batch, line, expected)
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 256])
+    def test_runs_with_other_numbers_of_texts_and_processes_continue_each_other(
+        self, batch, line, expected, batch_size
+    ):
+        options = "--batch-size", batch_size
+        assert ended(start(*line, *options, "--processes", 16, "--part", "1/2"))[0] == 0
+        self.check(batch, line, expected, *options, "--processes", 3)
+
+    @pytest.mark.parametrize("language", ["C", "POSIX", "en_US.ISO-8859-1"])
+    def test_the_locale_does_not_matter(self, batch, line, expected, language):
+        names = {"LC_ALL": language, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+        self.check(batch, line, expected, env={**os.environ, **names})
+
+    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors can't be chosen")
+    def test_one_processor_is_enough(self, batch, line, expected):
+        one = {min(os.sched_getaffinity(0))}
+        self.check(batch, line, expected, preexec_fn=lambda: os.sched_setaffinity(0, one))
+        shutil.rmtree(batch.out)
+        self.check(batch, line, expected, "--processes", 2, preexec_fn=lambda: os.sched_setaffinity(0, one))
+
+    def test_there_may_be_more_processes_than_shards(self, batch, line, expected):
+        code, error = ended(start(*line[:-1], 60, "--processes", 256))
+        assert code == 0, error
+        shutil.rmtree(batch.out)
+        self.check(batch, line, expected, "--processes", 256)
+
+
+# Runs a command and prints the most memory, in KB, that one of its processes had. In a process of its own, since what
+# the system counts begins with the memory of the process that starts another one.
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count in other units")
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(b'{"id": "row %d", "text": "a"}\n', id="errors"),
+        pytest.param(b'{"id": %d, "text": "abc"}\n', id="answers"),
+        pytest.param(b'{"id": "the same", "text": "abc", "number": %d}\n', id="same-id"),
+    ],
+)
+def test_a_million_rows_need_no_more_than_200_mb(batch, row):
+    n_rows = 1_000_000
+    source = batch.source(b"".join(row % i for i in range(n_rows)))
+    line = [sys.executable, "-c", MEASURED, sys.executable, "-m", "gpt2rt", "batch", batch.model, source, batch.out]
+    line += ["--task", "score", "--processes", "2", "--merge", batch.merged]
+    done = subprocess.run(list(map(str, line)), check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 200 << 10
+    with open(batch.merged, "rb") as file:
+        for number, answer in enumerate(file):
+            assert answer.startswith(b'{"row": %d, ' % number)
+    assert number + 1 == n_rows
