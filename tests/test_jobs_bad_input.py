@@ -202,3 +202,19 @@ class TestInput:
         assert batch.run(source)[0] == 0
         batch.source(source.read_bytes() + b'{"text": "abc"}\n')
         assert "it has another job: input.sha256 is " in batch.refused(source)
+
+    def test_numbers_of_a_parquet_file_that_json_does_not_have_become_null(self, batch):
+        arrow = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        columns = {
+            "text": ["abc", "abcd"],
+            "x": [float("nan"), 0.5],
+            "y": [[float("inf"), 1.0], []],
+            "z": [{"a": float("-inf")}, {"a": 2.0}],
+        }
+        parquet.write_table(arrow.table(columns), batch.folder / "rows.parquet")
+        code, error = batch.run(batch.folder / "rows.parquet", "--copy", "--merge", batch.merged)
+        assert code == 0, error
+        first, second = (json.loads(line, parse_constant=pytest.fail) for line in batch.merged.open())
+        assert (first["x"], first["y"], first["z"]) == (None, [None, 1.0], {"a": None})
+        assert (second["x"], second["y"], second["z"]) == (0.5, [], {"a": 2.0})
