@@ -1,6 +1,7 @@
 """Runs of `gpt2rt batch` as processes of their own, with a small random model, for tests of faults."""
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
@@ -10,13 +11,59 @@ import subprocess
 import sys
 import time
 
+import pytest
 from random_models import random_tensors, write_model
 
 from gpt2rt.modelfile import Hyperparameters
 
 SHAPE = Hyperparameters(n_vocab=257, n_ctx=256, n_embd=128, n_head=2, n_layer=4)
+TINY = Hyperparameters(n_vocab=257, n_ctx=64, n_embd=32, n_head=2, n_layer=2)
 SHARD_SIZE = 8
 TIMEOUT = 120  # seconds, of anything
+CAPABILITIES = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, with which root may read and write anything
+
+
+def tiny_model(folder):
+    """Write a model that answers at once; return its path."""
+    return write_model(folder / "model.bin", TINY, random_tensors(TINY))
+
+
+class Batch:
+    """Runs jobs in this process, in a folder of their own."""
+
+    def __init__(self, cli, model, folder):
+        self.cli, self.model, self.folder = cli, model, folder
+        self.out, self.merged = folder / "out", folder / "merged.jsonl"
+
+    def source(self, content=None, n_rows=20, name="rows.jsonl"):
+        if content is None:
+            content = b"".join(b'{"id": %d, "text": "%s"}\n' % (i, b"abc" * (1 + i % 7)) for i in range(n_rows))
+        (self.folder / name).write_bytes(content)
+        return self.folder / name
+
+    def run(self, source, *options, out=None, task="score"):
+        """Return the exit code and standard error."""
+        options = ["--task", task, "--processes", 1, *options]
+        code, _, error = self.cli("batch", self.model, source, out or self.out, *options)
+        return code, error
+
+    def refused(self, source, *options, **how):
+        """Run a job that must end with one sentence, after perhaps one that says how far it is; return the sentence."""
+        code, error = self.run(source, *options, **how)
+        assert code in (1, 2)
+        *before, last = error.splitlines()
+        assert len(before) <= 1
+        return last.removeprefix("gpt2rt: ")
+
+    def answers(self, content, *options, **how):
+        """Return the answers to the rows of a content, which are in order, and strictly JSON."""
+        code, error = self.run(self.source(content), "--merge", self.merged, "--force", *options, **how)
+        assert code == 0, error
+        lines = self.merged.read_bytes().split(b"\n")
+        assert lines.pop() == b""
+        answers = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+        assert [answer["row"] for answer in answers] == list(range(len(answers)))
+        return answers
 
 
 class Killable:
@@ -119,3 +166,9 @@ def kill(pid):
     except ProcessLookupError:
         return False
     return True
+
+
+def without_privileges():
+    """Let a process of root respect permissions."""
+    for capability in CAPABILITIES:
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP

@@ -122,7 +122,7 @@ def in_processes(
                 code = worker.process.exitcode
                 raise Gpt2rtError(
                     f"shard {shard.number}: {MOST_DEATHS} processes have died with it, the last one with exit code"
-                    f" {code}" + " (not enough memory?)" * (code == -signal.SIGKILL)
+                    f" {code}" + " (not enough memory?)" * (code == -9)
                 )
             suspects.append(shard)
 
