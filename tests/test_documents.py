@@ -136,7 +136,7 @@ def environment():
     """The environment variables of the commands, which are those of this environment."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
-    return {**inherited, "PATH": path, "GPT2RT_MODELS": NAMED}
+    return {**inherited, "PATH": path, "GPT2RT_MODELS": NAMED, "PYSPARK_PYTHON": sys.executable}
 
 
 def run(command, folder):
@@ -192,9 +192,23 @@ def test_a_command_line_works(line, stand_ins, tmp_path):
         run(["bash", "-euc", line], folder)
 
 
-@pytest.mark.parametrize("block", [block for path in DOCUMENTS for block in blocks(path, "python")])
-def test_python_works(block, stand_ins):
-    run([sys.executable, "-c", block], stand_ins)
+FRAMEWORKS = ("pyspark", "distributed")  # that start processes, which takes a while
+
+
+def python_blocks():
+    found = [block for path in DOCUMENTS for block in blocks(path, "python")]
+    takes_long = [any(f"from {name}" in block for name in FRAMEWORKS) for block in found]
+    return [pytest.param(block, marks=[pytest.mark.slow] * long) for block, long in zip(found, takes_long, strict=True)]
+
+
+@pytest.mark.parametrize("block", python_blocks())
+def test_python_works(block, stand_ins, tmp_path):
+    for name in FRAMEWORKS:
+        if f"from {name}" in block:
+            skip_without(name)
+    script = tmp_path / "block.py"  # a file: processes that it starts import it again
+    script.write_text(block)
+    run([sys.executable, script], stand_ins)
 
 
 def script(name):
