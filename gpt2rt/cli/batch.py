@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
@@ -165,13 +166,14 @@ def command(
         raise UsageError("--force: got no --merge (add it)")
     opened = open_model(model, n_threads=None if on else threads)
     asked = task_of(task, model, options)
-    executor = executor_of(on, opened, asked, processes, threads, batch_size)
+    on_cluster = cluster_of(on, processes, threads)
     source = Source(input, id_field=asked.id_field, columns=asked.columns)
     with undone_when_stopped():
         job = Job(opened, source, asked, folder, shard_size=shard_size, part=part or (0, 1))
         if merge is not None:
             check_target(merge, job, (input, opened.path), force)
-        run(job, executor)
+        executor = executor_of(on_cluster, opened, asked, processes, len(job.missing()))
+        run(job, partial(executor, batch_size=batch_size))
         if merge is not None:
             merge_answers(job, merge, force)
 
@@ -205,37 +207,44 @@ def task_of(name: str | None, model: str, options: dict[str, Any]) -> AnyTask:
     return Perplexity(**texts, bos=not options["no_bos"], stride=options["stride"])
 
 
+def cluster_of(on: str | None, processes: int | None, threads: int | None) -> Callable[..., Any] | None:
+    """Return what runs tasks on the cluster that --on names; None for this machine.
+
+    Raises:
+        UsageError: there is no such kind of cluster, a package is missing, or the options don't go together.
+    """
+    if on is None:
+        return None
+    name, _, address = on.partition("=")
+    if name not in ("ray", "dask"):
+        raise UsageError(f"--on: got {on!r:.80}, expected ray or dask, perhaps with =ADDRESS")
+    if processes is not None:
+        raise UsageError("--processes: with --on, the cluster decides (leave it out)")
+    try:
+        if name == "ray":
+            from gpt2rt.jobs.on_ray import on_ray as on_cluster
+        else:
+            from gpt2rt.jobs.on_dask import on_dask as on_cluster
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("gpt2rt"):
+            raise
+        raise UsageError(f"--on {name} needs the package {error.name} (pip install 'gpt2rt[{name}]')") from None
+    return partial(on_cluster, address=address or None, n_threads=threads or 1)
+
+
 def executor_of(
-    on: str | None, model: Model, task: AnyTask, processes: int | None, threads: int | None, batch_size: int
-) -> Executor:
-    """Return what answers the shards. Raises UsageError: the options don't go together."""
-    path, checksums = os.path.abspath(model.path), model.checksums
-    if on is not None:
-        name, _, address = on.partition("=")
-        if name not in ("ray", "dask"):
-            raise UsageError(f"--on: got {on!r:.80}, expected ray or dask, perhaps with =ADDRESS")
-        if processes is not None:
-            raise UsageError("--processes: with --on, the cluster decides (leave it out)")
-        where: Any = {"address": address or None, "n_threads": threads or 1, "batch_size": batch_size}
-        try:
-            if name == "ray":
-                from gpt2rt.jobs.on_ray import on_ray as on_cluster
-            else:
-                from gpt2rt.jobs.on_dask import on_dask as on_cluster
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("gpt2rt"):
-                raise
-            raise UsageError(f"--on {name} needs the package {error.name} (pip install 'gpt2rt[{name}]')") from None
-        return partial(on_cluster, path, checksums, task, **where)
+    on_cluster: Callable[..., Any] | None, model: Model, task: AnyTask, processes: int | None, n_shards: int
+) -> Callable[..., Any]:
+    """Return what answers so many shards."""
+    job = os.path.abspath(model.path), model.checksums, task
+    if on_cluster is not None:
+        return partial(on_cluster, *job)
     from gpt2rt.jobs.local import in_processes, in_this_process
 
-    n_processes = model.n_threads if processes is None else processes
+    n_processes = min(processes or model.n_threads, max(1, n_shards))
     if n_processes == 1:
-        return partial(in_this_process, path, checksums, task, n_threads=model.n_threads, batch_size=batch_size)
-    n_threads = max(1, model.n_threads // n_processes)
-    return partial(
-        in_processes, path, checksums, task, n_processes=n_processes, n_threads=n_threads, batch_size=batch_size
-    )
+        return partial(in_this_process, *job, n_threads=model.n_threads)
+    return partial(in_processes, *job, n_processes=n_processes, n_threads=max(1, model.n_threads // n_processes))
 
 
 def run(job: Job, executor: Executor) -> None:

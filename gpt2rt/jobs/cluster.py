@@ -69,7 +69,7 @@ def answered_on(cluster: Cluster, shards: Iterator[Shard]) -> Iterator[Answers]:
             if n_places:
                 last_place, is_told = now, False
             elif now - last_place >= PATIENCE:
-                raise Gpt2rtError(f"{cluster.name}: the cluster has no {cluster.need} (add one, or use fewer --threads)")
+                raise Gpt2rtError(f"{cluster.name}: the cluster has no {cluster.need} (add one, or lower --threads)")
             elif not is_told:
                 minutes = f"{PATIENCE / 60:.0f} minutes"
                 warnings.warn(

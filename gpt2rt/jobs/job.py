@@ -85,6 +85,11 @@ class Job:
         """Return the number of rows of complete shards."""
         return sum(self.rows_of(shard) for shard in self.folder.complete())
 
+    def missing(self) -> list[int]:
+        """Return the numbers of the shards of this part that are not complete."""
+        (i, n), complete = self._part, self.folder.complete()
+        return [shard for shard in range(i, self.n_shards, n) if shard not in complete]
+
     def rows_of(self, shard: int) -> int:
         """Return the number of rows of a shard."""
         return max(0, min(self.shard_size, self.n_rows - shard * self.shard_size))
@@ -98,14 +103,12 @@ class Job:
         Raises:
             Gpt2rtError: something failed; what was written stays.
         """
-        i, n = self._part
-        with self.folder.locked(is_shared=n > 1):
-            if n == 1:  # other machines may write the other parts, and locks be those of one machine
+        is_shared = self._part[1] > 1
+        with self.folder.locked(is_shared=is_shared):
+            if not is_shared:  # other machines may write the other parts, and locks be those of one machine
                 self.folder.clean()
-            complete = self.folder.complete()
-            shards = self._source.shards(
-                self._survey, self.shard_size, lambda shard: shard not in complete and shard % n == i
-            )
+            missing = set(self.missing())
+            shards = self._source.shards(self._survey, self.shard_size, missing.__contains__)
             with closing(executor(shards, on_rows)) as found:  # type: ignore[type-var]
                 for answers in found:
                     self.folder.commit(answers.number, answers.content)

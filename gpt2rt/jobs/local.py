@@ -93,6 +93,7 @@ def in_processes(
     suspects: deque[Shard] = deque()  # of processes that have died: each runs alone, to see which one it was
     deaths: dict[int, int] = {}
     workers: list[Worker] = []
+    fresh: list[Worker] = []
 
     def supply(worker: Worker) -> None:
         nonlocal waiting
@@ -108,8 +109,8 @@ def in_processes(
             worker.send(suspects.popleft())
             worker.send(None)
         else:
-            for _ in range(AHEAD):
-                supply(worker)
+            supply(worker)
+            fresh.append(worker)
 
     def end(worker: Worker) -> None:
         worker.stop()
@@ -129,6 +130,10 @@ def in_processes(
         while workers or waiting or suspects:
             while len(workers) < n_processes and (waiting or suspects):
                 start()
+            while fresh:  # after each process has one
+                worker = fresh.pop()
+                for _ in range(AHEAD - 1):
+                    supply(worker)
             ready = wait([worker.connection for worker in workers])
             for worker in [one for one in workers if one.connection in ready]:
                 try:

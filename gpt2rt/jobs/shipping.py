@@ -135,8 +135,7 @@ def _write(path: str, pieces: Iterable[Any]) -> None:
     try:
         part.make()
         with open(part.path, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
+            file.writelines(pieces)
         os.replace(part.path, path)
     except BaseException:
         part.remove()
