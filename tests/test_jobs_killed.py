@@ -44,7 +44,8 @@ def test_kills_of_the_first_process_lose_and_repeat_nothing(job, tmp_path, n):
             if n_killed < n and is_running(process, moments.uniform(0, 1.1) * job.seconds):
                 process.kill()
             code, error = ended(process)  # with all that it has started
-            assert "Traceback" not in error
+            # A process complains if the one that starts it is killed before it has said what it is to do.
+            assert "Traceback" not in error or "Ran out of input" in error
             assert code in (0, -signal.SIGKILL)
             n_killed += code != 0
             is_complete = code == 0

@@ -102,7 +102,7 @@ def in_processes(
             waiting = waiting and next(shards, None)
 
     def start() -> None:
-        with _signals_blocked():
+        with _signals_held():
             worker = Worker(context, arguments)
             workers.append(worker)
         if suspects:
@@ -159,18 +159,28 @@ def in_processes(
 
 
 @contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Keep signals from a process until it handles them, as it does first: while it starts, it would complain."""
-    if sys.platform == "win32":
+def _signals_held() -> Iterator[None]:
+    """Hold up signals while a process starts: it would complain about them, or about a start that was cut short."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: came.append(number))  # other threads may get them
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # the new process inherits it
         resource_tracker.ensure_running()  # a process of `multiprocessing`, whose start unblocks them
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _work(
