@@ -206,6 +206,8 @@ def test_python_works(block, stand_ins, tmp_path):
     for name in FRAMEWORKS:
         if f"from {name}" in block:
             skip_without(name)
+    if "pyspark" in block and not shutil.which("java"):
+        pytest.skip("Spark needs Java, which is not installed")
     script = tmp_path / "block.py"  # a file: processes that it starts import it again
     script.write_text(block)
     run([sys.executable, script], stand_ins)

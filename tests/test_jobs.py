@@ -1,5 +1,6 @@
 """gpt2rt batch: answers depend on their row, the model and the settings alone."""
 
+import datetime
 import gzip
 import json
 import lzma
@@ -223,6 +224,26 @@ class TestInput:
         assert isinstance(found[7], float)
         assert found[8] == "id: row 7 has the same, 'x'"
         assert isinstance(found[9], float)
+
+    def test_parquet_files_and_uris_have_the_answers_of_json_lines(self, batch, tmp_path):
+        pyarrow = pytest.importorskip("pyarrow", reason="the extra 'parquet' is not installed")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        rows = texts(30)
+        _, expected, _ = batch.run(rows, "--task", "score")
+        plain, packed = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.gz"
+        packed.write_bytes(gzip.compress(write_rows(plain, rows).read_bytes()))
+        table = tmp_path / "rows.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist(rows), table, row_group_size=7)
+        for source in (table, table.as_uri(), plain.as_uri(), packed.as_uri()):
+            assert batch.run(source, "--task", "score")[1] == expected
+
+    def test_values_of_parquet_files_that_json_does_not_have_are_copied_as_text(self, batch, tmp_path):
+        pyarrow = pytest.importorskip("pyarrow", reason="the extra 'parquet' is not installed")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        row = {"text": "The cat", "day": datetime.date(2019, 2, 14), "code": b"\x01\xff"}
+        parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "rows.parquet")
+        (answer,) = batch.answers(tmp_path / "rows.parquet", "--task", "score", "--copy")
+        assert (answer["day"], answer["code"]) == ("2019-02-14", "01ff")
 
     def test_half_a_surrogate_pair_comes_back_where_it_is_copied(self, batch):
         (answer,) = batch.answers([{"id": "\ud800", "text": "a\udc00"}], "--task", "score", "--copy")
