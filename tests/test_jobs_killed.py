@@ -23,7 +23,7 @@ GIVEN_UP = f"{MOST_DEATHS} processes have died with it, the last one with exit c
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 needs_proc = pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="it finds processes in /proc")
 each_number = pytest.mark.parametrize(
-    "n", [pytest.param(3, id="few"), pytest.param(50, id="many", marks=pytest.mark.slow)]
+    "n", [pytest.param(2, id="few"), pytest.param(50, id="many", marks=pytest.mark.slow)]
 )
 
 
