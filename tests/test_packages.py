@@ -20,7 +20,7 @@ SDISTS = [path for path in PACKAGES if path.name.endswith(".tar.gz")]
 pytestmark = pytest.mark.skipif(not FOLDER, reason="GPT2RT_PACKAGES names no folder of packages")
 
 SIZE_LIMIT = 24 << 20  # bytes of a wheel
-CODE_SIZE_LIMIT = 704 << 10  # bytes of a wheel, the models not counted
+CODE_SIZE_LIMIT = 744 << 10  # bytes of a wheel, the models not counted
 SDIST_SIZE_LIMIT = 26 << 20
 COMPILED = {"gpt2rt/_engine", "gpt2rt/_kernels", "gpt2rt/_sampler", "gpt2rt/_tokenizer", "gpt2rt/converter/_pack"}
 MODELS = {"gpt2rt/demo.bin", "gpt2rt/arena/lstm.npz"}
@@ -56,7 +56,7 @@ def test_a_wheel_holds_python_its_types_the_compiled_modules_and_the_models(path
         elif name.endswith((".so", ".pyd")):
             compiled.add(name.partition(".")[0])
         else:
-            is_python = re.fullmatch(r"gpt2rt/((arena|cli|converter|modelfile|serve)/)?\w+\.pyi?", name)
+            is_python = re.fullmatch(r"gpt2rt/((arena|cli|converter|jobs|modelfile|serve)/)?\w+\.pyi?", name)
             is_page = re.fullmatch(r"gpt2rt/serve/page/\w+\.(html|css|js|svg)", name)
             assert name in DATA or is_python or is_page
     assert compiled == COMPILED
