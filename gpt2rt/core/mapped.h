@@ -150,19 +150,14 @@ static inline MappedResult handle_size(FileHandle handle, uint64_t *size, Proble
 /* Opens a file. OUT: handle, problem. */
 static inline MappedResult handle_open(FileHandle *handle, const char *path, Problem *problem) {
     struct stat status;
+    if (stat(path, &status)) return handle_error(problem);
+    if (S_ISDIR(status.st_mode)) return mapped_refuse(problem, IS_FOLDER);
+    if (S_ISFIFO(status.st_mode)) return mapped_refuse(problem, IS_PIPE); /* opening it could wait forever */
+    if (!S_ISREG(status.st_mode)) return mapped_refuse(problem, IS_SPECIAL);
     do {
-        *handle = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* or opening a pipe could wait forever */
+        *handle = open(path, O_RDONLY | O_CLOEXEC);
     } while (*handle < 0 && errno == EINTR);
-    if (*handle < 0) return handle_error(problem);
-    MappedResult result = MAPPED_OK;
-    if (fstat(*handle, &status))
-        result = handle_error(problem);
-    else if (!S_ISREG(status.st_mode))
-        result = mapped_refuse(problem, S_ISFIFO(status.st_mode)  ? IS_PIPE
-                                        : S_ISDIR(status.st_mode) ? IS_FOLDER
-                                                                  : IS_SPECIAL);
-    if (result != MAPPED_OK) handle_close(*handle);
-    return result;
+    return *handle < 0 ? handle_error(problem) : MAPPED_OK;
 }
 
 /* A mapping begins at a multiple of this. */
@@ -227,7 +222,7 @@ static inline MappedResult mapped_read(Mapped *m, FileHandle handle, uint64_t of
 /* Maps a file read-only from an offset to its end, or, without `use_mmap`, reads it into memory. The caller frees the
  * bytes with mapped_close(). OUT: m, which is empty if they are not there; problem, if the result is MAPPED_REFUSED. */
 static inline MappedResult mapped_open(Mapped *m, const char *path, uint64_t offset, int use_mmap, Problem *problem) {
-    FileHandle handle;
+    FileHandle handle = 0;
     uint64_t size = 0, size_after = 0;
     *m = (Mapped){0};
     MappedResult result = handle_open(&handle, path, problem);
