@@ -11,7 +11,7 @@ from collections import namedtuple
 from collections.abc import Iterator
 from typing import Any
 
-from gpt2rt._kernels import crc32c
+from gpt2rt._modelfile import crc32c
 from gpt2rt.errors import CheckpointError
 
 MAGIC = 0xDB4775248B80FB57

@@ -19,8 +19,9 @@ from gpt2rt.converter.model_source import ModelFileSource
 from gpt2rt.converter.vocabulary import Controls, Vocabulary, byte_characters
 from gpt2rt.converter.weight_files import CONFIG, INDEX, WEIGHTS
 from gpt2rt.errors import CheckpointError, ModelFileError, UsageError, VocabularyError
-from gpt2rt.modelfile import MERGE_SLOT, NO_TOKEN, tensor_table
+from gpt2rt.modelfile import NO_TOKEN, tensor_table
 from gpt2rt.modelfile.unfinished import Unfinished
+from gpt2rt.modelfile.vocabulary import MERGE_SLOT
 
 SHARD = 512 << 20  # maximum bytes of tensors in a file, unless one tensor is larger; a shard is built in memory
 

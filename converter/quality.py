@@ -19,7 +19,6 @@ from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter import layers
 from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.errors import UsageError
-from gpt2rt.modelfile import WEIGHT_TYPES
 from gpt2rt.modelfile.writer import Writer
 from gpt2rt.perplexity import Tally, windows
 from gpt2rt.threads import default_threads
@@ -72,13 +71,7 @@ def measure(
         The metadata's "quality" (docs/format.md), or None if a loss is not finite.
     """
     h = writer.hyperparameters
-    weights = Weights(
-        writer.written_weights(),
-        h,
-        WEIGHT_TYPES.index(writer.weight_type),
-        writer.group_size,
-        [tensor.offset for tensor in writer.tensors],
-    )
+    weights = Weights(writer.written_weights(), writer.shape)
     runtime, tally = Runtime(weights, default_threads()), Tally()
     n_window = min(h.n_ctx, layers.WINDOW)
     parts = [tokens[begin:end] for begin, end, _ in windows(len(tokens), n_window, n_window)]

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from gpt2rt._kernels import crc32c
+from gpt2rt._modelfile import crc32c
 from gpt2rt.converter.checkpoint_index import MAGIC, UnsupportedCheckpointError, read_index
 from gpt2rt.converter.hub import suggestion
 from gpt2rt.converter.source import folder_name

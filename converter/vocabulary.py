@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Self
 
 from gpt2rt.errors import VocabularyError
 from gpt2rt.modelfile import (
-    CONTROLS,
     FLAG_BOS,
     FLAG_PREFIX_SPACE,
     MAX_EOS,
@@ -24,7 +23,7 @@ from gpt2rt.modelfile import (
     NO_TOKEN,
     slots_for,
 )
-from gpt2rt.modelfile.vocabulary import build_merge_slots, vocabulary_section
+from gpt2rt.modelfile.vocabulary import CONTROLS, build_merge_slots, vocabulary_section
 
 Path = str | os.PathLike[str]
 Merge = tuple[int, int, int]  # left, right, merged

@@ -3,6 +3,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from gpt2rt._modelfile cimport ModelShape
+
 
 cdef extern from "network.h" nogil:
     ctypedef struct Kernels:
@@ -23,17 +25,9 @@ cdef extern from "network.h" nogil:
         const Kernels* kernels
         Layer* layers
 
-    ctypedef struct Tensors:
-        const uint8_t* section
-        const int64_t* offsets
-        int type
-        int64_t group
-
-    int64_t network_tensors(int64_t n_layer, bint has_head)
-    bint network_open(Network* network, Tensors tensors, bint has_head)
+    bint network_open(Network* network, const ModelShape* s, const uint8_t* weights)
 
 
 cdef class Weights:
     cdef Network network
     cdef Py_buffer view
-    cdef int type

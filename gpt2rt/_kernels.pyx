@@ -6,11 +6,12 @@ The kernels are C, in `core/kernels/`; `_engine.pyx` runs the forward pass.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t, uint8_t, uintptr_t
+from libc.stdlib cimport free
 
 import os
 
+from gpt2rt._modelfile cimport Shape, weights_length
 from gpt2rt.errors import UsageError
 
 cdef extern from "kernels/kernels.h" nogil:
@@ -18,27 +19,8 @@ cdef extern from "kernels/kernels.h" nogil:
     enum: MAX_KERNELS
     int kernels_here(const Kernels** found)
 
-cdef extern from "crc32c.h" nogil:
-    void crc32c_init()
-    uint32_t crc32c_update "crc32c"(uint32_t sum, const uint8_t* p, size_t n)
-
 cdef const Kernels* KERNELS[MAX_KERNELS]
 cdef int N_KERNELS = kernels_here(KERNELS)
-
-crc32c_init()
-
-
-def crc32c(content, uint32_t value=0):
-    """Return the CRC32C of a contiguous buffer of bytes, continuing from `value`, the CRC32C of the bytes before."""
-    cdef Py_buffer view
-    cdef uint32_t result
-    PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
-    try:
-        with nogil:
-            result = crc32c_update(value, <const uint8_t*>view.buf, <size_t>view.len)
-    finally:
-        PyBuffer_Release(&view)
-    return result
 
 
 def available_isas():
@@ -90,39 +72,23 @@ def read_bytes(bytes content, str isa):
 cdef class Weights:
     """A file's weights for the kernels: pointers into the mapped section. Immutable, can be shared by threads."""
 
-    def __cinit__(self, section, hyperparameters, int weight_type, int64_t group_size, offsets, isa=None):
+    def __cinit__(self, section, Shape shape not None, isa=None):
         """
         Args:
-            section: buffer of the weights section; a reference is kept.
-            hyperparameters: (n_vocab, n_ctx, n_embd, n_head, n_layer). weight_type: the code in the file's header.
-            offsets: byte offset of every tensor of `modelfile.tensor_table`, in that order.
+            section: buffer of the weights section; a reference is kept. shape: of the network.
             isa: one of `available_isas()`; None for the environment variable GPT2RT_ISA, or, without it, the best one.
 
         Raises:
             UsageError: the instruction set is not available.
         """
         PyObject_GetBuffer(section, &self.view, PyBUF_SIMPLE)
+        cdef int64_t length = weights_length(&shape.shape)
+        if self.view.len != length or <uintptr_t>self.view.buf % 4:
+            raise ValueError(f"section: got {self.view.len} bytes, expected {length}, aligned to 4")
         isa = isa or os.environ.get("GPT2RT_ISA")
         self.network.kernels = kernels_named(isa) if isa else KERNELS[0]
-        self.type = weight_type
-        cdef Config* c = &self.network.config
-        c.n_vocab, c.n_ctx, c.n_embd, c.n_head, c.n_layer = hyperparameters
-        cdef list places = list(offsets)
-        cdef int64_t n = len(places), i
-        cdef bint has_head = n > network_tensors(c.n_layer, False)
-        if n != network_tensors(c.n_layer, has_head):
-            raise ValueError(f"{n} tensors, expected {network_tensors(c.n_layer, has_head)}")
-        cdef int64_t* at = <int64_t*>calloc(<size_t>n, sizeof(int64_t))  # (n)
-        try:
-            if at == NULL:
-                raise MemoryError()
-            for i in range(n):
-                at[i] = places[i]
-            if not network_open(&self.network, Tensors(<const uint8_t*>self.view.buf, at, weight_type, group_size),
-                                has_head):
-                raise MemoryError()
-        finally:
-            free(at)
+        if not network_open(&self.network, &shape.shape, <const uint8_t*>self.view.buf):
+            raise MemoryError()
 
     def __dealloc__(self):
         free(self.network.layers)

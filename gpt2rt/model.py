@@ -13,7 +13,7 @@ from gpt2rt.errors import UsageError
 from gpt2rt.generate import Generation, prompt_ids
 from gpt2rt.lookup import is_worth_it
 from gpt2rt.model_folder import named_model
-from gpt2rt.modelfile import WEIGHT_TYPES, Hyperparameters, ModelFile
+from gpt2rt.modelfile import Hyperparameters, ModelFile
 from gpt2rt.sampling import SamplingParams, sampling_with
 from gpt2rt.threads import default_threads, most_threads
 
@@ -85,14 +85,7 @@ class Model:
         self.hyperparameters = self._file.hyperparameters
         self.weight_type = self._file.weight_type
         self.group_size = self._file.group_size
-        weights = Weights(
-            self._file.sections["weights"],
-            self.hyperparameters,
-            WEIGHT_TYPES.index(self.weight_type),
-            self.group_size,
-            [tensor.offset for tensor in self._file.tensors],
-            isa,
-        )
+        weights = Weights(self._file.sections["weights"], self._file.shape, isa)
         self._runtime = _engine.Runtime(weights, threads)
         self._is_closed = False
         self.tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from gpt2rt._kernels import crc32c
+from gpt2rt._modelfile import crc32c
 from gpt2rt.modelfile import Hyperparameters
 
 SMALL = Hyperparameters(n_vocab=301, n_ctx=17, n_embd=24, n_head=3, n_layer=2)

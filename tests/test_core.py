@@ -12,7 +12,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CORE = ROOT / "gpt2rt" / "core"
-FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wconversion", "-Werror", f"-I{CORE}"]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
+FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", *WARNINGS, f"-I{CORE}"]
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 
 
@@ -33,7 +34,7 @@ def test_a_header_compiles_alone_without_a_warning(header, tmp_path):
     if shutil.which(COMPILER[0]) is None:
         pytest.skip(f"{COMPILER[0]} is not installed")
     source = tmp_path / "alone.c"
-    source.write_text(f'#include "{header.as_posix()}"\n', encoding="utf-8")
+    source.write_text(f'#include "{header.as_posix()}"\nextern int not_empty;\n', encoding="utf-8")
     command = [*COMPILER, *FLAGS, "-c", str(source), "-o", str(tmp_path / "alone.o")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

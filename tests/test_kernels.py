@@ -14,7 +14,8 @@ from random_models import ISAS, evaluate_together, open_sequence, random_tensors
 from tiles import unpack
 
 from gpt2rt._engine import Engine
-from gpt2rt._kernels import available_isas, crc32c, evaluate, read_bytes
+from gpt2rt._kernels import available_isas, evaluate, read_bytes
+from gpt2rt._modelfile import crc32c
 from gpt2rt.converter._pack import pack_rows
 from gpt2rt.errors import ContextFullError, UsageError, VocabularyError
 from gpt2rt.modelfile import Hyperparameters, ModelFile

@@ -19,7 +19,7 @@ from demo import DEMO, demo_model
 import gpt2rt
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = ("_engine", "_kernels", "_sampler", "_tokenizer")  # of the gpt2rt package itself
+MODULES = ("_engine", "_kernels", "_modelfile", "_sampler", "_tokenizer")  # of the gpt2rt package itself
 # As users start Python, with the current folder first in the search path.
 USERS_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
 NOT_SOURCES = shutil.ignore_patterns(
@@ -75,7 +75,7 @@ def test_importing_a_source_folder_without_extensions_is_an_import_error(source,
 def test_only_extensions_that_are_missing_are_named(source):
     for suffix, name in zip((EXTENSION_SUFFIXES[0], EXTENSION_SUFFIXES[-1]), MODULES[:2], strict=True):
         (source / "gpt2rt" / f"{name}{suffix}").touch()
-    assert "(_sampler, _tokenizer)" in python("-c", "import gpt2rt", folder=source).stderr
+    assert "(_modelfile, _sampler, _tokenizer)" in python("-c", "import gpt2rt", folder=source).stderr
 
 
 def test_the_source_folder_does_not_matter_with_safe_path(source):

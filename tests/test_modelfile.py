@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_model_file import METADATA, NUMBERS, SECTIONS, section, vocabulary, write
 
 from gpt2rt import modelfile
-from gpt2rt._kernels import crc32c
+from gpt2rt._modelfile import crc32c
 from gpt2rt.errors import ModelFileError
 from gpt2rt.modelfile import Hyperparameters, ModelFile, slots_for
 

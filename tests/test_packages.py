@@ -22,7 +22,10 @@ pytestmark = pytest.mark.skipif(not FOLDER, reason="GPT2RT_PACKAGES names no fol
 SIZE_LIMIT = 24 << 20  # bytes of a wheel
 CODE_SIZE_LIMIT = 744 << 10  # bytes of a wheel, the models not counted
 SDIST_SIZE_LIMIT = 26 << 20
-COMPILED = {"gpt2rt/_engine", "gpt2rt/_kernels", "gpt2rt/_sampler", "gpt2rt/_tokenizer", "gpt2rt/converter/_pack"}
+COMPILED = {
+    *("gpt2rt/_engine", "gpt2rt/_kernels", "gpt2rt/_modelfile", "gpt2rt/_sampler", "gpt2rt/_tokenizer"),
+    "gpt2rt/converter/_pack",
+}
 MODELS = {"gpt2rt/demo.bin", "gpt2rt/arena/lstm.npz"}
 LSTM_SIZE_LIMIT = 600 << 10
 DATA = {"gpt2rt/py.typed", "gpt2rt/arena/listener.txt", "gpt2rt/converter/prose.txt", *MODELS}

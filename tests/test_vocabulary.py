@@ -11,7 +11,7 @@ from gpt2rt import modelfile
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary, byte_characters
 from gpt2rt.errors import VocabularyError
-from gpt2rt.modelfile.vocabulary import build_merge_slots
+from gpt2rt.modelfile.vocabulary import build_merge_slots, vocabulary_tables
 
 MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the"), (b"\xc3", b"\xa9")]
 
@@ -138,12 +138,10 @@ def test_a_special_token_may_be_written_as_plain_text(tmp_path):
 def test_the_vocabulary_section_holds_the_tables_of_the_tokenizer(paths, tmp_path):
     vocabulary = Vocabulary.read(*paths)
     section = vocabulary.section()
-    counts = modelfile.VOCABULARY_HEADER.unpack_from(section)
+    counts = struct.unpack_from("<5I", section)
     assert counts == (4, 16, 1, sum(map(len, vocabulary.tokens)), 4)
-    tables = {
-        table.name: section[table.offset : table.offset + table.length]
-        for table in modelfile.vocabulary_tables(vocabulary.n_vocab, *counts)
-    }
+    layout = vocabulary_tables(vocabulary.n_vocab, counts)
+    tables = {name: section[offset : offset + length] for name, offset, length in layout}
     tokenizer = Tokenizer(tables, vocabulary.n_vocab)
     assert tokenizer.problems() == []
     assert tokenizer.encode(f"the thé the{END_OF_TEXT}", special=True) == [257, 32, 256, 259, 258, 260]

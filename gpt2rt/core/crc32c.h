@@ -13,7 +13,7 @@
 #include "cpu.h"
 
 #define CRC32C_POLYNOMIAL 0x82F63B78u /* reflected */
-#define CRC32C_STRETCH 4096           /* bytes */
+#define CRC32C_STRETCH 4096           /* bytes, a power of two */
 
 static uint32_t crc32c_table[8][256];
 #ifdef GPT2RT_X86_64
@@ -72,6 +72,18 @@ static inline uint32_t crc32c_sse42(uint32_t sum32, const uint8_t *p, size_t n) 
 ISA_END
 #endif
 
+#ifdef GPT2RT_X86_64
+/* Returns the product of two polynomials modulo CRC32C's, all reflected: the highest bit is the constant term. */
+static inline uint32_t crc32c_product(uint32_t a, uint32_t b) {
+    uint32_t product = 0;
+    for (; a; a <<= 1) {
+        product ^= b & (0u - (a >> 31));
+        b = b >> 1 ^ (CRC32C_POLYNOMIAL & (0u - (b & 1)));
+    }
+    return product;
+}
+#endif
+
 /* Call once, before any thread calls crc32c(). */
 static inline void crc32c_init(void) {
     for (uint32_t byte = 0; byte < 256; byte++) {
@@ -84,12 +96,14 @@ static inline void crc32c_init(void) {
             crc32c_table[k][byte] =
                 crc32c_table[k - 1][byte] >> 8 ^ crc32c_table[0][crc32c_table[k - 1][byte] & 255];
 #ifdef GPT2RT_X86_64
-    /* The shift is linear: computed for single bits, combined for bytes. */
-    static const uint8_t zeros[CRC32C_STRETCH];
+    /* Appending a zero bit multiplies by x, so the stretch by x^(8 * CRC32C_STRETCH); that is linear: computed for
+     * single bits, combined for bytes. */
+    uint32_t power = 1u << 30; /* x */
+    for (int bits = 1; bits < 8 * CRC32C_STRETCH; bits *= 2) power = crc32c_product(power, power);
     for (int k = 0; k < 4; k++) {
         crc32c_shift[k][0] = 0;
         for (int bit = 0; bit < 8; bit++) {
-            uint32_t shifted = crc32c_portable(1u << (8 * k + bit), zeros, CRC32C_STRETCH);
+            const uint32_t shifted = crc32c_product(power, 1u << (8 * k + bit));
             for (int byte = 0; byte < 1 << bit; byte++) crc32c_shift[k][byte | 1 << bit] = crc32c_shift[k][byte] ^ shifted;
         }
     }

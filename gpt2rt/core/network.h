@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 
+#include "layout.h"
 #include "matrix.h"
 
 typedef struct {
@@ -36,51 +37,45 @@ typedef struct {
     Matrix head;         /* (n_vocab, n_embd): the output head, `wte` if they are tied */
 } Network;
 
-/* Returns the number of tensors of a network, with or without a separate output head. */
-static inline int64_t network_tensors(int64_t n_layer, int has_head) { return 12 * n_layer + 4 + has_head; }
+static inline const float *next_vector(TensorCursor *cursor, const uint8_t *weights) {
+    return (const float *)(weights + next_tensor(cursor).offset);
+}
 
-/* The tensors of a section, in the order of the model file's tensor table. */
-typedef struct {
-    const uint8_t *section;
-    const int64_t *offsets; /* of the next tensor and those after it */
-    int type;
-    int64_t group;
-} Tensors;
-
-static inline const float *next_vector(Tensors *t) { return (const float *)(t->section + *t->offsets++); }
-
-static inline Matrix next_matrix(Tensors *t, int64_t n_out, int64_t n_in, int has_bias) {
-    Matrix m = {.data = t->section + *t->offsets++, .tiles = align(n_out, TILE) / TILE,
-                .layout = tile_layout(t->type, n_in, t->group)};
-    if (has_bias) m.bias = next_vector(t);
+static inline Matrix next_matrix(TensorCursor *cursor, const uint8_t *weights, int has_bias) {
+    const ModelShape *s = cursor->shape;
+    const Tensor t = next_tensor(cursor);
+    Matrix m = {.data = weights + t.offset, .tiles = align(t.n_out, TILE) / TILE,
+                .layout = tile_layout((int)s->type, t.n_in, s->group)};
+    if (has_bias) m.bias = next_vector(cursor, weights);
     return m;
 }
 
-/* Fills a network whose kernels and hyperparameters are set; returns 0 if memory runs out. The caller frees
- * `layers`. */
-static inline int network_open(Network *network, Tensors t, int has_head) {
-    Config *c = &network->config;
-    const int64_t n = c->n_embd, width = t.group > TILE ? t.group : TILE;
-    c->head_dim = n / c->n_head;
-    c->E = align(n, width), c->F = align(4 * n, width), c->Q = align(3 * n, TILE), c->V = align(c->n_vocab, TILE);
-    network->layers = calloc((size_t)c->n_layer, sizeof(Layer));
+/* Fills a network whose kernels are set. IN: s, a valid shape; weights (weights_length(s)), aligned to 4 bytes. Returns
+ * 0 if memory runs out. The caller frees `layers`. */
+static inline int network_open(Network *network, const ModelShape *s, const uint8_t *weights) {
+    const int64_t n = s->n_embd, width = s->group > TILE ? s->group : TILE;
+    network->config = (Config){.n_vocab = s->n_vocab, .n_ctx = s->n_ctx, .n_embd = n, .n_head = s->n_head,
+                               .n_layer = s->n_layer, .head_dim = n / s->n_head, .E = align(n, width),
+                               .F = align(4 * n, width), .Q = align(3 * n, TILE), .V = align(s->n_vocab, TILE)};
+    network->layers = calloc((size_t)s->n_layer, sizeof(Layer));
     if (!network->layers) return 0;
-    network->wpe = next_vector(&t);
-    for (int64_t i = 0; i < c->n_layer; i++) {
+    TensorCursor cursor = {.shape = s};
+    network->wpe = next_vector(&cursor, weights);
+    for (int64_t i = 0; i < s->n_layer; i++) {
         Layer *layer = &network->layers[i];
-        layer->ln_1_g = next_vector(&t);
-        layer->ln_1_b = next_vector(&t);
-        layer->attn_c_attn = next_matrix(&t, 3 * n, n, 1);
-        layer->attn_c_proj = next_matrix(&t, n, n, 1);
-        layer->ln_2_g = next_vector(&t);
-        layer->ln_2_b = next_vector(&t);
-        layer->mlp_c_fc = next_matrix(&t, 4 * n, n, 1);
-        layer->mlp_c_proj = next_matrix(&t, n, 4 * n, 1);
+        layer->ln_1_g = next_vector(&cursor, weights);
+        layer->ln_1_b = next_vector(&cursor, weights);
+        layer->attn_c_attn = next_matrix(&cursor, weights, 1);
+        layer->attn_c_proj = next_matrix(&cursor, weights, 1);
+        layer->ln_2_g = next_vector(&cursor, weights);
+        layer->ln_2_b = next_vector(&cursor, weights);
+        layer->mlp_c_fc = next_matrix(&cursor, weights, 1);
+        layer->mlp_c_proj = next_matrix(&cursor, weights, 1);
     }
-    network->ln_f_g = next_vector(&t);
-    network->ln_f_b = next_vector(&t);
-    network->wte = next_matrix(&t, c->n_vocab, n, 0);
-    network->head = has_head ? next_matrix(&t, c->n_vocab, n, 0) : network->wte;
+    network->ln_f_g = next_vector(&cursor, weights);
+    network->ln_f_b = next_vector(&cursor, weights);
+    network->wte = next_matrix(&cursor, weights, 0);
+    network->head = s->has_head ? next_matrix(&cursor, weights, 0) : network->wte;
     return 1;
 }
 

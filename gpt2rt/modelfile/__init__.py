@@ -1,38 +1,35 @@
 """The model file: its layout, reader and writer. No code outside this package knows an offset.
 
-`docs/format.md` is normative. `reader` and `writer` share `layout`. This module exports what opening a file needs;
-import `writer` and `vocabulary` separately.
+`docs/format.md` is normative. The rules of the layout are in C, `core/layout.h`, and the checks in `core/modelfile.h`.
+This module exports what opening a file needs; import `writer` and `vocabulary` separately.
 """
 
-from gpt2rt.modelfile.layout import (
-    CONTROLS,
-    DEFAULT_GROUP_SIZE,
-    FLAG_BOS,
-    FLAG_PREFIX_SPACE,
+from gpt2rt._modelfile import (
     GROUP_SIZES,
     MAGIC,
     MAX_EOS,
     MAX_N_LAYER,
     MAX_N_VOCAB,
     MAX_TOKEN_BYTES,
-    MERGE_SLOT,
-    NO_TOKEN,
-    QUANTIZED,
     TILE,
-    VOCABULARY_HEADER,
     WEIGHT_TYPES,
-    Hyperparameters,
     Tensor,
-    align,
     matrix_length,
     slots_for,
+)
+from gpt2rt.modelfile.layout import (
+    DEFAULT_GROUP_SIZE,
+    FLAG_BOS,
+    FLAG_PREFIX_SPACE,
+    NO_TOKEN,
+    QUANTIZED,
+    Hyperparameters,
+    align,
     tensor_table,
-    vocabulary_tables,
 )
 from gpt2rt.modelfile.reader import ModelFile
 
 __all__ = [
-    "CONTROLS",
     "DEFAULT_GROUP_SIZE",
     "FLAG_BOS",
     "FLAG_PREFIX_SPACE",
@@ -42,11 +39,9 @@ __all__ = [
     "MAX_N_LAYER",
     "MAX_N_VOCAB",
     "MAX_TOKEN_BYTES",
-    "MERGE_SLOT",
     "NO_TOKEN",
     "QUANTIZED",
     "TILE",
-    "VOCABULARY_HEADER",
     "WEIGHT_TYPES",
     "Hyperparameters",
     "ModelFile",
@@ -55,5 +50,4 @@ __all__ = [
     "matrix_length",
     "slots_for",
     "tensor_table",
-    "vocabulary_tables",
 ]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from gpt2rt.modelfile.layout import (
-    MERGE_SLOT,
-    NO_TOKEN,
-    VOCABULARY_HEADER,
-    slots_for,
-    vocabulary_tables,
-)
+import struct
+
+from gpt2rt._modelfile import slots_for, vocabulary_header, vocabulary_tables
+from gpt2rt.modelfile.layout import NO_TOKEN
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from _typeshed import ReadableBuffer
+
+CONTROLS = struct.Struct("<III")  # flags, bos, pad; the ids of the tokens that end a text follow
+MERGE_SLOT = struct.Struct("<IIII")  # left, right, rank, merged id
 
 
 def vocabulary_section(n_vocab: int, n_merges: int, tables: Mapping[str, bytes]) -> bytes:
@@ -27,14 +27,14 @@ def vocabulary_section(n_vocab: int, n_merges: int, tables: Mapping[str, bytes])
     """
     n_special, n_controls = (len(tables[name]) // 4 for name in ("special_tokens", "controls"))
     counts = n_merges, slots_for(n_merges), n_special, len(tables["token_bytes"]), n_controls
-    layout = vocabulary_tables(n_vocab, *counts)
-    section = bytearray(layout[-1].offset + layout[-1].length)
-    VOCABULARY_HEADER.pack_into(section, 0, *counts)
-    for table in layout:
-        content = tables[table.name]
-        if len(content) != table.length:
-            raise ValueError(f"table {table.name!r}: got {len(content)} bytes, expected {table.length}")
-        section[table.offset : table.offset + table.length] = content
+    layout = vocabulary_tables(n_vocab, counts)
+    section = bytearray(vocabulary_header(counts))
+    for name, offset, length in layout:
+        content = tables[name]
+        if len(content) != length:
+            raise ValueError(f"table {name!r}: got {len(content)} bytes, expected {length}")
+        section += bytes(offset - len(section))
+        section += content
     return bytes(section)
 
 

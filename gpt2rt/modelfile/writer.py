@@ -9,27 +9,9 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-from gpt2rt._kernels import crc32c
+from gpt2rt._modelfile import ALIGNMENT, GROUP_SIZES, MAX_METADATA, Shape, crc32c, header
 from gpt2rt.errors import ModelFileError, UsageError
-from gpt2rt.modelfile.layout import (
-    ALIGNMENT,
-    CHECKSUM,
-    CHECKSUM_OFFSET,
-    FLAG_HEAD,
-    GROUP_SIZES,
-    HEADER,
-    MAGIC,
-    MAX_METADATA,
-    METADATA_ROOM,
-    QUANTIZED,
-    SECTION,
-    SECTION_TABLE,
-    VERSION,
-    WEIGHT_TYPES,
-    Hyperparameters,
-    align,
-    tensor_table,
-)
+from gpt2rt.modelfile.layout import METADATA_ROOM, QUANTIZED, Hyperparameters, align
 from gpt2rt.modelfile.unfinished import Unfinished
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -82,9 +64,9 @@ class Writer:
         if not force and os.path.lexists(self.path):
             self._refuse_to_overwrite()
         self.force = force
-        self.hyperparameters, self.weight_type, self.group_size = hyperparameters, weight_type, group_size
-        self.is_tied = is_tied
-        self.tensors = tensor_table(hyperparameters, weight_type, group_size, is_tied)
+        self.hyperparameters = hyperparameters
+        self.shape = Shape(hyperparameters, weight_type, group_size, is_tied)
+        self.tensors = self.shape.tensors()
         self.metadata = metadata
         self._metadata_length = align(len(self._encoded_metadata()) + METADATA_ROOM, ALIGNMENT)
         self._vocabulary = vocabulary
@@ -173,30 +155,14 @@ class Writer:
         if len(encoded) > self._metadata_length:
             raise ValueError(f"the metadata grew to {len(encoded)} bytes, expected at most {self._metadata_length}")
         metadata = encoded.ljust(self._metadata_length)  # JSON may end with spaces
-        header = bytearray(ALIGNMENT)
-        HEADER.pack_into(
-            header,
-            0,
-            MAGIC,
-            VERSION,
-            ALIGNMENT,
-            self._weights_offset + self._weights_length,
-            *self.hyperparameters,
-            WEIGHT_TYPES.index(self.weight_type),
-            self.group_size,
-            0 if self.is_tied else FLAG_HEAD,
-        )
         sections = (
-            (ALIGNMENT, len(metadata), crc32c(metadata), 0),
-            (ALIGNMENT + len(metadata), len(self._vocabulary), crc32c(self._vocabulary), 0),
-            (self._weights_offset, self._weights_length, self._weights_checksum, 0),
+            (ALIGNMENT, len(metadata), crc32c(metadata)),
+            (ALIGNMENT + len(metadata), len(self._vocabulary), crc32c(self._vocabulary)),
+            (self._weights_offset, self._weights_length, self._weights_checksum),
         )
-        for index, section in enumerate(sections):
-            SECTION.pack_into(header, SECTION_TABLE + index * SECTION.size, *section)
-        CHECKSUM.pack_into(header, CHECKSUM_OFFSET, crc32c(header[:CHECKSUM_OFFSET]))
         with self._errors_named():
             self._file.seek(0)
-            self._file.write(header)
+            self._file.write(header(self.shape, sections))
             self._file.write(metadata)
             self._file.flush()
             os.fsync(self._file.fileno())
