@@ -6,6 +6,7 @@ import json
 import lzma
 import math
 
+import numpy as np
 import pytest
 from demo import demo_model
 from jobs import Batch, read_rows, texts, write_rows
@@ -275,6 +276,22 @@ class TestLibrary:
 
     def test_numbers_of_rows_count_from_the_first_one(self):
         assert [row["row"] for row in score_shard(demo_model(), texts(2), first=40, perplexity=True)] == [40, 41]
+
+    def test_values_of_numpy_are_those_of_python(self):
+        rows = [{"id": np.int64(7), "text": np.str_("The cat"), "share": np.float32(math.nan), "is_new": np.True_}]
+        (answer,) = score_shard(demo_model(), rows, copy=True)
+        (expected,) = score_shard(
+            demo_model(), [{"id": 7, "text": "The cat", "share": None, "is_new": True}], copy=True
+        )
+        assert answer == expected
+        assert "error" not in answer
+
+    def test_missing_values_of_pandas_are_missing(self):
+        pandas = pytest.importorskip("pandas")
+        rows = pandas.DataFrame({"id": [1, 2, 3], "text": ["The cat", None, pandas.NA]}).to_dict("records")
+        first, *others = score_shard(demo_model(), [*rows, {"id": 4, "text": math.nan}])
+        assert len(first["tokens"]) == 2
+        assert [row["error"] for row in others] == ["text: got None, expected text"] * 3
 
     def test_an_invalid_setting_is_refused(self):
         with pytest.raises(UsageError, match="temperature"):

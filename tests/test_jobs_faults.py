@@ -284,6 +284,7 @@ class TestMerge:
             os.close(writer)
 
 
+@pytest.mark.slow
 @needs_posix
 class TestOthers:
     """Other processes that work in the same folder."""
@@ -328,7 +329,6 @@ class TestOthers:
         assert ended(start(*line, "--part", "3/3"))[0] == 0
         self.check(batch, line, expected)
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("parts", [("1/2", "2/2"), ("1/3", "2/3", "3/3"), ("1/2", "1/2", "2/2", "2/2")])
     def test_parts_that_begin_at_once_are_the_whole(self, batch, line, expected, parts):
         running = [start(*line, "--part", part) for part in parts]
@@ -337,7 +337,6 @@ class TestOthers:
             assert code == 0, error
         self.check(batch, line, expected)
 
-    @pytest.mark.slow
     def test_of_equal_runs_that_begin_at_once_one_does_the_work(self, batch, line, expected):
         found = [ended(process) for process in [start(*line) for _ in range(4)]]
         refused = (2, f"gpt2rt: {batch.out}: another process is working on this job\n")
@@ -346,7 +345,6 @@ class TestOthers:
         assert all(code == 0 for code, _ in done), done
         self.check(batch, line, expected)
 
-    @pytest.mark.slow
     def test_of_different_jobs_that_begin_at_once_one_gets_the_folder(self, batch, line):
         for i in range(3):
             out = batch.folder / f"out{i}"
@@ -355,7 +353,6 @@ class TestOthers:
             assert sorted(code for code, _ in found) == [0, 2, 2], found
             assert all(": it has another job: settings." in error for code, error in found if code)
 
-    @pytest.mark.slow
     def test_parts_that_merge_at_once_write_one_file(self, batch, line, expected):
         assert ended(start(*line))[0] == 0
         merged = batch.folder / "both.jsonl"
@@ -364,6 +361,7 @@ class TestOthers:
         assert merged.read_bytes() == expected
 
 
+@pytest.mark.slow
 class TestSurroundings:
     """What the bytes do not depend on."""
 

@@ -33,6 +33,7 @@ def job(tmp_path_factory):
     return Killable(tmp_path_factory.mktemp("job"))
 
 
+@pytest.mark.slow
 @each_number
 def test_kills_of_the_first_process_lose_and_repeat_nothing(job, tmp_path, n):
     moments, n_killed, n_runs = random.Random(n), 0, 0
@@ -182,6 +183,7 @@ def test_workers_that_always_die_are_given_up_with_a_sentence(job, tmp_path):
     job.check(out)
 
 
+@pytest.mark.slow
 def test_the_shard_that_kills_its_process_is_named_and_others_stay(job, tmp_path):
     source, model, task = tmp_path / "rows.jsonl", gpt2rt.open_model(job.model), DyingScore()
     texts = ["some text"] * 40

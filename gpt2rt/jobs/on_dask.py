@@ -110,7 +110,7 @@ def _connected(address: str | None, name: str, n_threads: int) -> Iterator[Clien
                 check_port(address or "")
                 where: Any = address or stack.enter_context(_local_cluster(max(1, default_threads() // n_threads)))
                 client = stack.enter_context(Client(where))
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"{name}: can't connect: {first_line(error)}") from None
         yield client
 

@@ -13,7 +13,7 @@ from gpt2rt.arguments import whole_number
 from gpt2rt.batch import BATCH_SIZE, MAX_BATCH_SIZE
 from gpt2rt.errors import ModelFileError, UsageError
 from gpt2rt.jobs.row import Row
-from gpt2rt.jobs.source import Shard
+from gpt2rt.jobs.source import Shard, row_content
 from gpt2rt.jobs.tasks import PLAIN_TASKS, Task
 from gpt2rt.jobs.work import Running, Work
 from gpt2rt.model import Model, open_model
@@ -118,16 +118,18 @@ def generate_shard(
     *,
     first: int = 0,
     batch_size: int = BATCH_SIZE,
-    n_threads: int | None = None,
+    n_threads: int | None = 1,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Continue the texts of rows, such as a partition of a data frame.
 
     Args:
         model: a `Model`, or the path of a model file, which stays open for the next shard.
-        rows: dicts with a text, and an id where the result shall depend on that instead of the row's number.
+        rows: dicts with a text, and an id where the result shall depend on that instead of the row's number. Values
+            of NumPy and pandas are fine.
         first: the number of the first row in all of the input.
-        batch_size: how many texts run at a time. n_threads: as for `open_model`, if `model` is a path.
+        batch_size: how many texts run at a time.
+        n_threads: if `model` is a path; None for as many as the machine allows. One is best where each CPU has a shard.
         settings: text_field, id_field, copy, special, seed, max_tokens, stop and sampling, see `gpt2rt batch -h`;
             sampling is a dict.
 
@@ -148,7 +150,7 @@ def score_shard(
     first: int = 0,
     perplexity: bool = False,
     batch_size: int = BATCH_SIZE,
-    n_threads: int | None = None,
+    n_threads: int | None = 1,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Score the texts of rows, such as a partition of a data frame.
@@ -187,6 +189,6 @@ def _rows_answered(
             raise UsageError(f"{name:.80}: unknown setting ({hint})")
     task = kind(**settings)
     task.check(opened)
-    shard = Shard(0, [Row(first + i, json.dumps(dict(row)).encode()) for i, row in enumerate(rows)])
+    shard = Shard(0, [Row(first + i, row_content(dict(row))) for i, row in enumerate(rows)])
     found = answered(opened, task, [shard] if shard.rows else [], batch_size)
     return [json.loads(line) for answers in found for line in answers.content.split(b"\n") if line]

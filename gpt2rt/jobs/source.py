@@ -170,7 +170,7 @@ class Source:
         columns = None if self._columns is None else [name for name in self._columns if name in names]
         for batch in opened.iter_batches(PARQUET_ROWS, columns=columns):
             for fields in batch.to_pylist():
-                content = _json(fields)
+                content = row_content(fields)
                 digest(content + b"\n")
                 yield content if len(content) <= MAX_ROW_BYTES else None
 
@@ -192,7 +192,8 @@ def _lines(file: IO[bytes], digest: Callable[[bytes], object]) -> Iterator[bytes
             yield content
 
 
-def _json(fields: object) -> bytes:
+def row_content(fields: object) -> bytes:
+    """Return a row as JSON, given values of Python, NumPy or Arrow."""
     try:
         return json.dumps(fields, default=_plain, allow_nan=False).encode()
     except ValueError:
@@ -208,8 +209,14 @@ def _without_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _plain(value: object) -> str:
-    """Return what stands in JSON for a value of a Parquet file, such as a date."""
+def _plain(value: object) -> object:
+    """Return what stands in JSON for a value that it does not have, such as a date."""
+    if isinstance(value, (np.bool_, np.integer)):
+        return value.item()
+    if isinstance(value, np.floating):
+        return _without_nan(float(value))
+    if type(value).__name__ in ("NAType", "NaTType"):  # of pandas: no value
+        return None
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
