@@ -72,6 +72,7 @@ def test_kills_of_workers_lose_and_repeat_nothing(job, tmp_path, n):
         job.check(out)
 
 
+@pytest.mark.slow
 @each_number
 def test_kills_while_answers_are_merged_leave_all_or_nothing(job, tmp_path, n):
     source, out, merged = tmp_path / "long.jsonl", tmp_path / "out", tmp_path / "merged.jsonl"
