@@ -110,6 +110,7 @@ def task_failure(cluster: Cluster, shard: Shard, error: BaseException | None) ->
 
 
 def first_line(error: BaseException | None) -> str:
-    """Return the beginning of an error's message, which may have a traceback in it."""
+    """Return the beginning of an error's message, which may have a traceback in it, and then its last line too."""
     message = getattr(error, "strerror", None) or str(error).strip() or repr(error)
-    return str(message).partition("\n")[0][:300]
+    first, *others = str(message).splitlines()
+    return (f"{first} {others[-1].strip()}" if first.endswith(":") and others else first)[:300]

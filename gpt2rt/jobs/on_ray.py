@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gpt2rt.jobs.source import Shard
 
 LOCAL = "local"  # Ray's word for a cluster of its own on this machine
+STDERR = 2  # its descriptor
 MOST_RETRIES = 20  # of a task whose process or node has died
 PIECE = 64 << 20  # bytes of the model that are one object, so that no node has to hold all of it in its object store
 
@@ -131,15 +132,28 @@ def _connected(address: str, name: str, n_threads: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         # Ray prints there about nodes that have died, whatever its options say.
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        stack.callback(ray.shutdown)
+        stack.callback(_end)
         try:
             # Workers look for modules in the current folder first, where there may be others with the same name.
             with _keeping_signals(address == LOCAL), contextlib.chdir(os.sep), warnings.catch_warnings(action="ignore"):
                 check_port(address)
                 ray.init(**options)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
-            raise UsageError(f"{name}: can't connect: {first_line(error)}") from None
+            is_refused = "AuthenticationError" in str(error.__cause__)
+            hint = " (it wants a token: set RAY_AUTH_MODE=token, and see Ray's documentation)" if is_refused else ""
+            raise UsageError(f"{name}: can't connect: {first_line(error)}{hint}") from None
         yield
+
+
+def _end() -> None:
+    """Leave or end the cluster, without the lines of Ray's core about tasks that are lost by that."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # there may be no standard error
+            saved = os.dup(STDERR)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, STDERR)
+            os.dup2(stack.enter_context(open(os.devnull, "wb")).fileno(), STDERR)
+        ray.shutdown()
 
 
 @contextlib.contextmanager
