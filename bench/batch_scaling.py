@@ -37,7 +37,7 @@ from gpt2rt.benchmark import cpu_name
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.jobs.job import Job
 from gpt2rt.jobs.local import AHEAD, in_this_process
-from gpt2rt.jobs.shard import Answers
+from gpt2rt.jobs.shard import Answers, Call
 from gpt2rt.jobs.source import Source
 from gpt2rt.jobs.tasks import Perplexity
 from gpt2rt.model import open_model
@@ -108,14 +108,14 @@ def simulated(costs, n_rows, shard_size, n_places, seed=0):
 def measure(model, rows, shard_size, folder, rounds):
     """Measure the costs: the medians of some rounds."""
     task, found = Perplexity(), []
-    checksums, many = model.checksums, folder / "many.jsonl"
+    call, many = Call(model.path, model.checksums, task, 1, 16), folder / "many.jsonl"
 
     def nothing(shards, _):
         for shard in shards:
             yield Answers(shard.number, b'{"row": 0}\n' * len(shard.rows), 0)
 
     def answers(shards, on_rows):
-        return in_this_process(model.path, checksums, task, shards, on_rows, n_threads=1, batch_size=16)
+        return in_this_process(call, shards, on_rows)
 
     for i in range(rounds):
         seconds = []

@@ -13,8 +13,8 @@ import pytest
 from job_runs import Killable, ended, kill
 
 from gpt2rt.jobs.row import Row
-from gpt2rt.jobs.shard import _opened, answered
-from gpt2rt.jobs.shipping import Call, answer_shard
+from gpt2rt.jobs.shard import Call, _opened, answered
+from gpt2rt.jobs.shipping import answer_shard
 from gpt2rt.jobs.source import Shard
 from gpt2rt.jobs.tasks import Score
 from gpt2rt.model import open_model
