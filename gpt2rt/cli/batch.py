@@ -10,7 +10,7 @@ from time import monotonic
 
 import click
 
-from gpt2rt.cli import complain
+from gpt2rt.cli import complain, needing
 from gpt2rt.cli.generate import MAX_TOKENS
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import FILE, FOLDER, OneOf, label
@@ -185,12 +185,8 @@ def task_of(name: str | None, model: str, options: dict[str, Any]) -> AnyTask:
 
     seed = options["seed"] or 0
     if name is None:
-        try:
+        with needing("requests need", "server"):
             from gpt2rt.jobs.requests import Requests
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("gpt2rt"):
-                raise
-            raise UsageError(f"requests need the package {error.name} (pip install 'gpt2rt[server]')") from None
         from gpt2rt.cli.serve import name_and_model
 
         return Requests(
@@ -221,15 +217,11 @@ def cluster_of(on: str | None, processes: int | None) -> Callable[..., Any] | No
         raise UsageError(f"--on: got {on!r:.80}, expected ray or dask, perhaps with =ADDRESS")
     if processes is not None:
         raise UsageError("--processes: with --on, the cluster decides (leave it out)")
-    try:
+    with needing(f"--on {name} needs", name):
         if name == "ray":
             from gpt2rt.jobs.on_ray import on_ray as on_cluster
         else:
             from gpt2rt.jobs.on_dask import on_dask as on_cluster
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("gpt2rt"):
-            raise
-        raise UsageError(f"--on {name} needs the package {error.name} (pip install 'gpt2rt[{name}]')") from None
     return partial(on_cluster, address=address or None)
 
 
