@@ -1,14 +1,15 @@
 """Predict how long a batch job takes on many machines, from what one machine measures, and check it by simulation.
 
     python bench/batch_scaling.py 124M-int8.bin
+    python bench/batch_scaling.py 124M-int8.bin --ray
     python bench/batch_scaling.py 124M-int8.bin --rows 1000000 --texts corpus.jsonl --json
 
 One process reads the input and writes the answers (the driver); every place, a task on some node, answers one shard
 after the other. Measured here, with rows of random words or those of a file:
 
     survey  seconds of the driver per row, before anything else: read, parse, hash
-    driver  seconds of the driver per shard: read it, write the answers, fsync, rename; --driver sets it, for a cluster
-            whose tasks cost more
+    driver  seconds of the driver per shard: read it, write the answers, fsync, rename. With --ray, for its tasks too,
+            in a cluster of this machine, with rows without text, which take no work. --driver sets it
     row     seconds of one thread per row, scored by perplexity
 
 The model, for n rows in shards of s and P places:
@@ -27,6 +28,7 @@ import pathlib
 import random
 import statistics
 import tempfile
+from functools import partial
 from time import perf_counter
 
 import click
@@ -37,12 +39,13 @@ from gpt2rt.benchmark import cpu_name
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.jobs.job import Job
 from gpt2rt.jobs.local import AHEAD, in_this_process
-from gpt2rt.jobs.shard import Answers
+from gpt2rt.jobs.shard import Answers, Call
 from gpt2rt.jobs.source import Source
 from gpt2rt.jobs.tasks import Perplexity
 from gpt2rt.model import open_model
 
 PLACES = [4**k for k in range(8)]
+RAY_SHARDS = (50, 1050)  # of a short job and a long one; the difference has no start in it
 NETWORK = 0.001  # seconds from the driver to a place and back, of the simulation
 MANY = 50  # times that the sample is read to measure the survey
 SPREAD = 0.5  # standard deviation of the logarithm of a row's time
@@ -108,14 +111,14 @@ def simulated(costs, n_rows, shard_size, n_places, seed=0):
 def measure(model, rows, shard_size, folder, rounds):
     """Measure the costs: the medians of some rounds."""
     task, found = Perplexity(), []
-    checksums, many = model.checksums, folder / "many.jsonl"
+    call, many = Call(model.path, model.checksums, task, 1, 16), folder / "many.jsonl"
 
     def nothing(shards, _):
         for shard in shards:
             yield Answers(shard.number, b'{"row": 0}\n' * len(shard.rows), 0)
 
     def answers(shards, on_rows):
-        return in_this_process(model.path, checksums, task, shards, on_rows, n_threads=1, batch_size=16)
+        return in_this_process(call, shards, on_rows)
 
     for i in range(rounds):
         seconds = []
@@ -132,6 +135,23 @@ def measure(model, rows, shard_size, folder, rounds):
         driver, work = seconds
         found.append((survey / job.n_rows, driver / job.n_shards, (work - driver) / job.n_rows))
     return Costs(*(statistics.median(values) for values in zip(*found, strict=True)))
+
+
+def driver_on_ray(model, shard_size, folder):
+    """Return the seconds of the driver for a shard that a task of Ray answers, in a cluster of this machine."""
+    from gpt2rt.jobs.on_ray import on_ray
+
+    task = Perplexity(bos=False)
+    call = Call(model.path, model.checksums, task, 1, 16)
+    seconds = []
+    for n_shards in RAY_SHARDS:
+        rows = folder / f"{n_shards}.jsonl"
+        rows.write_text('{"text": ""}\n' * (n_shards * shard_size))
+        job = Job(model, Source(str(rows), id_field="id"), task, str(folder / f"ray{n_shards}"), shard_size=shard_size)
+        begin = perf_counter()
+        job.run(partial(on_ray, call, address=None), lambda _: None, lambda _: None)
+        seconds.append(perf_counter() - begin)
+    return (seconds[1] - seconds[0]) / (RAY_SHARDS[1] - RAY_SHARDS[0])
 
 
 def write_texts(path, model, n_rows):
@@ -151,9 +171,10 @@ def write_texts(path, model, n_rows):
 @click.option("--rows", type=click.IntRange(1), default=1_000_000, show_default=True, help="Predict for so many rows.")
 @click.option("--shard-size", type=click.IntRange(1), default=128, show_default=True, help="Rows of a shard.")
 @click.option("--driver", type=click.FloatRange(0), metavar="MS", help="Take this for the driver's ms per shard.")
+@click.option("--ray", is_flag=True, help="Measure the driver's ms per shard with tasks of Ray.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measure so many times.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(path, texts, sample, rows, shard_size, driver, rounds, as_json):
+def main(path, texts, sample, rows, shard_size, driver, ray, rounds, as_json):
     """Predict how long it takes to score a corpus with the model file MODEL on many machines."""
     try:
         model = open_model(path, n_threads=1)
@@ -161,6 +182,8 @@ def main(path, texts, sample, rows, shard_size, driver, rounds, as_json):
             folder = pathlib.Path(name)
             given = pathlib.Path(texts) if texts else write_texts(folder / "rows.jsonl", model, sample)
             costs = measure(model, given, min(shard_size, sample), folder, rounds)
+            if ray:
+                costs.driver = driver_on_ray(model, shard_size, folder)
     except Gpt2rtError as error:
         raise click.ClickException(str(error)) from None
     if driver is not None:

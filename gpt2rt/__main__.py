@@ -1,5 +1,6 @@
 """The entry point of `gpt2rt` and of `python -m gpt2rt`."""
 
+import _signal  # type: ignore[import-not-found]  # what signal is made of, without its enums
 import _thread
 import os
 import stat
@@ -28,15 +29,13 @@ def main() -> None:
                 path = argument if os.path.exists(argument) else named_model(argument) or argument
                 _thread.start_new_thread(read_ahead, (path,))
                 break
-    import signal
-
     # Ctrl-C while modules are loaded would be a traceback.
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    if on_interrupt is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    on_interrupt = _signal.getsignal(_signal.SIGINT)
+    if on_interrupt is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from gpt2rt.cli import main
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    _signal.signal(_signal.SIGINT, on_interrupt)
     main()
 
 

@@ -229,6 +229,28 @@ class Continuation:
         return tail
 
 
+def begun(
+    sequence: _engine.Sequence,
+    prompt: list[int],
+    start: Callable[[_engine.Sequence], Sampling] | None,
+    prompt_logprobs: int | None,
+) -> Sampling | None:
+    """Begin a text on a sequence that has evaluated the first ids of its prompt, or none.
+
+    Args:
+        start: returns what samples the text; None if the prompt is only evaluated.
+        prompt_logprobs: as for `Sequence.set_sampling`, where nothing is sampled.
+
+    Returns:
+        What `start` returned, or None.
+    """
+    if start is not None:
+        return start(sequence)
+    sequence.set_sampling(None, prompt_logprobs=prompt_logprobs)
+    sequence.push(prompt[len(sequence) :])
+    return None
+
+
 def run_together(
     running: list[Running],
     step: Callable[[list[_engine.Sequence]], list[Event]] = step_together,

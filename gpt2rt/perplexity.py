@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from gpt2rt._tokenizer import Tokenizer
     from gpt2rt.model import Model
 
 
@@ -127,6 +128,23 @@ def windows(n_tokens: int, n_ctx: int, stride: int, bos: bool = True) -> Iterato
         first = max(end, begin + 1)
 
 
+def scored_windows(n_tokens: int, n_ctx: int, stride: int | None, bos: bool = True) -> list[tuple[int, int, int]]:
+    """Return the windows, as of `windows`, that score a token. stride: None for half of the context."""
+    found = windows(n_tokens, n_ctx, max(1, n_ctx // 2) if stride is None else stride, bos)
+    return [(begin, end, first) for begin, end, first in found if first < end]
+
+
+def start_of_scored(tokenizer: Tokenizer, bos: bool) -> list[int]:
+    """Return the ids before a text that is scored: the bos token, if there is one and it is wanted."""
+    return [tokenizer.bos_token_id] if bos and tokenizer.bos_token_id is not None else []
+
+
+def bytes_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> int:
+    """Return the number of bytes of a text's tokens; those that begin and end texts have none."""
+    separators = {tokenizer.bos_token_id, *tokenizer.eos_token_ids}
+    return sum(len(tokenizer.token_bytes(token)) for token in tokens if token not in separators)
+
+
 def _score(sequences: Sequence[_engine.Sequence], tokens: Sequence[int], first: int, tally: Tally) -> tuple[bool, bool]:
     """Score tokens[first:], each after all tokens before it, with sequences of one or two models.
 
@@ -212,12 +230,11 @@ def perplexity(
     if not 1 <= stride <= n_ctx:
         raise UsageError(f"stride: got {stride}, expected 1 to {n_ctx}, the size of the window")
     tokenizer = model.tokenizer
-    start = [tokenizer.bos_token_id] if bos and tokenizer.bos_token_id is not None else []
-    separators = {tokenizer.bos_token_id, *tokenizer.eos_token_ids}
+    start = start_of_scored(tokenizer, bos)
     encoded = []
     for name, text in texts:
         tokens = start + _encode([sequence.model for sequence in sequences], name, text, special)
-        scored = [part for part in windows(len(tokens), n_ctx, stride, bos) if part[2] < part[1]]
+        scored = scored_windows(len(tokens), n_ctx, stride, bos)
         if not scored:
             raise UsageError(f"{name}: no token to score (use a longer text)")
         encoded.append((name, tokens, scored))
@@ -227,7 +244,7 @@ def perplexity(
         tally, n_bytes = Tally(), 0
         for begin, end, first in scored:
             _score(sequences, tokens[begin:end], first - begin, tally)
-            n_bytes += sum(len(tokenizer.token_bytes(token)) for token in tokens[first:end] if token not in separators)
+            n_bytes += bytes_of(tokenizer, tokens[first:end])
             done += end - first
             if progress:
                 progress(done, total)

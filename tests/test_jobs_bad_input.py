@@ -79,6 +79,7 @@ class TestRows:
         assert first["x"] == json.loads(deep)
         assert second["x"] == '"' + "[" * 500
 
+    @pytest.mark.slow
     def test_a_row_longer_than_16_mb_is_an_error(self, batch):
         rows = [b'{"text": "%s"}' % (b"x" * n) for n in (3, (16 << 20) - 12, (16 << 20) - 11, 33 << 20)]
         answers = batch.answers(b"\n".join([*rows, b'{"text": "abcd"}']))
@@ -173,6 +174,7 @@ class TestInput:
         code, error = ended(start(*arguments, preexec_fn=without_privileges))
         assert (code, error) == (2, f"gpt2rt: {source}: can't be read: Permission denied\n")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "change", ["longer", "shorter", "cut in a line", "empty", "replaced", "touched", "removed"]
     )

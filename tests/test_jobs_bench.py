@@ -49,6 +49,17 @@ def test_a_prediction_has_the_costs_and_a_row_for_each_number_of_places():
     assert [row["places"] for row in found["predictions"]] == [1, 4, 16, 64, 256, 1024, 4096, 16384]
 
 
+@pytest.mark.slow
+def test_the_driver_s_cost_of_ray_s_tasks_is_measured():
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    plain, ray = (
+        json.loads(run("bench/batch_scaling.py", DEMO, "--sample", 20, "--rounds", 1, "--json", *options))
+        for options in ((), ("--ray",))
+    )
+    assert 0 < ray["driver"] < 1
+    assert ray["driver"] != plain["driver"]
+
+
 @pytest.mark.parametrize("places", [1, 3, 16, 200, 1000, 5000])
 @pytest.mark.parametrize(("row", "driver"), [(0.05, 0.001), (0.001, 0.01), (0.2, 0.00001)])
 def test_the_model_agrees_with_the_simulation(scaling, places, row, driver):

@@ -17,6 +17,7 @@ import gpt2rt
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.jobs.job import Job
 from gpt2rt.jobs.local import MOST_DEATHS, in_processes
+from gpt2rt.jobs.shard import Call
 from gpt2rt.jobs.source import Source
 
 GIVEN_UP = f"{MOST_DEATHS} processes have died with it, the last one with exit code -9 (not enough memory?)"
@@ -72,6 +73,7 @@ def test_kills_of_workers_lose_and_repeat_nothing(job, tmp_path, n):
         job.check(out)
 
 
+@pytest.mark.slow
 @each_number
 def test_kills_while_answers_are_merged_leave_all_or_nothing(job, tmp_path, n):
     source, out, merged = tmp_path / "long.jsonl", tmp_path / "out", tmp_path / "merged.jsonl"
@@ -190,9 +192,9 @@ def test_the_shard_that_kills_its_process_is_named_and_others_stay(job, tmp_path
     texts[22] = DEADLY
     source.write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
     made = Job(model, Source(str(source), id_field="id"), task, str(tmp_path / "out"), shard_size=4)
-    how = {"n_processes": 2, "n_threads": 1, "batch_size": 16}
+    call = Call(job.model, model.checksums, task, 1, 16)
     with pytest.raises(Gpt2rtError, match=re.escape(f"shard 5: {GIVEN_UP}")):
-        made.run(partial(in_processes, job.model, model.checksums, task, **how), lambda _: None, lambda _: None)
+        made.run(partial(in_processes, call, n_processes=2), lambda _: None, lambda _: None)
     complete = made.folder.complete()
     assert complete >= {0, 1, 2, 3, 4}
     assert 5 not in complete

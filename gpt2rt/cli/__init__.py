@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from io import TextIOWrapper
 
 import click
@@ -127,6 +129,18 @@ def prepare_streams() -> None:
                 stream.reconfigure(encoding="utf-8-sig", newline="\n")  # without a byte order mark
             if stream is not sys.stderr:
                 stream.reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def needing(what: str, extra: str) -> Iterator[None]:
+    """Turn the import of a package that is not installed into a sentence: `what` needs it, and an extra has it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "gpt2rt":
+            raise
+        raise UsageError(f"{what} the package {package} (pip install 'gpt2rt[{extra}]')") from None
 
 
 def complain(message: object) -> None:

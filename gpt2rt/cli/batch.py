@@ -10,7 +10,8 @@ from time import monotonic
 
 import click
 
-from gpt2rt.cli import complain
+from gpt2rt.cli import complain, needing
+from gpt2rt.cli.generate import MAX_TOKENS
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import FILE, FOLDER, OneOf, label
 from gpt2rt.cli.sampling_options import given, sampling_options, special_option
@@ -19,7 +20,6 @@ from gpt2rt.cli.terminal import counted
 from gpt2rt.errors import UsageError
 from gpt2rt.sampling import SAMPLING_OPTIONS
 
-MAX_TOKENS = 200
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where standard error is no terminal
 
 TYPE_CHECKING = False
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpt2rt.jobs.job import Executor, Job
-    from gpt2rt.jobs.shard import Answers, AnyTask
-    from gpt2rt.model import Model
+    from gpt2rt.jobs.shard import Answers, AnyTask, Call
 
 REQUESTS = "requests"
 OF_TEXTS = {"field", "id_field", "copy", "special"}
@@ -153,6 +152,7 @@ def command(
       gpt2rt batch 124M corpus.jsonl shared/job --task score --on ray=auto
     """
     from gpt2rt.jobs.job import Job
+    from gpt2rt.jobs.shard import Call
     from gpt2rt.jobs.source import Source
     from gpt2rt.model import open_model
 
@@ -166,14 +166,15 @@ def command(
         raise UsageError("--force: got no --merge (add it)")
     opened = open_model(model, n_threads=None if on else threads)
     asked = task_of(task, model, options)
-    on_cluster = cluster_of(on, processes, threads)
+    on_cluster = cluster_of(on, processes)
     source = Source(input, id_field=asked.id_field, columns=asked.columns)
     with undone_when_stopped():
         job = Job(opened, source, asked, folder, shard_size=shard_size, part=part or (0, 1))
         if merge is not None:
             check_target(merge, job, (input, opened.path), force)
-        executor = executor_of(on_cluster, opened, asked, processes, len(job.missing()))
-        run(job, partial(executor, batch_size=batch_size))
+        n_threads = opened.n_threads if on_cluster is None else threads or 1
+        call = Call(os.path.abspath(opened.path), opened.checksums, asked, n_threads, batch_size)
+        run(job, partial(on_cluster, call) if on_cluster else executor_of(call, processes, len(job.missing())))
         if merge is not None:
             merge_answers(job, merge, force)
 
@@ -184,12 +185,8 @@ def task_of(name: str | None, model: str, options: dict[str, Any]) -> AnyTask:
 
     seed = options["seed"] or 0
     if name is None:
-        try:
+        with needing("requests need", "server"):
             from gpt2rt.jobs.requests import Requests
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("gpt2rt"):
-                raise
-            raise UsageError(f"requests need the package {error.name} (pip install 'gpt2rt[server]')") from None
         from gpt2rt.cli.serve import name_and_model
 
         return Requests(
@@ -207,7 +204,7 @@ def task_of(name: str | None, model: str, options: dict[str, Any]) -> AnyTask:
     return Perplexity(**texts, bos=not options["no_bos"], stride=options["stride"])
 
 
-def cluster_of(on: str | None, processes: int | None, threads: int | None) -> Callable[..., Any] | None:
+def cluster_of(on: str | None, processes: int | None) -> Callable[..., Any] | None:
     """Return what runs tasks on the cluster that --on names; None for this machine.
 
     Raises:
@@ -220,31 +217,23 @@ def cluster_of(on: str | None, processes: int | None, threads: int | None) -> Ca
         raise UsageError(f"--on: got {on!r:.80}, expected ray or dask, perhaps with =ADDRESS")
     if processes is not None:
         raise UsageError("--processes: with --on, the cluster decides (leave it out)")
-    try:
+    with needing(f"--on {name} needs", name):
         if name == "ray":
             from gpt2rt.jobs.on_ray import on_ray as on_cluster
         else:
             from gpt2rt.jobs.on_dask import on_dask as on_cluster
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("gpt2rt"):
-            raise
-        raise UsageError(f"--on {name} needs the package {error.name} (pip install 'gpt2rt[{name}]')") from None
-    return partial(on_cluster, address=address or None, n_threads=threads or 1)
+    return partial(on_cluster, address=address or None)
 
 
-def executor_of(
-    on_cluster: Callable[..., Any] | None, model: Model, task: AnyTask, processes: int | None, n_shards: int
-) -> Callable[..., Any]:
-    """Return what answers so many shards."""
-    job = os.path.abspath(model.path), model.checksums, task
-    if on_cluster is not None:
-        return partial(on_cluster, *job)
+def executor_of(call: Call, processes: int | None, n_shards: int) -> Executor:
+    """Return what answers so many shards on this machine, with the threads of a call split among processes."""
     from gpt2rt.jobs.local import in_processes, in_this_process
 
-    n_processes = min(processes or model.n_threads, max(1, n_shards))
+    n_processes = min(processes or call.n_threads, max(1, n_shards))
     if n_processes == 1:
-        return partial(in_this_process, *job, n_threads=model.n_threads)
-    return partial(in_processes, *job, n_processes=n_processes, n_threads=max(1, model.n_threads // n_processes))
+        return partial(in_this_process, call)
+    call = call._replace(n_threads=max(1, call.n_threads // n_processes))
+    return partial(in_processes, call, n_processes=n_processes)
 
 
 def run(job: Job, executor: Executor) -> None:
@@ -281,7 +270,7 @@ class Progress:
 
     def __init__(self, n_rows: int, n_before: int):
         self._n_rows, self._n_before, self._n_shown = n_rows, n_before, n_before
-        self._n_complete = self._n_reported = n_before
+        self._n_reported = n_before
         self._begin = self._last_line = monotonic()
         self._bar: Any = (
             click.progressbar(
@@ -312,7 +301,6 @@ class Progress:
 
     def show(self, n_complete: int) -> None:
         """Show the number of rows of complete shards, which clusters report alone."""
-        self._n_complete = n_complete
         self._show(max(n_complete, self._n_reported))
 
     def _show(self, n_rows: int) -> None:

@@ -7,6 +7,7 @@ import os
 
 import click
 
+from gpt2rt.cli import needing
 from gpt2rt.cli.arena import db_option
 from gpt2rt.cli.model_argument import MODEL, model_path, yes_option
 from gpt2rt.cli.sampling_options import model_options
@@ -135,14 +136,9 @@ def command(
       curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" \\
         -d '{"messages": [{"role": "user", "content": "Hello!"}]}'
     """
-    try:
+    with needing("gpt2rt serve needs", "server"):
         from gpt2rt.serve.app import Service, Settings
         from gpt2rt.serve.server import listening_socket, make_server, url_of
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package == "gpt2rt":
-            raise
-        raise UsageError(f"gpt2rt serve needs the package {package} (pip install 'gpt2rt[server]')") from None
 
     if api_key == "":
         raise UsageError("--api-key: it is empty, expected a key")

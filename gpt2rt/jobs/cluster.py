@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import gpt2rt
 from gpt2rt.errors import Gpt2rtError
+from gpt2rt.lines import lines_of
 
 if TYPE_CHECKING:
     from gpt2rt.jobs.shard import Answers
@@ -110,6 +111,7 @@ def task_failure(cluster: Cluster, shard: Shard, error: BaseException | None) ->
 
 
 def first_line(error: BaseException | None) -> str:
-    """Return the beginning of an error's message, which may have a traceback in it."""
+    """Return the beginning of an error's message, which may have a traceback in it, and then its last line too."""
     message = getattr(error, "strerror", None) or str(error).strip() or repr(error)
-    return str(message).partition("\n")[0][:300]
+    first, *others = lines_of(str(message))
+    return (f"{first} {others[-1].strip()}" if first.endswith(":") and others else first)[:300]

@@ -65,8 +65,7 @@ class Job:
         self._survey = source.survey(task.needed_field)
         self.n_rows = self._survey.n_rows
         if self.n_rows and not self._survey.n_usable:
-            hint = "--field names another one" if task.name != "requests" else "--task for rows that are not requests"
-            raise UsageError(f"{source.path}: no row has a field {task.needed_field!r:.80} ({hint})")
+            raise UsageError(f"{source.path}: no row has a field {task.needed_field!r:.80} ({task.hint})")
         self.shard_size = max(SHARD_SIZE, -(-self.n_rows // MOST_SHARDS)) if shard_size is None else shard_size
         self.n_shards = -(-self.n_rows // self.shard_size)
         with open(model.path, "rb") as file:

@@ -10,19 +10,16 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt2rt.errors import Gpt2rtError
-from gpt2rt.jobs.shard import Answers, answered, checked_model
+from gpt2rt.jobs.shard import Answers, Call, answered, checked_model
 from gpt2rt.jobs.source import Shard
-
-if TYPE_CHECKING:
-    from gpt2rt.jobs.shard import AnyTask
 
 AHEAD = 2  # shards that wait in a process, so that it never waits for the next one
 MOST_DEATHS = 5  # of processes with the same shard
@@ -31,26 +28,20 @@ ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHU
 
 
 def in_this_process(
-    path: str,
-    checksums: Mapping[str, int],
-    task: AnyTask,
+    call: Call,
     shards: Iterator[Shard],
     on_rows: Callable[[int], None],
-    *,
-    n_threads: int | None,
-    batch_size: int,
 ) -> Iterator[Answers]:
     """Answer the rows of shards in this process."""
-    model = checked_model(path, n_threads, checksums)
-    return answered(model, task, shards, batch_size, lambda: on_rows(1))
+    return answered(checked_model(call), call.task, shards, call.batch_size, lambda: on_rows(1))
 
 
 class Worker:
     """A process, and the shards that it has."""
 
-    def __init__(self, context: Any, arguments: tuple[Any, ...]):
+    def __init__(self, context: Any, call: Call):
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, call), daemon=True)
         self.process.start()
         theirs.close()  # so that its end is seen
         self.shards: list[Shard] = []
@@ -72,15 +63,11 @@ class Worker:
 
 
 def in_processes(
-    path: str,
-    checksums: Mapping[str, int],
-    task: AnyTask,
+    call: Call,
     shards: Iterator[Shard],
     on_rows: Callable[[int], None],
     *,
     n_processes: int,
-    n_threads: int,
-    batch_size: int,
 ) -> Iterator[Answers]:
     """Answer the rows of shards in several processes. The shards of one that dies are given to another.
 
@@ -88,7 +75,6 @@ def in_processes(
         Gpt2rtError: a process reports an error, or several have died with the same shard.
     """
     context = multiprocessing.get_context("spawn")
-    arguments = (path, checksums, task, n_threads, batch_size)
     waiting = next(shards, None)
     suspects: deque[Shard] = deque()  # of processes that have died: each runs alone, to see which one it was
     deaths: dict[int, int] = {}
@@ -103,7 +89,7 @@ def in_processes(
 
     def start() -> None:
         with _signals_held():
-            worker = Worker(context, arguments)
+            worker = Worker(context, call)
             workers.append(worker)
         if suspects:
             worker.send(suspects.popleft())
@@ -183,9 +169,7 @@ def _signals_held() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
-def _work(
-    connection: Connection, path: str, checksums: Mapping[str, int], task: AnyTask, n_threads: int, batch_size: int
-) -> None:
+def _work(connection: Connection, call: Call) -> None:
     """Answer the shards that come through a connection, until None comes: the main function of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     if sys.platform != "win32":
@@ -218,8 +202,7 @@ def _work(
 
     def answer() -> None:
         nonlocal n_new, n_shards
-        model = checked_model(path, n_threads, checksums)
-        for answers in answered(model, task, shards(), batch_size, on_row):
+        for answers in answered(checked_model(call), call.task, shards(), call.batch_size, on_row):
             n_shards -= 1
             connection.send(n_new)
             n_new = 0

@@ -7,7 +7,7 @@ import logging
 import pickle
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -16,41 +16,36 @@ from distributed import Client, Future, LocalCluster
 
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.jobs.cluster import answered_on, check_port, first_line, task_failure
-from gpt2rt.jobs.shard import Answers
-from gpt2rt.jobs.shipping import Call, answer_shard
+from gpt2rt.jobs.shard import Answers, Call
+from gpt2rt.jobs.shipping import answer_shard
 from gpt2rt.model import number_of_threads
 from gpt2rt.threads import default_threads
 
 if TYPE_CHECKING:
-    from gpt2rt.jobs.shard import AnyTask
     from gpt2rt.jobs.source import Shard
 
 
 def on_dask(
-    path: str,
-    checksums: Mapping[str, int],
-    task: AnyTask,
+    call: Call,
     shards: Iterator[Shard],
     on_rows: Callable[[int], None],
     *,
     address: str | None,
-    n_threads: int,
-    batch_size: int,
 ) -> Iterator[Answers]:
     """Answer the rows of shards in a Dask cluster, whose nodes find the model under the same path.
 
     Args:
-        address: of the scheduler; None starts a cluster on this machine.
-        n_threads: of a task; each of the cluster's threads runs one task at a time.
+        address: of the scheduler; None starts a cluster on this machine. Each of the cluster's threads runs one task
+            at a time.
 
     Raises:
         UsageError: there is no cluster. Gpt2rtError, MemoryError: a task has failed for good.
     """
     name = f"--on dask={address}" if address else "--on dask"
     if address is None:
-        n_threads = number_of_threads(n_threads)
-    with _connected(address, name, n_threads) as client:
-        cluster = DaskCluster(name, client, Call(path, dict(checksums), task, n_threads, batch_size))
+        call = call._replace(n_threads=number_of_threads(call.n_threads))
+    with _connected(address, name, call.n_threads) as client:
+        cluster = DaskCluster(name, client, call)
         try:
             yield from answered_on(cluster, shards)
         except OSError as error:

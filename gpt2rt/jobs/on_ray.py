@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from gpt2rt.errors import Gpt2rtError, ModelFileError, UsageError
 from gpt2rt.jobs.cluster import answered_on, check_port, first_line, task_failure
-from gpt2rt.jobs.shard import Answers
-from gpt2rt.jobs.shipping import Call, answer_shard
+from gpt2rt.jobs.shard import Answers, Call
+from gpt2rt.jobs.shipping import answer_shard
 from gpt2rt.model import number_of_threads
 from gpt2rt.threads import default_threads
 
@@ -28,31 +28,26 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 if TYPE_CHECKING:
-    from gpt2rt.jobs.shard import AnyTask
     from gpt2rt.jobs.source import Shard
 
 LOCAL = "local"  # Ray's word for a cluster of its own on this machine
+STDERR = 2  # its descriptor
 MOST_RETRIES = 20  # of a task whose process or node has died
 PIECE = 64 << 20  # bytes of the model that are one object, so that no node has to hold all of it in its object store
 
 
 def on_ray(
-    path: str,
-    checksums: Mapping[str, int],
-    task: AnyTask,
+    call: Call,
     shards: Iterator[Shard],
     on_rows: Callable[[int], None],
     *,
     address: str | None,
-    n_threads: int,
-    batch_size: int,
 ) -> Iterator[Answers]:
     """Answer the rows of shards in a Ray cluster.
 
     Args:
         address: of the cluster, "auto" for that of this machine; None for that of RAY_ADDRESS, or else for one of its
-            own on this machine.
-        n_threads: of a task, which asks for as many CPUs.
+            own on this machine. A task asks for as many CPUs as it has threads.
 
     Raises:
         UsageError: there is no cluster. Gpt2rtError, MemoryError: a task has failed for good.
@@ -60,9 +55,9 @@ def on_ray(
     where = address or os.environ.get("RAY_ADDRESS") or LOCAL
     name = f"--on ray={address}" if address else "--on ray"
     if where == LOCAL:
-        n_threads = number_of_threads(n_threads)
-    with _connected(where, name, n_threads):
-        cluster = RayCluster(name, Call(path, dict(checksums), task, n_threads, batch_size))
+        call = call._replace(n_threads=number_of_threads(call.n_threads))
+    with _connected(where, name, call.n_threads):
+        cluster = RayCluster(name, call)
         try:
             yield from answered_on(cluster, shards)
         except RayError as error:
@@ -131,15 +126,28 @@ def _connected(address: str, name: str, n_threads: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         # Ray prints there about nodes that have died, whatever its options say.
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        stack.callback(ray.shutdown)
+        stack.callback(_end)
         try:
             # Workers look for modules in the current folder first, where there may be others with the same name.
             with _keeping_signals(address == LOCAL), contextlib.chdir(os.sep), warnings.catch_warnings(action="ignore"):
                 check_port(address)
                 ray.init(**options)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
-            raise UsageError(f"{name}: can't connect: {first_line(error)}") from None
+            is_refused = "AuthenticationError" in str(error.__cause__)
+            hint = " (it wants a token: set RAY_AUTH_MODE=token, and see Ray's documentation)" if is_refused else ""
+            raise UsageError(f"{name}: can't connect: {first_line(error)}{hint}") from None
         yield
+
+
+def _end() -> None:
+    """Leave or end the cluster, without the lines of Ray's core about tasks that are lost by that."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # there may be no standard error
+            saved = os.dup(STDERR)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, STDERR)
+            os.dup2(stack.enter_context(open(os.devnull, "wb")).fileno(), STDERR)
+        ray.shutdown()
 
 
 @contextlib.contextmanager

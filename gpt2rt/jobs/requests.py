@@ -12,12 +12,12 @@ import msgspec
 
 from gpt2rt._engine import Sequence
 from gpt2rt.errors import Gpt2rtError
-from gpt2rt.jobs.row import Row, RowError, row_hash, row_key
+from gpt2rt.jobs.row import Row, RowError, row_hash
 from gpt2rt.jobs.work import Part, Work, failed
 from gpt2rt.model import Model
 from gpt2rt.serve.answers import usage_of
 from gpt2rt.serve.api_error import ApiError, invalid, refused
-from gpt2rt.serve.call import PromptScores, Text, Update
+from gpt2rt.serve.call import Text, Update
 from gpt2rt.serve.chat_completions import ChatWriter, chat_texts
 from gpt2rt.serve.completions import CompletionWriter, completion_texts
 from gpt2rt.serve.requests import ChatRequest, CompletionRequest, GenerationRequest, missing_model, read_request
@@ -35,10 +35,7 @@ class TextPart(Part):
         self.update: Update
 
     def end(self, sequence: Sequence) -> None:
-        prompt_scores: PromptScores | None = None
-        if self.n_prompt_logprobs is not None:
-            n = len(self.prompt)
-            prompt_scores = list(zip(sequence.prompt_logprobs[:n], sequence.prompt_top_logprobs[:n], strict=True))
+        prompt_scores = self.text.prompt_scores(sequence)
         scored, n_tokens, reason = [], 0, "length"
         if self.sampling is not None:
             scored, n_tokens = self.sampling.scored, len(self.sampling.tokens)
@@ -59,6 +56,7 @@ class Requests:
     id_field: ClassVar[str] = "custom_id"
     columns: ClassVar[None] = None
     needed_field: ClassVar[str] = "url"
+    hint: ClassVar[str] = "--task for rows that are not requests"
     model_name: str
     seed: int = 0
     truncation: str = "disabled"
@@ -79,7 +77,9 @@ class Requests:
 
     def work(self, model: Model, row: Row) -> Work:
         """Return the work that a row asks for; an invalid one is answered with an error."""
-        served = self._served.setdefault(model, ServedModel(self.model_name, model))
+        if model not in self._served:
+            self._served[model] = ServedModel(self.model_name, model)
+        served = self._served[model]
         custom_id: Any = None
 
         def line(response: dict[str, Any] | None, error: dict[str, str] | None = None) -> dict[str, Any]:
@@ -96,8 +96,7 @@ class Requests:
 
         name = row_hash(self.seed, row.number, None)[8:24].hex()
         try:
-            fields = row.fields(self.id_field)
-            key = row_key(fields, self.id_field)
+            fields, key = row.read(self.id_field)
             if not isinstance(fields.get(self.id_field), str):
                 raise RowError("custom_id: expected text")
             custom_id = fields[self.id_field]
@@ -129,20 +128,13 @@ class Requests:
             seed = self._seed(asked, seed)
             found = completion_texts(model, asked, seed)
             texts = [text for text, _ in found]
-            writer = CompletionWriter(
-                model,
-                [echo for _, echo in found],
-                seed,
-                has_logprobs=asked.logprobs is not None,
-                is_echo=bool(asked.echo),
-                has_usage=False,
-            )
+            writer = CompletionWriter.of_request(model, asked, found, seed)
             prefix = "cmpl"
         elif url == CHAT:
             chat, _ = read_request(body, ChatRequest, False)
             seed = self._seed(chat, seed)
             texts = chat_texts(model, chat, seed, chat.truncation or self.truncation)
-            writer = ChatWriter(model, len(texts), seed, has_logprobs=bool(chat.logprobs), has_usage=False)
+            writer = ChatWriter.of_request(model, chat, texts, seed)
             prefix = "chatcmpl"
         else:
             raise RowError(f"url: got {url!a:.80}, expected {COMPLETIONS} or {CHAT}")

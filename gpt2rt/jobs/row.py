@@ -30,13 +30,17 @@ class Row(NamedTuple):
     content: bytes | None
     earlier: int | None = None
 
-    def fields(self, id_field: str) -> dict[str, Any]:
-        """Return its fields. Raises RowError: it is not a JSON object, too long, or its id is not its own."""
+    def read(self, id_field: str) -> tuple[dict[str, Any], str | None]:
+        """Return its fields, and its id as JSON, None if it has none.
+
+        Raises:
+            RowError: it is not a JSON object, too long, or its id is not its own.
+        """
         fields = parsed(self.content)
-        row_key(fields, id_field)
+        key = row_key(fields, id_field)
         if self.earlier is not None:
             raise RowError(f"{id_field}: row {self.earlier} has the same, {fields[id_field]!a:.80}")
-        return fields
+        return fields, key
 
 
 def parsed(content: bytes | None) -> dict[str, Any]:
@@ -86,9 +90,9 @@ def _no_number(name: str) -> NoReturn:
 DECODER = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_no_number)
 
 
-def row_key(fields: object, id_field: str) -> str | None:
+def row_key(fields: dict[str, Any], id_field: str) -> str | None:
     """Return a row's id as JSON; None if it has none. Raises RowError: it is neither text nor a whole number."""
-    if not isinstance(fields, dict) or fields.get(id_field) is None:
+    if fields.get(id_field) is None:
         return None
     value = fields[id_field]
     if not isinstance(value, (str, int)) or isinstance(value, bool):

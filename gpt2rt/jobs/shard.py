@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import gpt2rt
 from gpt2rt.arguments import whole_number
 from gpt2rt.batch import BATCH_SIZE, MAX_BATCH_SIZE
 from gpt2rt.errors import ModelFileError, UsageError
@@ -36,6 +37,22 @@ class Answers(NamedTuple):
     n_errors: int
 
 
+class Call(NamedTuple):
+    """What the answers to all shards of a job have in common.
+
+    Attributes:
+        path: of the model for the driver, and for nodes that have it too. checksums: {section: CRC32C} of the model.
+        n_threads: of a process. batch_size: how many texts run at a time. version: of the driver's gpt2rt.
+    """
+
+    path: str
+    checksums: Mapping[str, int]
+    task: AnyTask
+    n_threads: int
+    batch_size: int
+    version: str = gpt2rt.__version__
+
+
 def answered(
     model: Model,
     task: AnyTask,
@@ -51,32 +68,35 @@ def answered(
         shards: None stands for none now, but perhaps later. batch_size: how many texts run at a time.
         on_row: called after each row.
     """
-    places: dict[Work, tuple[int, int]] = {}  # (shard, index of its row)
-    lines: dict[int, list[bytes]] = {}
-    n_left: dict[int, int] = {}
-    n_errors: dict[int, int] = {}
+    places: dict[Work, tuple[_OpenShard, int]] = {}  # and the index of its row
 
     def works() -> Iterator[Work | None]:
         for shard in shards:
             if shard is None:
                 yield None
                 continue
-            lines[shard.number] = [b""] * len(shard.rows)
-            n_left[shard.number], n_errors[shard.number] = len(shard.rows), 0
+            opened = _OpenShard(shard)
             for index, row in enumerate(shard.rows):
                 work = task.work(model, row)
-                places[work] = shard.number, index
+                places[work] = opened, index
                 yield work
 
     for work in Running(model, whole_number("batch_size", batch_size, 1, MAX_BATCH_SIZE)).ended(works()):
-        number, index = places.pop(work)
-        lines[number][index] = _line(work.answer)
-        n_left[number] -= 1
-        n_errors[number] += work.is_error
+        opened, index = places.pop(work)
+        opened.lines[index] = _line(work.answer)
+        opened.n_left -= 1
+        opened.n_errors += work.is_error
         on_row()
-        if n_left[number] == 0:
-            del n_left[number]
-            yield Answers(number, b"".join(lines.pop(number)), n_errors.pop(number))
+        if opened.n_left == 0:
+            yield Answers(opened.number, b"".join(opened.lines), opened.n_errors)
+
+
+class _OpenShard:
+    """A shard some of whose rows have no answer yet."""
+
+    def __init__(self, shard: Shard):
+        self.number, self.n_left, self.n_errors = shard.number, len(shard.rows), 0
+        self.lines = [b""] * len(shard.rows)
 
 
 def _line(answer: object) -> bytes:
@@ -97,18 +117,15 @@ def _opened(path: str, n_threads: int | None) -> Model:
     return model
 
 
-def checked_model(path: str, n_threads: int | None, checksums: Mapping[str, int]) -> Model:
-    """Return the model of a file, open since an earlier shard or opened now, after its content was verified.
-
-    Args:
-        checksums: {section: CRC32C}, those of the job's model.
+def checked_model(call: Call) -> Model:
+    """Return a job's model, open since an earlier shard or opened now, after its content was verified.
 
     Raises:
         ModelFileError: it is damaged, or another one.
     """
-    model = _opened(path, n_threads)
-    if model.checksums != checksums:
-        raise ModelFileError(f"{path}: another model than the job's (copy the job's model there)")
+    model = _opened(call.path, call.n_threads)
+    if model.checksums != call.checksums:
+        raise ModelFileError(f"{call.path}: another model than the job's (copy the job's model there)")
     return model
 
 

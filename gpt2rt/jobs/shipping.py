@@ -10,16 +10,15 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import gpt2rt
 from gpt2rt.errors import Gpt2rtError, ModelFileError
-from gpt2rt.jobs.shard import Answers, answered, checked_model
+from gpt2rt.jobs.shard import Answers, Call, answered, checked_model
 from gpt2rt.modelfile.unfinished import Unfinished
 
 if TYPE_CHECKING:
-    from gpt2rt.jobs.shard import AnyTask
     from gpt2rt.jobs.source import Shard
     from gpt2rt.model import Model
 
@@ -27,22 +26,6 @@ if sys.platform != "win32":
     import fcntl
 
 Content = Callable[[], Iterable[Any]]  # returns the pieces of the model file, each a buffer
-
-
-class Call(NamedTuple):
-    """What all tasks of a job have in common.
-
-    Attributes:
-        path: of the model for the driver, and for nodes that have it too. checksums: {section: CRC32C} of the model.
-        version: of the driver's gpt2rt.
-    """
-
-    path: str
-    checksums: Mapping[str, int]
-    task: AnyTask
-    n_threads: int
-    batch_size: int
-    version: str = gpt2rt.__version__
 
 
 def answer_shard(call: Call, shard: Shard, content: Content | None = None) -> Answers:
@@ -99,7 +82,7 @@ def node_model(call: Call, content: Content | None) -> Model:
 
 
 def _model_at(path: str, call: Call, name: str) -> Model:
-    model = checked_model(path, call.n_threads, call.checksums)
+    model = checked_model(call._replace(path=path))
     _found[name] = path
     return model
 

@@ -123,7 +123,8 @@ class Source:
     def _file_state(self) -> object:
         """Return what changes when the file does."""
         if "://" in self.path:
-            info = _file_system(self.path)[0].get_file_info(_file_system(self.path)[1])
+            system, path = _file_system(self.path)
+            info = system.get_file_info(path)
             return info.size, info.mtime_ns
         try:
             status = os.stat(self.path)

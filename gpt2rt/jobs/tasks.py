@@ -13,10 +13,10 @@ from gpt2rt._engine import Sequence
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import ContextFullError, Gpt2rtError, UsageError
 from gpt2rt.generate import Continuation, prompt_ids, start_of_text, stop_strings
-from gpt2rt.jobs.row import Row, RowError, row_key, row_seed
+from gpt2rt.jobs.row import Row, RowError, row_seed
 from gpt2rt.jobs.work import Part, Work, failed
 from gpt2rt.model import Model
-from gpt2rt.perplexity import windows
+from gpt2rt.perplexity import bytes_of, scored_windows, start_of_scored
 from gpt2rt.sampling import MAX_SEED, SamplingParams
 
 LN_2 = 0.6931471805599453
@@ -54,6 +54,8 @@ class Task:
             if not getattr(self, one):
                 raise UsageError(f"{one}: it is empty, expected the name of a field")
 
+    hint: ClassVar[str] = "--field names another one"  # where no row has the field
+
     @property
     def needed_field(self) -> str:
         """The field that a row must have."""
@@ -67,8 +69,7 @@ class Task:
             return {**head, "error": str(error)}
 
         try:
-            given = row.fields(self.id_field)
-            key = row_key(given, self.id_field)
+            given, key = row.read(self.id_field)
             if key is not None:
                 head[self.id_field] = given[self.id_field]
             if self.copy:
@@ -175,9 +176,8 @@ class Score(Task):
 
     def ids(self, model: Model, text: str) -> list[int]:
         """Return the ids of a text, after a bos token where the task has one. Raises RowError: none can be scored."""
-        tokenizer = model.tokenizer
-        start = [tokenizer.bos_token_id] if self.bos and tokenizer.bos_token_id is not None else []
-        ids = start + tokenizer.encode(text, special=self.special, add_special_tokens=False)
+        ids = start_of_scored(model.tokenizer, self.bos)
+        ids += model.tokenizer.encode(text, special=self.special, add_special_tokens=False)
         if len(ids) < 2:
             raise RowError(f"{self.text_field}: no token to score (use a longer text)")
         return ids
@@ -189,11 +189,11 @@ class Score(Task):
         if len(ids) > model.hyperparameters.n_ctx + 1:
             raise ContextFullError(_too_long(self.text_field, len(ids) - 1, model))
         part = ScoredWindow(ids, 1)
-        has_start = self.bos and model.tokenizer.bos_token_id is not None
+        n_start = len(start_of_scored(model.tokenizer, self.bos))
 
         def found() -> tuple[Any, ...]:
             logprobs = _finite(part.logprobs)
-            return ids[has_start:], logprobs if has_start else [None, *logprobs], math.fsum(logprobs)
+            return ids[n_start:], logprobs if n_start else [None, *logprobs], math.fsum(logprobs)
 
         return [part], found
 
@@ -219,17 +219,9 @@ class Perplexity(Score):
         self, model: Model, text: str, number: int, key: str | None
     ) -> tuple[list[Part], Callable[[], tuple[Any, ...]]]:
         ids = self.ids(model, text)
-        tokenizer, n_ctx = model.tokenizer, model.hyperparameters.n_ctx
-        stride = max(1, n_ctx // 2) if self.stride is None else self.stride
-        scored = [window for window in windows(len(ids), n_ctx, stride, self.bos) if window[2] < window[1]]
+        scored = scored_windows(len(ids), model.hyperparameters.n_ctx, self.stride, self.bos)
         found_parts = [ScoredWindow(ids[begin:end], first - begin) for begin, end, first in scored]
-        separators = {tokenizer.bos_token_id, *tokenizer.eos_token_ids}
-        n_bytes = sum(
-            len(tokenizer.token_bytes(token))
-            for _, end, first in scored
-            for token in ids[first:end]
-            if token not in separators
-        )
+        n_bytes = bytes_of(model.tokenizer, (token for _, end, first in scored for token in ids[first:end]))
 
         def found() -> tuple[Any, ...]:
             logprobs = _finite([logprob for part in found_parts for logprob in part.logprobs])

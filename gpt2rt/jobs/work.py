@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2rt._engine import Sequence
 from gpt2rt.errors import CancelledError, Gpt2rtError
+from gpt2rt.generate import begun
 from gpt2rt.jobs.row import RowError
 from gpt2rt.model import Model
 from gpt2rt.prefix_cache import Kept, PrefixCache
@@ -38,12 +39,8 @@ class Part:
         self.piece = ""
 
     def begin(self, sequence: Sequence) -> None:
-        """Push what the sequence has not evaluated yet."""
-        if self.start is None:
-            sequence.set_sampling(None, prompt_logprobs=self.n_prompt_logprobs)
-            sequence.push(self.prompt[len(sequence) :])
-        else:
-            self.sampling = self.start(sequence)
+        """Begin on a sequence that has evaluated the first ids of the prompt."""
+        self.sampling = begun(sequence, self.prompt, self.start, self.n_prompt_logprobs)
 
     def end(self, sequence: Sequence) -> None:
         """Take what is needed of the sequence, which others use from now on."""

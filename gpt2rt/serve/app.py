@@ -163,14 +163,7 @@ class Service:
         asked, headers = await self._read(request, CompletionRequest)
         model, seed = self._model(asked.model), seed_of(asked)
         texts = completion_texts(model, asked, seed)
-        writer = CompletionWriter(
-            model,
-            [echo for _, echo in texts],
-            seed,
-            has_logprobs=asked.logprobs is not None,
-            is_echo=bool(asked.echo),
-            has_usage=asked.includes_usage,
-        )
+        writer = CompletionWriter.of_request(model, asked, texts, seed)
         is_stream = bool(asked.stream)
         call = Call(model, [text for text, _ in texts], wants_pieces=is_stream, timeout=self._settings.timeout)
         self._scheduler.submit(call)
@@ -181,8 +174,8 @@ class Service:
         asked, headers = await self._read(request, ChatRequest)
         model, seed = self._model(asked.model), seed_of(asked)
         texts = chat_texts(model, asked, seed, asked.truncation or self._settings.truncation)
-        has_logprobs, is_stream = bool(asked.logprobs), bool(asked.stream)
-        writer = ChatWriter(model, len(texts), seed, has_logprobs=has_logprobs, has_usage=asked.includes_usage)
+        is_stream = bool(asked.stream)
+        writer = ChatWriter.of_request(model, asked, texts, seed)
         call = Call(model, texts, wants_pieces=is_stream, timeout=self._settings.timeout)
         self._scheduler.submit(call)
         return Delivery(call, writer, is_stream=is_stream, includes_usage=asked.includes_usage, headers=headers)

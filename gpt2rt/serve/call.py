@@ -50,6 +50,13 @@ class Text:
         self.n_reported = 0  # tokens whose log probabilities were reported
         self.is_begun = False
 
+    def prompt_scores(self, sequence: Sequence) -> PromptScores | None:
+        """Return the scores of the prompt, which the sequence has evaluated; None if they are not to be reported."""
+        if self.prompt_logprobs is None:
+            return None
+        n = len(self.prompt)
+        return list(zip(sequence.prompt_logprobs[:n], sequence.prompt_top_logprobs[:n], strict=True))
+
 
 class Update(NamedTuple):
     """News of a text.

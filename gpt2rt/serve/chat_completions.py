@@ -135,6 +135,11 @@ class ChatWriter:
         self._model, self._head, self._n_choices = model, Head(model, "chatcmpl", seed), n_choices
         self._has_logprobs, self._has_usage = has_logprobs, has_usage
 
+    @classmethod
+    def of_request(cls, model: ServedModel, request: ChatRequest, texts: list[Text], seed: int) -> ChatWriter:
+        """Return the writer for a request, given what `chat_texts` returned for it."""
+        return cls(model, len(texts), seed, has_logprobs=bool(request.logprobs), has_usage=request.includes_usage)
+
     def _logprobs(self, update: Update) -> ChatLogprobs | None:
         return chat_logprobs(self._model, list(update.scored)) if self._has_logprobs else None
 

@@ -111,6 +111,20 @@ class CompletionWriter:
         self._logprobs = [CompletionLogprobs(model) for _ in echoes] if has_logprobs else None
         self._is_echo, self._has_usage = is_echo, has_usage
 
+    @classmethod
+    def of_request(
+        cls, model: ServedModel, request: CompletionRequest, texts: list[tuple[Text, str]], seed: int
+    ) -> CompletionWriter:
+        """Return the writer for a request, given what `completion_texts` returned for it."""
+        return cls(
+            model,
+            [echo for _, echo in texts],
+            seed,
+            has_logprobs=request.logprobs is not None,
+            is_echo=bool(request.echo),
+            has_usage=request.includes_usage,
+        )
+
     def _choice(self, update: Update) -> CompletionChoice:
         index = update.text.index
         echo, self._echoes[index] = self._echoes[index], ""

@@ -12,6 +12,7 @@ from time import monotonic
 
 from gpt2rt._engine import Event, Sequence
 from gpt2rt.errors import CancelledError, Gpt2rtError
+from gpt2rt.generate import begun
 from gpt2rt.prefix_cache import Kept, PrefixCache
 from gpt2rt.serve.api_error import ApiError, invalid, refused, stopping, timed_out
 from gpt2rt.serve.call import Call, PromptScores, Text, Update
@@ -239,11 +240,7 @@ class Scheduler:
         try:
             sequence = self._prefixes.sequence_for(queue.model.model, text.prompt, text.prompt_logprobs, running)
             text.n_cached = len(sequence)
-            if text.start is None:
-                sequence.set_sampling(None, prompt_logprobs=text.prompt_logprobs)
-                sequence.push(text.prompt[len(sequence) :])
-            else:
-                text.sampling = text.start(sequence)
+            text.sampling = begun(sequence, text.prompt, text.start, text.prompt_logprobs)
         except Exception as error:
             self._fail(text.call, error)
             return
@@ -310,9 +307,7 @@ class Scheduler:
         if not text.is_begun:
             text.is_begun = True
             self._metrics.first_token.observe(now - call.arrived)
-            if text.prompt_logprobs is not None:
-                n = len(text.prompt)
-                prompt_scores = list(zip(sequence.prompt_logprobs[:n], sequence.prompt_top_logprobs[:n], strict=True))
+            prompt_scores = text.prompt_scores(sequence)
         piece, text.parts = "".join(text.parts), []
         scored = sampling.scored[text.n_reported :] if sampling else []
         text.n_reported += len(scored)
