@@ -402,8 +402,11 @@ cdef class StreamDecoder:
     @cython.critical_section
     def finish(self):
         """Return U+FFFD if a character is incomplete, else an empty text, and reset the decoder."""
-        cdef uint8_t[3] text
-        return PyUnicode_DecodeUTF8(<const char*>text, <Py_ssize_t>utf8_finish(&self.decoder, text), NULL)
+        cdef uint8_t[6] text
+        cdef Utf8Decoder after = self.decoder
+        piece = PyUnicode_DecodeUTF8(<const char*>text, <Py_ssize_t>utf8_finish(&after, text), NULL)
+        self.decoder = after
+        return piece
 
 
 def stop_strings(stop):

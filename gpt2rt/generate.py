@@ -8,7 +8,7 @@ from time import perf_counter
 from gpt2rt import _engine
 from gpt2rt._engine import Event, step_together
 from gpt2rt._tokenizer import StopStrings, StreamDecoder
-from gpt2rt._tokenizer import stop_strings as stop_strings
+from gpt2rt._tokenizer import stop_strings as stop_strings  # noqa: PLC0414 (others import it from here)
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.lookup import PromptLookup
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         def scored(self) -> list[ScoredToken]: ...
 
     Running = TypeVar("Running", bound=Steppable)
+
 
 class Continuation:
     """One sequence being continued: decodes its sampled tokens and decides when to stop.

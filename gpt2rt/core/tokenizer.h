@@ -17,12 +17,12 @@
 #include "pieces.h"
 #include "problem.h"
 
-#define ENCODING_PATIENCE 0x10000 /* bytes between calls of `check`, roughly */
+#define ENCODING_PATIENCE 0x10000 /* bytes or comparisons between calls of `check` */
 #define DAMAGE_REMEDY "(gpt2rt verify lists the damage; copy or convert the file again)"
 
-/* The table of controls, which may be empty. */
-enum { CONTROL_FLAGS, CONTROL_BOS, CONTROL_PAD, CONTROL_EOS }; /* CONTROL_EOS and those after it: tokens that end a text */
-enum { CONTROL_PREFIX_SPACE = 1, CONTROL_ADD_BOS = 2 };        /* flags */
+/* The table of controls, which may be empty; from CONTROL_EOS on, the tokens that end a text. */
+enum { CONTROL_FLAGS, CONTROL_BOS, CONTROL_PAD, CONTROL_EOS };
+enum { CONTROL_PREFIX_SPACE = 1, CONTROL_ADD_BOS = 2 }; /* flags */
 
 /* Immutable. */
 typedef struct {
@@ -67,8 +67,9 @@ static inline uint32_t table_value(const uint8_t *table, size_t i) {
     return value;
 }
 
-/* Returns whether a token has bytes in the vocabulary. OUT: bytes; problem, if it has not. */
+/* Returns whether a token and its bytes are in the vocabulary. OUT: bytes; problem, if they are not. */
 static inline int token_bytes(const Tables *t, uint32_t token, TokenBytes *bytes, Problem *problem) {
+    *bytes = (TokenBytes){.n = 0};
     if (token >= t->n_vocab)
         return problem_set(problem, "token %" PRIu32 ": out of range, expected 0 to %" PRIu32, token, t->n_vocab - 1);
     const uint32_t start = table_value(t->token_offsets, token);
@@ -83,7 +84,8 @@ static inline int token_bytes(const Tables *t, uint32_t token, TokenBytes *bytes
 }
 
 /* Returns whether the controls are valid. Without any, <|endoftext|> begins and ends a text if it is the first special
- * token. The tables have the lengths that their counts imply, and stay where they are. OUT: t; problem, if not valid. */
+ * token. The tables must have the lengths that their counts imply, and stay where they are. OUT: t; problem, if the
+ * controls are not valid. */
 static inline int tokenizer_open(Tokenizer *t, const Tables *tables, Problem *problem) {
     static const char end_of_text[] = "<|endoftext|>";
     *t = (Tokenizer){.tables = *tables, .bos = MERGES_NONE, .pad = MERGES_NONE};
@@ -101,7 +103,8 @@ static inline int tokenizer_open(Tokenizer *t, const Tables *tables, Problem *pr
     for (uint32_t i = CONTROL_BOS; i < tables->n_controls; i++) {
         const uint32_t token = table_value(tables->controls, i);
         if (token < tables->n_vocab || (token == MERGES_NONE && i < CONTROL_EOS)) continue;
-        return problem_set(problem, "vocabulary: the %s token is %" PRIu32 ", expected at most %" PRIu32 " " DAMAGE_REMEDY,
+        return problem_set(problem,
+                           "vocabulary: the %s token is %" PRIu32 ", expected at most %" PRIu32 " " DAMAGE_REMEDY,
                            i == CONTROL_BOS ? "bos" : i == CONTROL_PAD ? "pad" : "eos", token, tables->n_vocab - 1);
     }
     t->bos = table_value(tables->controls, CONTROL_BOS), t->pad = table_value(tables->controls, CONTROL_PAD);
@@ -122,23 +125,24 @@ static inline int tokenizer_open(Tokenizer *t, const Tables *tables, Problem *pr
 typedef struct {
     const uint8_t *text; /* (n) */
     uint32_t n, token;
-    uint32_t next; /* index of the next one with the same first byte, or NO_SPECIAL */
+    uint32_t next; /* index of the one before it with the same first byte, or NO_SPECIAL */
 } Special;
 
-/* The special tokens, in chains by their first byte. */
+/* The special tokens, in chains by their first byte, the last one first. */
 typedef struct {
     Special *all;        /* (n_special) in the order of their table */
     uint32_t first[256]; /* index for each byte, or NO_SPECIAL */
+    size_t steps;        /* comparisons since `check` was called, long ones counted several times */
 } Specials;
 
 /* OUT: specials, whose memory the caller frees whatever the result; problem, after ENCODE_DAMAGED. */
 static inline EncodeStatus specials_open(Specials *specials, const Tables *t, Problem *problem) {
-    specials->all = NULL;
+    specials->all = NULL, specials->steps = 0;
     memset(specials->first, 0xFF, sizeof(specials->first));
     if (!t->n_special) return ENCODE_OK;
     specials->all = calloc(t->n_special, sizeof(Special));
     if (!specials->all) return ENCODE_NO_MEMORY;
-    for (uint32_t i = t->n_special; i-- > 0;) {
+    for (uint32_t i = 0; i < t->n_special; i++) {
         const uint32_t token = table_value(t->special_tokens, i);
         TokenBytes bytes;
         if (!token_bytes(t, token, &bytes, problem)) return ENCODE_DAMAGED;
@@ -150,19 +154,18 @@ static inline EncodeStatus specials_open(Specials *specials, const Tables *t, Pr
     return ENCODE_OK;
 }
 
-/* Finds the first special token in a text, the longest one if several begin there. OUT: found, of length 0 if there is
- * none; at, where it begins, or the end. Returns ENCODE_OK or ENCODE_STOPPED. */
-static inline EncodeStatus specials_find(const Specials *specials, const uint8_t *p, const uint8_t *end,
-                                         int (*check)(void), Special *found, const uint8_t **at) {
-    size_t steps = 0;
+/* Finds the first special token in a text: the longest one if several begin there, of equal ones the first. Returns
+ * ENCODE_OK or ENCODE_STOPPED. OUT: found, of length 0 if there is none; at, where it begins, or the end. */
+static inline EncodeStatus specials_find(Specials *specials, const uint8_t *p, const uint8_t *end, int (*check)(void),
+                                         Special *found, const uint8_t **at) {
     found->n = 0;
     for (; p < end && !found->n; p++) {
         for (uint32_t i = specials->first[*p]; i != NO_SPECIAL; i = specials->all[i].next) {
             const Special *one = &specials->all[i];
-            if (one->n > found->n && one->n <= (size_t)(end - p) && !memcmp(p, one->text, one->n)) *found = *one;
-            steps += 1 + one->n / 64;
-            if (steps < ENCODING_PATIENCE) continue;
-            steps = 0;
+            if (one->n >= found->n && one->n <= (size_t)(end - p) && !memcmp(p, one->text, one->n)) *found = *one;
+            specials->steps += 1 + one->n / 64;
+            if (specials->steps < ENCODING_PATIENCE) continue;
+            specials->steps = 0;
             if (check && check()) return ENCODE_STOPPED;
         }
     }
@@ -194,20 +197,21 @@ static inline EncodeStatus encode_token(Encoding *e, uint32_t token) {
 /* Adds the tokens of a piece. */
 static inline EncodeStatus encode_piece(Encoding *e, const uint8_t *p, size_t size) {
     const Tables *t = &e->tokenizer->tables;
+    if (size >= MERGES_NONE) {
+        problem_set(&e->problem, "text: got %" PRIu64 " bytes without a break, expected less than %" PRIu32,
+                    (uint64_t)size, (uint32_t)MERGES_NONE);
+        return ENCODE_TOO_LONG;
+    }
     if (!encoding_reserve(e, size)) return ENCODE_NO_MEMORY;
     uint32_t *tokens = e->ids + e->n;
     ptrdiff_t n = (ptrdiff_t)size;
     for (size_t i = 0; i < size; i++) {
         tokens[i] = table_value(t->byte_tokens, p[i]);
         if (tokens[i] < t->n_vocab) continue;
-        problem_set(&e->problem, "vocabulary: byte %d has token %" PRIu32 ", expected at most %" PRIu32 " " DAMAGE_REMEDY,
-                    p[i], tokens[i], t->n_vocab - 1);
+        problem_set(&e->problem,
+                    "vocabulary: byte %d has token %" PRIu32 ", expected at most %" PRIu32 " " DAMAGE_REMEDY, p[i],
+                    tokens[i], t->n_vocab - 1);
         return ENCODE_DAMAGED;
-    }
-    if (size >= MERGES_NONE) {
-        problem_set(&e->problem, "text: got %" PRIu64 " bytes without a break, expected less than %" PRIu32,
-                    (uint64_t)size, (uint32_t)MERGES_NONE);
-        return ENCODE_TOO_LONG;
     }
     if (n > 1) n = n <= MERGES_SHORT ? merge_short(t, tokens, n) : merge_long(t, tokens, n, e->check);
     if (n == MERGES_STOPPED) return ENCODE_STOPPED;
@@ -254,7 +258,7 @@ static inline EncodeStatus encode_with_specials(Encoding *e, const uint8_t *p, c
     Specials specials;
     EncodeStatus status = specials_open(&specials, &e->tokenizer->tables, &e->problem);
     while (status == ENCODE_OK) {
-        Special found;
+        Special found = {.n = 0};
         const uint8_t *at;
         status = specials_find(&specials, p, end, e->check, &found, &at);
         if (status == ENCODE_OK) status = encode_part(e, p, at, continues);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define UTF8_REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD */
-#define UTF8_MOST(n) (3 * (n) + 3)      /* bytes of text that n bytes can complete: each may become U+FFFD */
+#define UTF8_MOST(n) (3 * (n) + 6)      /* bytes of text that n bytes can complete: each may become U+FFFD */
 
 /* What came before. Starts as zeros. */
 typedef struct {
@@ -36,19 +36,43 @@ static inline size_t utf8_size(const uint8_t *p, size_t n, int *is_character) {
     return size;
 }
 
+/* Returns whether p, of n bytes, are the first two of a surrogate in UTF-8. They can't belong to a character, but
+ * Python's decoder waits for the third. */
+static inline int utf8_is_half_surrogate(const uint8_t *p, size_t n) {
+    return n == 2 && p[0] == 0xED && p[1] >= 0xA0 && p[1] <= 0xBF;
+}
+
+/* Writes U+FFFD `count` times; returns the end. */
+static inline uint8_t *utf8_replace(uint8_t *text, int count) {
+    for (; count; count--, text += 3) memcpy(text, UTF8_REPLACEMENT, 3);
+    return text;
+}
+
+/* Ends the text: an incomplete character becomes U+FFFD. Returns the number of bytes. OUT: text (6). */
+static inline size_t utf8_finish(Utf8Decoder *decoder, uint8_t *text) {
+    const int count = utf8_is_half_surrogate(decoder->bytes, decoder->n) ? 2 : decoder->n > 0;
+    decoder->n = 0;
+    return (size_t)(utf8_replace(text, count) - text);
+}
+
 /* Adds n bytes. Returns the number of bytes of text that are now complete. OUT: text (UTF8_MOST(n)), UTF-8. */
 static inline size_t utf8_feed(Utf8Decoder *decoder, const uint8_t *p, size_t n, uint8_t *text) {
     const uint8_t *end = p + n;
     uint8_t *out = text;
     while (p < end) {
         const uint8_t *at = p;
-        size_t available = (size_t)(end - p), waiting = decoder->n;
+        size_t available = (size_t)(end - p);
+        const size_t waiting = decoder->n;
         int is_character;
-        if (waiting) { /* one byte more: it completes the character, is part of it, or begins another */
+        if (utf8_is_half_surrogate(decoder->bytes, waiting)) {
+            out += utf8_finish(decoder, out);
+            continue;
+        }
+        if (waiting) { /* with one byte more: it may complete the character, be part of it, or belong to the next */
             decoder->bytes[waiting] = *p;
             at = decoder->bytes, available = waiting + 1;
         }
-        const size_t size = utf8_size(at, available, &is_character);
+        const size_t size = utf8_is_half_surrogate(at, available) ? 0 : utf8_size(at, available, &is_character);
         if (!size) {
             memmove(decoder->bytes, at, available);
             decoder->n = available;
@@ -58,19 +82,11 @@ static inline size_t utf8_feed(Utf8Decoder *decoder, const uint8_t *p, size_t n,
         if (is_character)
             for (size_t i = 0; i < size; i++) *out++ = at[i];
         else
-            for (size_t i = 0; i < 3; i++) *out++ = (uint8_t)UTF8_REPLACEMENT[i];
+            out = utf8_replace(out, 1);
         decoder->n = 0;
         p += size - waiting;
     }
     return (size_t)(out - text);
-}
-
-/* Ends the text: an incomplete character becomes U+FFFD. Returns the number of bytes. OUT: text (3). */
-static inline size_t utf8_finish(Utf8Decoder *decoder, uint8_t *text) {
-    const size_t size = decoder->n ? 3 : 0;
-    memcpy(text, UTF8_REPLACEMENT, size);
-    decoder->n = 0;
-    return size;
 }
 
 #endif
