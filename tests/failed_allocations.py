@@ -6,6 +6,7 @@ python failed_allocations.py MODEL OPERATION
 import ctypes
 import itertools
 import os
+import struct
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from expected_sequence import assert_as_fresh
 
 import gpt2rt
 from gpt2rt._engine import Engine, Event
+from gpt2rt._tokenizer import StopStrings, StreamDecoder, Tokenizer
 
 MODEL, OPERATION = sys.argv[1:]
 TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
@@ -44,6 +46,48 @@ OPERATIONS = {  # on the first sequence, or on all of them with an engine
     "step": lambda all, engine: engine.step(all[:4]),
     "step_with_prompt_logprobs": lambda all, engine: engine.step(all[4:]),
     "engine": lambda all, engine: Engine(all[0].model).step(all[:4]),
+    "encode": lambda all, engine: TOKENIZER.encode("é" + "a" * 1000),
+    "encode_special": lambda all, engine: TOKENIZER.encode("a<b>a", special=True),
+    "decode": lambda all, engine: [TOKENIZER.decode([256] * 5 + [97])],
+    "stream": lambda all, engine: fed(StreamDecoder(TOKENIZER), [0xF0, 256, 97]),
+    "stop_strings": lambda all, engine: fed(StopStrings(["a" * 200 + "c", "b"]), ["a" * 600, "d" * 200, "ab"]),
+}
+
+
+def tokenizer():
+    """Return a tokenizer of bytes and two more tokens, of which the second is special: a space comes before a text."""
+    parts = [*(bytes([byte]) for byte in range(256)), b"long " * 1000, b"<b>"]
+    tables = {
+        "token_offsets": struct.pack("<259I", 0, *itertools.accumulate(map(len, parts))),
+        "byte_tokens": struct.pack("<256I", *range(256)),
+        "special_tokens": struct.pack("<I", 257),
+        "controls": struct.pack("<3I", 1, 0xFFFFFFFF, 0xFFFFFFFF),
+        "merge_slots": b"\xff" * 256,
+        "token_bytes": b"".join(parts),
+    }
+    return Tokenizer(tables, len(parts))
+
+
+TOKENIZER = tokenizer()
+
+
+def fed(subject, items):
+    """Feed items to a decoder or a filter, and return its texts; an item that fails leaves it unchanged."""
+    texts = []
+    for i, item in enumerate(items):
+        try:
+            text = subject.feed(item)
+        except MemoryError:
+            texts += map(subject.feed, items[i:])
+            assert [*texts, subject.finish()] == FED[OPERATION]
+            raise
+        texts.append(text)
+    return [*texts, subject.finish()]
+
+
+FED = {
+    "stream": ["", "\ufffd" + "long " * 1000, "a", ""],
+    "stop_strings": ["a" * 400, "a" * 200 + "d" * 200, "a", ""],
 }
 
 
