@@ -336,3 +336,26 @@ def test_reading_logits_does_not_consume_a_cancel(model):
         sequence.append([1])
     sequence.append([1])
     assert_as_fresh(sequence)
+
+
+@needs_timer
+@pytest.mark.parametrize(
+    ("text", "special"),
+    [
+        pytest.param("a" * 4_000_000, False, id="one_piece"),
+        pytest.param("a " * 2_000_000, False, id="many_pieces"),
+        pytest.param("a" * 500 + "<|endoftext|>" * 500_000, True, id="many_special_tokens"),
+        pytest.param("<|endoftext" * 500_000, True, id="nearly_special_tokens"),
+    ],
+)
+def test_an_interrupted_encode_ends_early(model, text, special):
+    def seconds(delay):
+        begin = time.process_time()
+        came = interrupted(lambda: model.tokenizer.encode(text, special=special), delay)
+        return time.process_time() - begin, came
+
+    whole, _ = seconds(60)
+    part, came = seconds(0.001)
+    assert came
+    assert part < whole / 2
+    assert model.tokenizer.encode(text[:300], special=special) == model.tokenizer.encode(text, special=special)[:300]

@@ -150,6 +150,11 @@ def test_evaluation_texts_equal_tokenizers(tokenizers, name):
     assert tokenizers.ours.encode(text) == tokenizers.huggingface.encode(text).ids
 
 
+def test_equal_ids_of_a_long_text_are_one_object(tokenizers):
+    ids = tokenizers.ours.encode("some words " * 20_000)
+    assert len(set(map(id, ids))) == len(set(ids)) < 20
+
+
 # --- classes of code points ----------------------------------------------------------------------------------------
 
 
@@ -265,6 +270,30 @@ def test_the_leftmost_and_then_the_longest_special_token_is_used(tmp_path):
     assert [tokenizer.token_bytes(token).decode() for token in ids] == [
         *("<|x|>y", "<|x|>", "|>y", "|", ">", "<|endoftext|>", "日", "<|x|>", "z", "<café>")
     ]
+
+
+def test_of_two_special_tokens_with_equal_text_the_first_is_used(trained):
+    vocabulary = trained.vocabulary
+    tables = vocabulary.tables()
+    e, first, second = vocabulary.byte_tokens[ord("e")], 500, 501
+    offsets = [0] * (vocabulary.n_vocab + 1)
+    for i in range(vocabulary.n_vocab):
+        size = 3 if i in (first, second) else 1
+        offsets[i + 1] = offsets[i] + size
+    content = b"".join(b"<s>" if i in (first, second) else b"e" for i in range(vocabulary.n_vocab))
+    tables["token_offsets"], tables["token_bytes"] = struct.pack(f"<{len(offsets)}I", *offsets), content
+    for order in ((first, second), (second, first)):
+        tables["special_tokens"] = struct.pack("<2I", *order)
+        assert Tokenizer(tables, vocabulary.n_vocab).encode("e<s>", special=True) == [e, order[0]]
+
+
+def test_a_thousand_special_tokens_are_told_apart(tmp_path):
+    special = [f"<|{i}|>" for i in range(1000)]
+    tokenizer = tokenizer_of(Vocabulary.read(*write_vocabulary(tmp_path, [], special=special)))
+    order = random.Random(1).sample(special, 1000)
+    ids = tokenizer.encode("<".join(order), special=True)
+    assert [tokenizer.token_bytes(token).decode() for token in ids[::2]] == order
+    assert set(ids[1::2]) == {tokenizer.encode("<")[0]}
 
 
 def test_a_special_token_of_half_a_character_does_no_harm(trained):
