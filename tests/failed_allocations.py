@@ -6,15 +6,15 @@ python failed_allocations.py MODEL OPERATION
 import ctypes
 import itertools
 import os
-import struct
 import sys
 
 import numpy as np
 from expected_sequence import assert_as_fresh
+from token_tables import tokenizer_with
 
 import gpt2rt
 from gpt2rt._engine import Engine, Event
-from gpt2rt._tokenizer import StopStrings, StreamDecoder, Tokenizer
+from gpt2rt._tokenizer import StopStrings, StreamDecoder
 
 MODEL, OPERATION = sys.argv[1:]
 TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
@@ -54,21 +54,7 @@ OPERATIONS = {  # on the first sequence, or on all of them with an engine
 }
 
 
-def tokenizer():
-    """Return a tokenizer of bytes and two more tokens, of which the second is special: a space comes before a text."""
-    parts = [*(bytes([byte]) for byte in range(256)), b"long " * 1000, b"<b>"]
-    tables = {
-        "token_offsets": struct.pack("<259I", 0, *itertools.accumulate(map(len, parts))),
-        "byte_tokens": struct.pack("<256I", *range(256)),
-        "special_tokens": struct.pack("<I", 257),
-        "controls": struct.pack("<3I", 1, 0xFFFFFFFF, 0xFFFFFFFF),
-        "merge_slots": b"\xff" * 256,
-        "token_bytes": b"".join(parts),
-    }
-    return Tokenizer(tables, len(parts))
-
-
-TOKENIZER = tokenizer()
+TOKENIZER = tokenizer_with([b"long " * 1000, b"<b>"], special=[257], flags=1)  # a space comes before a text
 
 
 def fed(subject, items):

@@ -54,7 +54,9 @@ def test_all_text_before_a_stop_string_is_passed_on_as_soon_as_it_is_certain(cas
 def test_after_the_end_another_text_begins():
     filtered = StopStrings("abc")
     assert [filtered.feed("xab"), filtered.finish(), filtered.feed("c")] == ["x", "ab", "c"]
-    assert filtered.found is None
+    repeated = StopStrings("aa")
+    assert [repeated.feed("xa"), repeated.finish(), repeated.feed("a"), repeated.finish()] == ["x", "a", "", "a"]
+    assert filtered.found is repeated.found is None
 
 
 @pytest.mark.parametrize("character", ["a", "é", "€", "🙂"])

@@ -12,6 +12,7 @@ import pytest
 from conftest import shared
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from token_tables import tokenizer_with
 from vocabularies import END_OF_TEXT, Tokenizers, tokenizer_of, write_vocabulary
 
 from gpt2rt._tokenizer import StreamDecoder, Tokenizer
@@ -272,19 +273,26 @@ def test_the_leftmost_and_then_the_longest_special_token_is_used(tmp_path):
     ]
 
 
-def test_of_two_special_tokens_with_equal_text_the_first_is_used(trained):
-    vocabulary = trained.vocabulary
-    tables = vocabulary.tables()
-    e, first, second = vocabulary.byte_tokens[ord("e")], 500, 501
-    offsets = [0] * (vocabulary.n_vocab + 1)
-    for i in range(vocabulary.n_vocab):
-        size = 3 if i in (first, second) else 1
-        offsets[i + 1] = offsets[i] + size
-    content = b"".join(b"<s>" if i in (first, second) else b"e" for i in range(vocabulary.n_vocab))
-    tables["token_offsets"], tables["token_bytes"] = struct.pack(f"<{len(offsets)}I", *offsets), content
-    for order in ((first, second), (second, first)):
-        tables["special_tokens"] = struct.pack("<2I", *order)
-        assert Tokenizer(tables, vocabulary.n_vocab).encode("e<s>", special=True) == [e, order[0]]
+@pytest.mark.parametrize("special", [[256, 257], [257, 256]])
+def test_of_two_special_tokens_with_equal_text_the_first_is_used(special):
+    assert tokenizer_with([b"<s>", b"<s>"], special).encode("e<s>", special=True) == [*b"e", special[0]]
+
+
+def test_every_text_between_special_tokens_gets_a_space_but_for_one_that_continues():
+    tokenizer = tokenizer_with([b"<s>"], [256], flags=1)
+    assert tokenizer.encode("a<s>b< s><s> c<s>", special=True) == [*b" a", 256, *b" b< s>", 256, *b" c", 256]
+    assert tokenizer.encode("a<s>b", special=True, continues=True) == [*b"a", 256, *b" b"]
+    assert tokenizer.encode("<s>a", special=True, continues=True) == [256, *b" a"]
+    assert tokenizer.encode("\na") == list(b" \na")
+    assert tokenizer.encode("") == []
+
+
+def test_bos_begins_a_text_that_is_a_whole_one():
+    tokenizer = tokenizer_with([b"<s>"], [256], flags=2, bos=256)
+    assert tokenizer.encode("a") == [256, *b"a"]
+    assert tokenizer.encode("") == [256]
+    assert tokenizer.encode("<s>", special=True) == [256, 256]
+    assert tokenizer.encode("a", add_special_tokens=False) == tokenizer.encode("a", continues=True) == [*b"a"]
 
 
 def test_a_thousand_special_tokens_are_told_apart(tmp_path):
