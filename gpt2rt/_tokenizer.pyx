@@ -354,7 +354,7 @@ cdef class Tokenizer:
         return problems({TABLES[i]: self.views[i].obj for i in range(N_TABLES)}, self.n_vocab, most)
 
 
-cdef bytes encoded(str text):
+cdef bytes encoded(text):
     """Return a text in UTF-8; a pair of surrogates is a character, and a lone one becomes U+FFFD."""
     try:
         return text.encode()
@@ -381,11 +381,11 @@ cdef class StreamDecoder:
     @cython.critical_section
     def feed(self, token):
         """Add a token and return the text that is now complete, which may be empty. Raises as `token_bytes`."""
-        cdef Utf8Decoder after = self.decoder
         cdef TokenBytes found
         cdef uint8_t[SHORT] short
         cdef uint8_t* text = short
-        self.tokenizer.find(token, &found)
+        self.tokenizer.find(token, &found)  # may run Python code, which may feed this decoder
+        cdef Utf8Decoder after = self.decoder
         if UTF8_MOST(found.n) > SHORT:
             text = <uint8_t*>malloc(UTF8_MOST(found.n))
             if text == NULL:
@@ -459,21 +459,24 @@ cdef class StopStrings:
         return None if self.stops.found < 0 else self.strings[self.stops.found]
 
     @cython.critical_section
-    def feed(self, str piece not None):
+    def feed(self, piece):
         """Add a piece of text; return the text that can't become part of a stop string."""
-        cdef Stops after = self.stops
+        cdef Stops after
         cdef const char* content
         cdef bytes copy
         cdef Py_ssize_t size, passed
         cdef uint8_t[SHORT] short
         cdef uint8_t* text = short
-        if not after.n:
+        if not isinstance(piece, str):
+            raise TypeError(f"piece: got {piece!r:.80}, expected text")
+        if not self.stops.n:
             return piece
         try:
             content = PyUnicode_AsUTF8AndSize(piece, &size)
         except UnicodeEncodeError:
             copy = piece.encode("utf-8", "surrogatepass")
             content, size = copy, len(copy)
+        after = self.stops
         if after.held + <size_t>size > SHORT:
             text = <uint8_t*>malloc(after.held + <size_t>size)
             if text == NULL:

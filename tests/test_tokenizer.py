@@ -322,6 +322,15 @@ def test_lone_surrogates_are_read_as_in_tiktoken(trained, text):
     assert trained.ours.decode(ids) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+@pytest.mark.parametrize("text", ["text", "é", "\ud800"])
+def test_text_may_be_of_a_subclass(trained, text):
+    class Text(str):
+        __slots__ = ()
+
+    assert trained.ours.encode(Text(text)) == trained.ours.encode(text)
+    assert trained.ours.encode(np.str_(text)) == trained.ours.encode(text)
+
+
 def test_only_text_can_be_encoded(trained):
     for other in (b"bytes", None, 7):
         with pytest.raises(UsageError, match=r"^text: got (b'bytes'|None|7), expected text$"):
@@ -385,6 +394,17 @@ def test_a_stream_returns_an_incomplete_character_at_the_end(trained):
     stream = StreamDecoder(trained.ours)
     assert [stream.feed(trained.vocabulary.byte_tokens[byte]) for byte in "🙂".encode()[:3]] == ["", "", ""]
     assert stream.finish() == "\ufffd"
+
+
+def test_a_stream_can_be_fed_while_it_asks_for_an_id(trained):
+    stream = StreamDecoder(trained.ours)
+
+    class Token:
+        def __index__(self):
+            stream.feed(trained.vocabulary.byte_tokens[0xC3])
+            return trained.vocabulary.byte_tokens[0xA9]
+
+    assert stream.feed(Token()) == "é"
 
 
 def test_a_stream_survives_a_refused_id(trained):
