@@ -1,83 +1,36 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Byte-level BPE over the mapped vocabulary of a model file (docs/format.md, "Vocabulary").
-
-A text is split into pieces (`core/pieces.h`), and the bytes of each piece are merged by rank (`core/merges.h`).
-Nothing is built at startup, and everything read from the tables is checked: a damaged vocabulary gives wrong tokens or
-a VocabularyError.
-
-Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
+"""Text in tokens, out of tokens, and up to where it stops: Python's side of `core/tokenizer.h`, `core/utf8.h` and
+`core/stops.h`, which do the work.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
-
-import codecs
 
 from gpt2rt.errors import UsageError, VocabularyError
 
 cdef extern from "Python.h":
-    int PyErr_CheckSignals() except -1
-
-cdef extern from "merges.h":
-    int MERGES_RAISED
-    uint32_t MERGES_NONE
-    Py_ssize_t MERGES_SHORT
-    ctypedef struct Merge:
-        pass
-    ctypedef struct Tables:
-        const uint8_t* token_offsets
-        const uint8_t* byte_tokens
-        const uint8_t* special_tokens
-        const uint8_t* merge_slots
-        const uint8_t* token_bytes
-        uint32_t n_vocab, n_special, n_slots, n_token_bytes
-    Py_ssize_t merge_short(const Tables* t, uint32_t* tokens, Py_ssize_t n)
-    Py_ssize_t merge_long(const Tables* t, uint32_t* tokens, Py_ssize_t n)
-
-cdef extern from "pieces.h":
-    const uint8_t* piece_end(const uint8_t* p, const uint8_t* end)
+    int PyErr_CheckSignals()
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    str PyUnicode_DecodeUTF8(const char* content, Py_ssize_t size, const char* errors)
 
 
-cdef struct Ids:
-    uint32_t* at  # (capacity), of which n are in use
-    Py_ssize_t n, capacity
-
-
-cdef enum:
-    PATIENCE = 0x4000  # pieces between checks for Ctrl-C, a power of two
-
-cdef tuple TABLES = ("token_offsets", "byte_tokens", "special_tokens", "controls", "merge_slots", "token_bytes")
 cdef enum:
     N_TABLES = 6
-    FIXED_CONTROLS = 3  # flags, bos and pad; the tokens that end a text follow
-    PREFIX_SPACE = 1
-    BOS = 2
+    SHORT = 256  # bytes of text for which no memory is allocated
+    LONG = 0x10000  # bytes of text; encoding more lets other threads run
 
-cdef str END_OF_TEXT = "<|endoftext|>"
-cdef str REMEDY = "(gpt2rt verify lists the damage; copy or convert the file again)"
+cdef tuple TABLES = ("token_offsets", "byte_tokens", "special_tokens", "controls", "merge_slots", "token_bytes")
 
 
-cdef inline uint32_t load(const uint8_t* table, Py_ssize_t i) noexcept nogil:
-    cdef uint32_t value
-    memcpy(&value, table + 4 * i, 4)
-    return value
-
-
-cdef int reserve(Ids* ids, Py_ssize_t more) except -1:
-    """Make room for more ids."""
-    cdef Py_ssize_t capacity = ids.n + more
-    if capacity <= ids.capacity:
-        return 0
-    capacity += capacity // 2 + 64
-    cdef void* at = realloc(ids.at, capacity * sizeof(uint32_t))
-    if at == NULL:
-        raise MemoryError
-    ids.at, ids.capacity = <uint32_t*>at, capacity
-    return 0
+cdef int signal_raised() noexcept nogil:
+    """Return whether a signal handler has raised an exception, which is then set."""
+    with gil:
+        return PyErr_CheckSignals() != 0
 
 
 cdef int raise_pending() except -1:
@@ -85,36 +38,25 @@ cdef int raise_pending() except -1:
     return -1
 
 
-cdef int encode_span(const Tables* t, const uint8_t* p, const uint8_t* end, Ids* ids) except -1:
-    """Add the tokens of the UTF-8 text from p to end, which contains no special token."""
-    cdef const uint8_t* after
-    cdef uint32_t* tokens
-    cdef Py_ssize_t n, i
-    cdef size_t pieces = 0
-    while p < end:
-        after = piece_end(p, end)
-        n = after - p
-        reserve(ids, n)
-        tokens = ids.at + ids.n
-        for i in range(n):
-            tokens[i] = load(t.byte_tokens, p[i])
-            if tokens[i] >= t.n_vocab:
-                raise VocabularyError(
-                    f"vocabulary: byte {p[i]} has token {tokens[i]}, expected at most {t.n_vocab - 1} {REMEDY}"
-                )
-        if n > 1:
-            if n >= <Py_ssize_t>MERGES_NONE:
-                raise UsageError(f"text: got {n} bytes without a break, expected less than {MERGES_NONE}")
-            n = merge_short(t, tokens, n) if n <= MERGES_SHORT else merge_long(t, tokens, n)
-            if n == MERGES_RAISED:
-                raise_pending()
-            if n < 0:
-                raise VocabularyError(f"vocabulary: the table of merges is full or has a bad token {REMEDY}")
-        ids.n += n
-        p = after
-        pieces += 1
-        if pieces % PATIENCE == 0:
-            PyErr_CheckSignals()
+cdef int raise_damage(const Problem* problem) except -1:
+    raise VocabularyError(problem.text.decode())
+
+
+cdef struct Bytes:
+    uint8_t* at  # (capacity), of which n are in use
+    size_t n, capacity
+
+
+cdef int reserve(Bytes* content, size_t more) except -1:
+    """Make room for more bytes."""
+    cdef size_t capacity = content.n + more
+    if capacity < content.capacity:  # also for nothing at first, so that `at` is not NULL
+        return 0
+    capacity += capacity // 2 + SHORT
+    cdef void* at = realloc(content.at, capacity)
+    if at == NULL:
+        raise MemoryError
+    content.at, content.capacity = <uint8_t*>at, capacity
     return 0
 
 
@@ -132,8 +74,8 @@ cdef class Tokenizer:
             space gets one.
     """
 
-    cdef Tables tables
-    cdef Py_buffer views[N_TABLES]  # the buffers that `tables` points into
+    cdef CTokenizer c
+    cdef Py_buffer views[N_TABLES]  # the buffers that the tables are in
     cdef readonly tuple eos_token_ids  # ids that end a text; may be empty
     cdef readonly object bos_token_id, pad_token_id  # None: the vocabulary has none
     cdef readonly bint add_bos_token, add_prefix_space
@@ -147,7 +89,8 @@ cdef class Tokenizer:
         Raises:
             VocabularyError: a table has the wrong length.
         """
-        cdef Tables* t = &self.tables
+        cdef Tables t
+        cdef Problem problem
         cdef int i
         for i, name in enumerate(TABLES):
             PyObject_GetBuffer(tables[name], &self.views[i], PyBUF_SIMPLE)
@@ -160,8 +103,8 @@ cdef class Tokenizer:
             (
                 "controls",
                 controls,
-                not controls % 4 and (not controls or controls >= 4 * FIXED_CONTROLS),
-                f"0, or a multiple of 4 from {4 * FIXED_CONTROLS} on",
+                not controls % 4 and (not controls or controls >= 4 * CONTROL_EOS),
+                f"0, or a multiple of 4 from {4 * CONTROL_EOS} on",
             ),
             (
                 "merge_slots",
@@ -176,10 +119,17 @@ cdef class Tokenizer:
         t.token_offsets = <const uint8_t*>self.views[0].buf
         t.byte_tokens = <const uint8_t*>self.views[1].buf
         t.special_tokens = <const uint8_t*>self.views[2].buf
+        t.controls = <const uint8_t*>self.views[3].buf
         t.merge_slots = <const uint8_t*>self.views[4].buf
         t.token_bytes = <const uint8_t*>self.views[5].buf
-        t.n_vocab, t.n_special, t.n_slots, t.n_token_bytes = n_vocab, specials // 4, n_slots, content
-        self.read_controls(controls // 4)
+        t.n_vocab, t.n_special, t.n_controls = n_vocab, specials // 4, controls // 4
+        t.n_slots, t.n_token_bytes = n_slots, content
+        if not tokenizer_open(&self.c, &t, &problem):
+            raise_damage(&problem)
+        self.bos_token_id = None if self.c.bos == MERGES_NONE else self.c.bos
+        self.pad_token_id = None if self.c.pad == MERGES_NONE else self.c.pad
+        self.eos_token_ids = tuple([table_value(self.c.eos, i) for i in range(<int>self.c.n_eos)])
+        self.add_bos_token, self.add_prefix_space = self.c.add_bos, self.c.add_prefix_space
 
     def __dealloc__(self):
         cdef int i
@@ -189,45 +139,7 @@ cdef class Tokenizer:
     @property
     def n_vocab(self):
         """Number of tokens."""
-        return self.tables.n_vocab
-
-    cdef int read_controls(self, Py_ssize_t n) except -1:
-        """Set what the table of controls says. Without one, `<|endoftext|>` begins and ends a text if there is one."""
-        cdef const uint8_t* controls = <const uint8_t*>self.views[3].buf
-        cdef uint32_t flags, bos, pad
-        cdef Py_ssize_t i
-        if n < FIXED_CONTROLS:
-            end = self.end_of_text()
-            self.eos_token_ids, self.bos_token_id = () if end is None else (end,), end
-            return 0
-        flags, bos, pad = load(controls, 0), load(controls, 1), load(controls, 2)
-        eos = [load(controls, i) for i in range(FIXED_CONTROLS, n)]
-        for name, token in (("bos", bos), ("pad", pad), *[("eos", token) for token in eos]):
-            if token >= self.tables.n_vocab and (token != MERGES_NONE or name == "eos"):
-                raise VocabularyError(
-                    f"vocabulary: the {name} token is {token}, expected at most {self.tables.n_vocab - 1} {REMEDY}"
-                )
-        if flags & ~(PREFIX_SPACE | BOS) or (flags & BOS and bos == MERGES_NONE):
-            raise VocabularyError(f"vocabulary: unknown flags {flags:#x}, or a bos token that is missing {REMEDY}")
-        self.bos_token_id = None if bos == MERGES_NONE else bos
-        self.pad_token_id = None if pad == MERGES_NONE else pad
-        self.eos_token_ids = tuple(eos)
-        self.add_prefix_space, self.add_bos_token = flags & PREFIX_SPACE, flags & BOS
-        return 0
-
-    cdef object end_of_text(self):
-        """Return the id of `<|endoftext|>`, or None if the vocabulary doesn't have it or is damaged there."""
-        cdef Tables* t = &self.tables
-        cdef uint32_t token, start, end
-        if not t.n_special:
-            return None
-        token = load(t.special_tokens, 0)
-        if token >= t.n_vocab:
-            return None
-        start, end = load(t.token_offsets, token), load(t.token_offsets, token + 1)
-        if not start <= end <= t.n_token_bytes:
-            return None
-        return token if (<const char*>t.token_bytes + start)[: end - start] == END_OF_TEXT.encode() else None
+        return self.c.tables.n_vocab
 
     def encode(self, text, *, bint special=False, bint add_special_tokens=True, bint continues=False):
         """Encode a text.
@@ -246,78 +158,57 @@ cdef class Tokenizer:
             UsageError: `text` is not a string.
             VocabularyError: the vocabulary is damaged.
         """
-        cdef bytes content
+        cdef bytes copy
+        cdef const char* content
+        cdef Py_ssize_t size
+        cdef EncodeStatus status
+        cdef Encoding encoding
         if not isinstance(text, str):
             raise UsageError(f"text: got {text!r:.80}, expected text")
+        if text.isascii():  # Python keeps the UTF-8 of another text as long as the text
+            content = PyUnicode_AsUTF8AndSize(text, &size)
+        else:
+            copy = encoded(text)
+            content, size = copy, len(copy)
+        encoding.tokenizer, encoding.check = &self.c, signal_raised
+        encoding.special, encoding.opens, encoding.continues = special, add_special_tokens, continues
+        encoding.ids, encoding.n, encoding.capacity = NULL, 0, 0
         try:
-            content = text.encode()
-        except UnicodeEncodeError:  # a pair of surrogates is a character; a lone one becomes U+FFFD
-            content = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
-        cdef Py_ssize_t position = 0, i, at, after
-        cdef Ids ids = Ids(NULL, 0, 0)
-        try:
-            if add_special_tokens and self.add_bos_token and not continues:
-                reserve(&ids, 1)
-                ids.at[ids.n] = self.bos_token_id
-                ids.n += 1
-            if special:
-                for at, after, token in self.special_places(content):
-                    self.encode_part(content[position:at], continues and not position, &ids)
-                    reserve(&ids, 1)
-                    ids.at[ids.n] = token
-                    ids.n += 1
-                    position = after
-            self.encode_part(content[position:] if position else content, continues and not position, &ids)
-            return [ids.at[i] for i in range(ids.n)]
-        finally:
-            free(ids.at)
-
-    cdef int encode_part(self, bytes content, bint continues, Ids* ids) except -1:
-        """Add the tokens of a part of a text between special tokens; it may get a space, as with tokenizers."""
-        if self.add_prefix_space and not continues and content and not content.startswith(b" "):
-            content = b" " + content
-        cdef const uint8_t* start = <const uint8_t*><const char*>content
-        return encode_span(&self.tables, start, start + len(content), ids)
-
-    cdef list special_places(self, bytes content):
-        """Find special tokens in a text: (start, end, id), in order, not overlapping."""
-        from heapq import heapify, heappop, heapreplace
-
-        cdef Py_ssize_t end = 0
-        cdef uint32_t i
-        ahead, places = [], []  # ahead: the next place of each special token
-        for i in range(self.tables.n_special):
-            token = load(self.tables.special_tokens, i)
-            text = self.bytes_of(token)
-            at = content.find(text) if text else -1
-            if at >= 0:
-                ahead.append((at, -len(text), i, token, text))
-        heapify(ahead)
-        while ahead:
-            at, _, i, token, text = ahead[0]
-            if at >= end:
-                end = at + len(text)
-                places.append((at, end, token))
-            at = content.find(text, end)
-            if at >= 0:
-                heapreplace(ahead, (at, -len(text), i, token, text))
+            if size < LONG:
+                status = encode_text(&encoding, <const uint8_t*>content, <size_t>size)
             else:
-                heappop(ahead)
-        return places
+                with nogil:
+                    status = encode_text(&encoding, <const uint8_t*>content, <size_t>size)
+            if status == ENCODE_STOPPED:
+                raise_pending()
+            if status == ENCODE_NO_MEMORY:
+                raise MemoryError
+            if status == ENCODE_DAMAGED:
+                raise_damage(&encoding.problem)
+            if status == ENCODE_TOO_LONG:
+                raise UsageError(encoding.problem.text.decode())
+            return self.list_of(encoding.ids, encoding.n)
+        finally:
+            free(encoding.ids)
 
-    def token_bytes(self, token):
-        """Return the bytes of a token, given its id; they may be parts of characters.
+    cdef list list_of(self, const uint32_t* ids, size_t n):
+        """Return ids as a list. In a long one, equal ids are the same object, which takes a fifth of the memory."""
+        cdef size_t i
+        cdef list result, known
+        if n < self.c.tables.n_vocab // 8:
+            return [ids[i] for i in range(n)]
+        result, known = [], [None] * self.c.tables.n_vocab
+        for i in range(n):
+            token = known[ids[i]]
+            if token is None:
+                token = known[ids[i]] = ids[i]
+            result.append(token)
+        return result
 
-        Raises:
-            UsageError: `token` is not an integer.
-            VocabularyError: it is out of range.
-        """
-        return self.bytes_of(token)
-
-    cdef bytes bytes_of(self, token):
-        cdef Tables* t = &self.tables
+    cdef int find(self, token, TokenBytes* found) except -1:
+        """Find the bytes of a token. Raises as `token_bytes`."""
         cdef Py_ssize_t i
-        cdef uint32_t start, end
+        cdef Problem problem
         try:
             number = None if isinstance(token, bool) else PyNumber_Index(token)
         except TypeError:
@@ -328,14 +219,38 @@ cdef class Tokenizer:
             i = number
         except OverflowError:
             i = -1
-        if not 0 <= i < t.n_vocab:
-            raise VocabularyError(f"token {token}: out of range, expected 0 to {t.n_vocab - 1}")
-        start, end = load(t.token_offsets, i), load(t.token_offsets, i + 1)
-        if not start <= end <= t.n_token_bytes:
-            raise VocabularyError(
-                f"token {i}: is at bytes {start} to {end}, expected ascending and at most {t.n_token_bytes} {REMEDY}"
-            )
-        return (<const char*>t.token_bytes + start)[: end - start]
+        if not 0 <= i < self.c.tables.n_vocab:
+            raise VocabularyError(f"token {token}: out of range, expected 0 to {self.c.tables.n_vocab - 1}")
+        if not c_token_bytes(&self.c.tables, <uint32_t>i, found, &problem):
+            raise_damage(&problem)
+        return 0
+
+    cdef int join(self, ids, Bytes* joined) except -1:
+        """Add the bytes of tokens. Raises as `decode_bytes`."""
+        cdef TokenBytes found
+        try:
+            items = None if isinstance(ids, (str, bytes, bytearray)) else iter(ids)
+        except TypeError:
+            items = None
+        if items is None:
+            raise UsageError(f"tokens: got {ids!r:.80}, expected ids")
+        for token in items:
+            self.find(token, &found)
+            reserve(joined, found.n)
+            memcpy(joined.at + joined.n, found.at, found.n)
+            joined.n += found.n
+        return 0
+
+    def token_bytes(self, token):
+        """Return the bytes of a token, given its id; they may be parts of characters.
+
+        Raises:
+            UsageError: `token` is not an integer.
+            VocabularyError: it is out of range.
+        """
+        cdef TokenBytes found
+        self.find(token, &found)
+        return PyBytes_FromStringAndSize(<const char*>found.at, <Py_ssize_t>found.n)
 
     def decode_bytes(self, ids):
         """Return the bytes of tokens, joined.
@@ -344,17 +259,21 @@ cdef class Tokenizer:
             UsageError: an item of `ids` is not an integer.
             VocabularyError: an id is out of range.
         """
+        cdef Bytes joined = Bytes(NULL, 0, 0)
         try:
-            items = None if isinstance(ids, (str, bytes, bytearray)) else iter(ids)
-        except TypeError:
-            items = None
-        if items is None:
-            raise UsageError(f"tokens: got {ids!r:.80}, expected ids")
-        return b"".join([self.bytes_of(token) for token in items])
+            self.join(ids, &joined)
+            return PyBytes_FromStringAndSize(<const char*>joined.at, <Py_ssize_t>joined.n)
+        finally:
+            free(joined.at)
 
     def decode(self, ids):
         """Decode tokens to text; bytes that are not UTF-8 become U+FFFD. Raises as `decode_bytes`."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        cdef Bytes joined = Bytes(NULL, 0, 0)
+        try:
+            self.join(ids, &joined)
+            return PyUnicode_DecodeUTF8(<const char*>joined.at, <Py_ssize_t>joined.n, "replace")
+        finally:
+            free(joined.at)
 
     def problems(self, most=100):
         """Check the contents of all tables.
@@ -368,6 +287,17 @@ cdef class Tokenizer:
         return problems({TABLES[i]: self.views[i].obj for i in range(N_TABLES)}, self.n_vocab, most)
 
 
+cdef bytes encoded(text):
+    """Return a text in UTF-8; a pair of surrogates is a character, and a lone one becomes U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
 @cython.final
 cdef class StreamDecoder:
     """Decodes tokens one by one; the bytes of an incomplete character wait for the next token.
@@ -376,18 +306,129 @@ cdef class StreamDecoder:
     """
 
     cdef Tokenizer tokenizer
-    cdef object decoder
+    cdef Utf8Decoder decoder
 
     def __cinit__(self, Tokenizer tokenizer not None):
         self.tokenizer = tokenizer
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+    @cython.critical_section
     def feed(self, token):
         """Add a token and return the text that is now complete, which may be empty. Raises as `token_bytes`."""
-        return self.decoder.decode(self.tokenizer.bytes_of(token))
+        cdef TokenBytes found
+        cdef uint8_t[SHORT] short
+        cdef uint8_t* text = short
+        self.tokenizer.find(token, &found)  # may run Python code, which may feed this decoder
+        cdef Utf8Decoder after = self.decoder
+        if UTF8_MOST(found.n) > SHORT:
+            text = <uint8_t*>malloc(UTF8_MOST(found.n))
+            if text == NULL:
+                raise MemoryError
+        try:
+            size = utf8_feed(&after, found.at, found.n, text)
+            piece = PyUnicode_DecodeUTF8(<const char*>text, <Py_ssize_t>size, NULL)
+        finally:
+            if text != short:
+                free(text)
+        self.decoder = after
+        return piece
 
+    @cython.critical_section
     def finish(self):
         """Return U+FFFD if a character is incomplete, else an empty text, and reset the decoder."""
-        text = self.decoder.decode(b"", True)
-        self.decoder.reset()
-        return text
+        cdef uint8_t[6] text
+        cdef Utf8Decoder after = self.decoder
+        piece = PyUnicode_DecodeUTF8(<const char*>text, <Py_ssize_t>utf8_finish(&after, text), NULL)
+        self.decoder = after
+        return piece
+
+
+def stop_strings(stop):
+    """Return `stop`, one string or several, as a tuple.
+
+    Raises:
+        UsageError: an item is empty, too long or not a string, or there are too many.
+    """
+    try:
+        stops = (stop,) if isinstance(stop, (str, bytes)) else tuple(stop)
+    except TypeError:
+        raise UsageError(f"stop: got {stop!r:.80}, expected a string or a list of strings") from None
+    if len(stops) > MAX_STOPS:
+        raise UsageError(f"stop: got {len(stops)} strings, expected at most {MAX_STOPS}")
+    for one in stops:
+        if not isinstance(one, str) or not 1 <= len(one) <= MAX_STOP_LENGTH:
+            raise UsageError(f"stop: got {one!r:.80}, expected text of 1 to {MAX_STOP_LENGTH} characters")
+    return stops
+
+
+@cython.final
+cdef class StopStrings:
+    """Passes text through until a stop string is complete, and holds back text that may become one.
+
+    Attributes:
+        found: the stop string that ended the text, or None.
+    """
+
+    cdef Stops stops
+    cdef tuple strings  # of `stops`
+
+    def __cinit__(self, stop=()):
+        """Raises UsageError as `stop_strings` does."""
+        cdef StopText[MAX_STOPS] texts
+        cdef bytes one
+        cdef int i
+        self.strings = stop_strings(stop)
+        # A lone surrogate is a character like any other here, as it is for str.find.
+        content = [string.encode("utf-8", "surrogatepass") for string in self.strings]
+        for i, one in enumerate(content):
+            texts[i].text, texts[i].n = <const uint8_t*><const char*>one, <size_t>len(one)
+        if not stops_open(&self.stops, texts, <int>len(content)):
+            raise MemoryError
+
+    def __dealloc__(self):
+        stops_close(&self.stops)
+
+    @property
+    def found(self):
+        return None if self.stops.found < 0 else self.strings[self.stops.found]
+
+    @cython.critical_section
+    def feed(self, piece):
+        """Add a piece of text; return the text that can't become part of a stop string."""
+        cdef Stops after
+        cdef const char* content
+        cdef bytes copy
+        cdef Py_ssize_t size, passed
+        cdef uint8_t[SHORT] short
+        cdef uint8_t* text = short
+        if not isinstance(piece, str):
+            raise TypeError(f"piece: got {piece!r:.80}, expected text")
+        if not self.stops.n:
+            return piece
+        try:
+            content = PyUnicode_AsUTF8AndSize(piece, &size)
+        except UnicodeEncodeError:
+            copy = piece.encode("utf-8", "surrogatepass")
+            content, size = copy, len(copy)
+        after = self.stops
+        if after.held + <size_t>size > SHORT:
+            text = <uint8_t*>malloc(after.held + <size_t>size)
+            if text == NULL:
+                raise MemoryError
+        try:
+            passed = <Py_ssize_t>stops_feed(&after, <const uint8_t*>content, <size_t>size, text)
+            if passed != size or self.stops.held:
+                piece = PyUnicode_DecodeUTF8(<const char*>text, passed, "surrogatepass")
+        finally:
+            if text != short:
+                free(text)
+        self.stops = after
+        return piece
+
+    @cython.critical_section
+    def finish(self):
+        """Return the text that was held back."""
+        cdef uint8_t[MAX_STOP_BYTES] text
+        cdef Stops after = self.stops
+        held = PyUnicode_DecodeUTF8(<const char*>text, <Py_ssize_t>stops_finish(&after, text), "surrogatepass")
+        self.stops = after
+        return held

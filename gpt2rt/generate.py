@@ -7,7 +7,8 @@ from time import perf_counter
 
 from gpt2rt import _engine
 from gpt2rt._engine import Event, step_together
-from gpt2rt._tokenizer import StreamDecoder
+from gpt2rt._tokenizer import StopStrings, StreamDecoder
+from gpt2rt._tokenizer import stop_strings as stop_strings  # noqa: PLC0414 (others import it from here)
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.lookup import PromptLookup
@@ -40,66 +41,6 @@ if TYPE_CHECKING:
         def scored(self) -> list[ScoredToken]: ...
 
     Running = TypeVar("Running", bound=Steppable)
-
-MAX_STOPS = 64
-MAX_STOP_LENGTH = 256  # characters
-
-
-def stop_strings(stop: str | Iterable[str]) -> tuple[str, ...]:
-    """Return `stop`, one string or several, as a tuple.
-
-    Raises:
-        UsageError: an item is empty, too long or not a string, or there are too many.
-    """
-    try:
-        stops = (stop,) if isinstance(stop, (str, bytes)) else tuple(stop)
-    except TypeError:
-        raise UsageError(f"stop: got {stop!r:.80}, expected a string or a list of strings") from None
-    if len(stops) > MAX_STOPS:
-        raise UsageError(f"stop: got {len(stops)} strings, expected at most {MAX_STOPS}")
-    for one in stops:
-        if not isinstance(one, str) or not 1 <= len(one) <= MAX_STOP_LENGTH:
-            raise UsageError(f"stop: got {one!r:.80}, expected text of 1 to {MAX_STOP_LENGTH} characters")
-    return stops
-
-
-class StopStrings:
-    """Passes text through until a stop string is complete, and holds back text that may become one.
-
-    Attributes:
-        found: the stop string that ended the text, or None.
-    """
-
-    def __init__(self, stop: str | Iterable[str] = ()):
-        """Raises UsageError as `stop_strings` does."""
-        self.found: str | None = None
-        self._stops = stop_strings(stop)
-        self._held = ""
-
-    def feed(self, piece: str) -> str:
-        """Add a piece of text; return the text that can't become part of a stop string."""
-        if not self._stops or self.found is not None:
-            return piece if self.found is None else ""
-        text = self._held + piece
-        # The stop string that ends first, so that the result does not depend on how the text is split.
-        complete = [(at + len(one), at, one) for one in self._stops if (at := text.find(one)) >= 0]
-        if complete:
-            _, at, self.found = min(complete)
-            self._held = ""
-            return text[:at]
-        held = 0
-        for one in self._stops:
-            for n in range(min(len(one) - 1, len(text)), held, -1):
-                if text.endswith(one[:n]):
-                    held = n
-                    break
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
-
-    def finish(self) -> str:
-        """Return the text that was held back."""
-        held, self._held = self._held, ""
-        return held
 
 
 class Continuation:

@@ -10,9 +10,11 @@ import sys
 
 import numpy as np
 from expected_sequence import assert_as_fresh
+from token_tables import tokenizer_with
 
 import gpt2rt
 from gpt2rt._engine import Engine, Event
+from gpt2rt._tokenizer import StopStrings, StreamDecoder
 
 MODEL, OPERATION = sys.argv[1:]
 TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
@@ -44,6 +46,34 @@ OPERATIONS = {  # on the first sequence, or on all of them with an engine
     "step": lambda all, engine: engine.step(all[:4]),
     "step_with_prompt_logprobs": lambda all, engine: engine.step(all[4:]),
     "engine": lambda all, engine: Engine(all[0].model).step(all[:4]),
+    "encode": lambda all, engine: TOKENIZER.encode("é" + "a" * 1000),
+    "encode_special": lambda all, engine: TOKENIZER.encode("a<b>a", special=True),
+    "decode": lambda all, engine: [TOKENIZER.decode([256] * 5 + [97])],
+    "stream": lambda all, engine: fed(StreamDecoder(TOKENIZER), [0xF0, 256, 97]),
+    "stop_strings": lambda all, engine: fed(StopStrings(["a" * 200 + "c", "b"]), ["a" * 600, "d" * 200, "ab"]),
+}
+
+
+TOKENIZER = tokenizer_with([b"long " * 1000, b"<b>"], special=[257], flags=1)  # a space comes before a text
+
+
+def fed(subject, items):
+    """Feed items to a decoder or a filter, and return its texts; an item that fails leaves it unchanged."""
+    texts = []
+    for i, item in enumerate(items):
+        try:
+            text = subject.feed(item)
+        except MemoryError:
+            texts += map(subject.feed, items[i:])
+            assert [*texts, subject.finish()] == FED[OPERATION]
+            raise
+        texts.append(text)
+    return [*texts, subject.finish()]
+
+
+FED = {
+    "stream": ["", "\ufffd" + "long " * 1000, "a", ""],
+    "stop_strings": ["a" * 400, "a" * 200 + "d" * 200, "a", ""],
 }
 
 

@@ -29,6 +29,11 @@ OPERATIONS = {  # {operation: minimum number of allocations}
     "step": 8,
     "step_with_prompt_logprobs": 8,
     "engine": 8,
+    "encode": 3,
+    "encode_special": 3,
+    "decode": 2,
+    "stream": 1,
+    "stop_strings": 2,
 }
 
 
@@ -66,6 +71,8 @@ def test_a_failed_allocation_changes_nothing(path, failing_malloc, operation):
     assert number_of_failures(path, failing_malloc, operation, "pymalloc") >= OPERATIONS[operation]
 
 
-@pytest.mark.parametrize("operation", ["append", "score", "fork", "logits_again", "step"])
+@pytest.mark.parametrize(
+    "operation", ["append", "score", "fork", "logits_again", "step", "encode", "decode", "stream", "stop_strings"]
+)
 def test_a_failed_allocation_of_a_python_object_leaves_usable_sequences(path, failing_malloc, operation):
     assert number_of_failures(path, failing_malloc, operation, "malloc") > OPERATIONS[operation]

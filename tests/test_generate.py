@@ -5,12 +5,10 @@ import itertools
 import numpy as np
 import pytest
 from demo import demo_model
-from hypothesis import given
-from hypothesis import strategies as st
 from random_models import random_tensors, write_model
 
 from gpt2rt.errors import ContextFullError, UsageError
-from gpt2rt.generate import Generation, StopStrings
+from gpt2rt.generate import Generation
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import Hyperparameters
 from gpt2rt.sampling import SamplingParams
@@ -141,23 +139,6 @@ def test_a_stop_string_ends_the_text_before_it(model, start, length):
 def test_text_that_only_begins_like_a_stop_string_is_kept(model):
     whole = text_of(model)
     assert text_of(model, stop=[whole[-3:] + "~~~~"]) == whole
-
-
-@given(
-    pieces=st.lists(st.text("ab", max_size=4), max_size=8),
-    stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
-)
-def test_stop_strings_do_not_depend_on_how_the_text_is_split(pieces, stops):
-    text = "".join(pieces)
-    complete = [(text.index(one) + len(one), text.index(one)) for one in stops if one in text]
-    expected = text[: min(complete)[1]] if complete else text
-    filtered = StopStrings(stops)
-    shown = ""
-    for piece in pieces:
-        shown += filtered.feed(piece)
-        assert expected.startswith(shown)
-    assert shown + filtered.finish() == expected
-    assert (filtered.found is not None) == bool(complete)
 
 
 def test_an_empty_prompt_begins_a_document(model):

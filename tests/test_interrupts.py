@@ -10,6 +10,7 @@ import time
 import pytest
 from expected_sequence import assert_as_fresh
 from random_models import random_tensors, write_model
+from token_tables import tokenizer_with
 
 import gpt2rt
 from gpt2rt.chat import Conversation
@@ -336,3 +337,28 @@ def test_reading_logits_does_not_consume_a_cancel(model):
         sequence.append([1])
     sequence.append([1])
     assert_as_fresh(sequence)
+
+
+@needs_timer
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a" * 4_000_000, id="one_piece"),
+        pytest.param("a " * 2_000_000, id="many_pieces"),
+        pytest.param("<" * 200_000, id="nearly_special_tokens"),
+        pytest.param("<s>" * 200_000, id="special_tokens"),
+    ],
+)
+def test_an_interrupted_encode_ends_early(text):
+    special = [b"<s>", *(b"<%d>" % i for i in range(1500))]
+    tokenizer = tokenizer_with(special, range(256, 256 + len(special)))
+
+    def seconds(delay):
+        begin = time.process_time()
+        came = interrupted(lambda: tokenizer.encode(text, special=text[0] == "<"), delay)
+        return time.process_time() - begin, came
+
+    whole, _ = seconds(60)
+    part, came = seconds(0.001)
+    assert came
+    assert part < whole / 2

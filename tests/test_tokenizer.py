@@ -12,6 +12,7 @@ import pytest
 from conftest import shared
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from token_tables import tokenizer_with
 from vocabularies import END_OF_TEXT, Tokenizers, tokenizer_of, write_vocabulary
 
 from gpt2rt._tokenizer import StreamDecoder, Tokenizer
@@ -150,6 +151,11 @@ def test_evaluation_texts_equal_tokenizers(tokenizers, name):
     assert tokenizers.ours.encode(text) == tokenizers.huggingface.encode(text).ids
 
 
+def test_equal_ids_of_a_long_text_are_one_object(tokenizers):
+    ids = tokenizers.ours.encode("some words " * 20_000)
+    assert len(set(map(id, ids))) == len(set(ids)) < 20
+
+
 # --- classes of code points ----------------------------------------------------------------------------------------
 
 
@@ -267,6 +273,37 @@ def test_the_leftmost_and_then_the_longest_special_token_is_used(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("special", [[256, 257], [257, 256]])
+def test_of_two_special_tokens_with_equal_text_the_first_is_used(special):
+    assert tokenizer_with([b"<s>", b"<s>"], special).encode("e<s>", special=True) == [*b"e", special[0]]
+
+
+def test_every_text_between_special_tokens_gets_a_space_but_for_one_that_continues():
+    tokenizer = tokenizer_with([b"<s>"], [256], flags=1)
+    assert tokenizer.encode("a<s>b< s><s> c<s>", special=True) == [*b" a", 256, *b" b< s>", 256, *b" c", 256]
+    assert tokenizer.encode("a<s>b", special=True, continues=True) == [*b"a", 256, *b" b"]
+    assert tokenizer.encode("<s>a", special=True, continues=True) == [256, *b" a"]
+    assert tokenizer.encode("\na") == list(b" \na")
+    assert tokenizer.encode("") == []
+
+
+def test_bos_begins_a_text_that_is_a_whole_one():
+    tokenizer = tokenizer_with([b"<s>"], [256], flags=2, bos=256)
+    assert tokenizer.encode("a") == [256, *b"a"]
+    assert tokenizer.encode("") == [256]
+    assert tokenizer.encode("<s>", special=True) == [256, 256]
+    assert tokenizer.encode("a", add_special_tokens=False) == tokenizer.encode("a", continues=True) == [*b"a"]
+
+
+def test_a_thousand_special_tokens_are_told_apart(tmp_path):
+    special = [f"<|{i}|>" for i in range(1000)]
+    tokenizer = tokenizer_of(Vocabulary.read(*write_vocabulary(tmp_path, [], special=special)))
+    order = random.Random(1).sample(special, 1000)
+    ids = tokenizer.encode("<".join(order), special=True)
+    assert [tokenizer.token_bytes(token).decode() for token in ids[::2]] == order
+    assert set(ids[1::2]) == {tokenizer.encode("<")[0]}
+
+
 def test_a_special_token_of_half_a_character_does_no_harm(trained):
     """A damaged file may contain one; it splits text between the bytes of a character."""
     vocabulary = trained.vocabulary
@@ -283,6 +320,15 @@ def test_lone_surrogates_are_read_as_in_tiktoken(trained, text):
     ids = trained.ours.encode(text)
     assert ids == trained.tiktoken.encode_ordinary(text)
     assert trained.ours.decode(ids) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+@pytest.mark.parametrize("text", ["text", "é", "\ud800"])
+def test_text_may_be_of_a_subclass(trained, text):
+    class Text(str):
+        __slots__ = ()
+
+    assert trained.ours.encode(Text(text)) == trained.ours.encode(text)
+    assert trained.ours.encode(np.str_(text)) == trained.ours.encode(text)
 
 
 def test_only_text_can_be_encoded(trained):
@@ -348,6 +394,17 @@ def test_a_stream_returns_an_incomplete_character_at_the_end(trained):
     stream = StreamDecoder(trained.ours)
     assert [stream.feed(trained.vocabulary.byte_tokens[byte]) for byte in "🙂".encode()[:3]] == ["", "", ""]
     assert stream.finish() == "\ufffd"
+
+
+def test_a_stream_can_be_fed_while_it_asks_for_an_id(trained):
+    stream = StreamDecoder(trained.ours)
+
+    class Token:
+        def __index__(self):
+            stream.feed(trained.vocabulary.byte_tokens[0xC3])
+            return trained.vocabulary.byte_tokens[0xA9]
+
+    assert stream.feed(Token()) == "é"
 
 
 def test_a_stream_survives_a_refused_id(trained):

@@ -9,6 +9,8 @@ import click
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.sampling_options import special_option
 
+IDS_AT_A_TIME = 10_000  # whose text is in memory
+
 
 @click.command("tokenize", short_help="Show the tokens of a text.")
 @model_and_text_arguments("text", required=True)
@@ -41,7 +43,9 @@ def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -
         for token in ids:
             click.echo(f"{token}\t{shown(tokenizer.token_bytes(token))}")
     else:
-        click.echo(" ".join(map(str, ids)))
+        for start in range(0, len(ids), IDS_AT_A_TIME):
+            click.echo(" " * (start > 0) + " ".join(map(str, ids[start : start + IDS_AT_A_TIME])), nl=False)
+        click.echo()
 
 
 def shown(content: bytes) -> str:

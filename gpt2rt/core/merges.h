@@ -3,18 +3,18 @@
 #ifndef GPT2RT_MERGES_H
 #define GPT2RT_MERGES_H
 
-#include <Python.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MERGES_SHORT 32         /* the longest piece, in tokens, for which a scan of all pairs beats a heap */
-#define MERGES_PATIENCE 0x4000  /* pairs between checks for signals, a power of two */
-#define MERGES_NONE 0xFFFFFFFFu  /* no merge, no position */
+#define MERGES_SHORT 32          /* the longest piece, in tokens, for which a scan of all pairs beats a heap */
+#define MERGES_PATIENCE 0x4000   /* pairs between calls of `check`, a power of two */
+#define MERGES_NONE 0xFFFFFFFFu  /* no merge, no token, no position */
 #define MERGES_WRONG 0xFFFFFFFEu /* instead of a rank: the tables are damaged */
 
-enum { MERGES_DAMAGED = -1, MERGES_RAISED = -2 }; /* returned instead of the number of tokens left */
+/* Returned instead of the number of tokens left. */
+enum { MERGES_DAMAGED = -1, MERGES_STOPPED = -2, MERGES_NO_MEMORY = -3 };
 
 typedef struct {
     uint32_t left, right; /* tokens; left is MERGES_NONE in an empty slot */
@@ -26,9 +26,10 @@ typedef struct {
     const uint8_t *token_offsets;  /* u32 (n_vocab + 1) */
     const uint8_t *byte_tokens;    /* u32 (256) */
     const uint8_t *special_tokens; /* u32 (n_special) */
+    const uint8_t *controls;       /* u32 (n_controls) as CONTROL_* in tokenizer.h */
     const uint8_t *merge_slots;    /* Merge (n_slots), n_slots a power of two */
     const uint8_t *token_bytes;    /* (n_token_bytes) */
-    uint32_t n_vocab, n_special, n_slots, n_token_bytes;
+    uint32_t n_vocab, n_special, n_controls, n_slots, n_token_bytes;
 } Tables;
 
 /* Returns the rank of a pair; MERGES_NONE if it does not merge, MERGES_WRONG if the table is damaged.
@@ -98,7 +99,8 @@ static inline void heap_push(uint64_t *heap, size_t n, uint64_t key) {
 
 /* Does the work of merge_long(), in memory that the latter allocates: heap (2 n), pairs as rank << 32 | position of the
  * left token; links (4 n), a linked list of tokens. */
-static inline ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t n, uint64_t *heap, uint32_t *links) {
+static inline ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t n, uint64_t *heap, uint32_t *links,
+                                     int (*check)(void)) {
     uint32_t *following = links, *preceding = links + n;
     uint32_t *ranks = links + 2 * (size_t)n, *merged = links + 3 * (size_t)n; /* as in merge_short */
     size_t size = 0, steps = 0;
@@ -109,11 +111,11 @@ static inline ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t
         if (rank == MERGES_WRONG) return MERGES_DAMAGED;
         ranks[left] = rank;
         if (rank != MERGES_NONE) heap[size++] = (uint64_t)rank << 32 | left;
-        if (left % MERGES_PATIENCE == 0 && PyErr_CheckSignals() < 0) return MERGES_RAISED;
+        if (left % MERGES_PATIENCE == 0 && check && check()) return MERGES_STOPPED;
     }
     for (size_t i = size / 2; i; i--) heap_sift_down(heap, size, i - 1);
     while (size) {
-        if (++steps % MERGES_PATIENCE == 0 && PyErr_CheckSignals() < 0) return MERGES_RAISED;
+        if (++steps % MERGES_PATIENCE == 0 && check && check()) return MERGES_STOPPED;
         const uint64_t key = heap[0];
         heap[0] = heap[--size];
         heap_sift_down(heap, size, 0);
@@ -139,16 +141,15 @@ static inline ptrdiff_t merge_linked(const Tables *t, uint32_t *tokens, uint32_t
     return (ptrdiff_t)size;
 }
 
-/* Merges a piece of n < MERGES_NONE tokens in place, in O(n log n). Returns the number left, MERGES_DAMAGED, or
- * MERGES_RAISED if memory runs out or a signal handler raises. Needs the GIL. */
-static inline ptrdiff_t merge_long(const Tables *t, uint32_t *tokens, ptrdiff_t n) {
+/* Merges a piece of 2 to MERGES_NONE - 1 tokens in place, in O(n log n). `check`, unless it is NULL, is called now and
+ * then; the work ends when it returns nonzero. Returns the number of tokens left, or one of the MERGES_* codes. */
+static inline ptrdiff_t merge_long(const Tables *t, uint32_t *tokens, ptrdiff_t n, int (*check)(void)) {
+    const size_t each = 2 * sizeof(uint64_t) + 4 * sizeof(uint32_t);
+    if ((size_t)n > PTRDIFF_MAX / each) return MERGES_NO_MEMORY;
     /* A merge removes one key from the heap and adds at most two. */
-    uint64_t *heap = malloc((size_t)n * (2 * sizeof(uint64_t) + 4 * sizeof(uint32_t)));
-    if (!heap) {
-        PyErr_NoMemory();
-        return MERGES_RAISED;
-    }
-    n = merge_linked(t, tokens, (uint32_t)n, heap, (uint32_t *)(heap + 2 * n));
+    uint64_t *heap = malloc((size_t)n * each);
+    if (!heap) return MERGES_NO_MEMORY;
+    n = merge_linked(t, tokens, (uint32_t)n, heap, (uint32_t *)(heap + 2 * n), check);
     free(heap);
     return n;
 }
