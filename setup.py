@@ -177,7 +177,7 @@ class BuildExtensions(build_ext):
 
 
 def program_commands():
-    """Return the commands that compile and link gpt2rt-chat, but for its macros and files: the first that works is used.
+    """Return commands that compile and link gpt2rt-chat, without its macros and files: the first that works is used.
 
     A static program runs on every Linux, but not every system has its C library in that form.
     """

@@ -27,6 +27,7 @@ COMMANDS = (
         "convert",
         "requantize",
         "export",
+        "bundle",
         "info",
         "verify",
     ),
