@@ -109,6 +109,12 @@ static inline int shape_is_valid(const ModelShape *s, Problem *problem) {
     return problem_set(problem, "group size %" PRId64 ", expected one of (16, 32, 64, 128, 256)", s->group);
 }
 
+/* Returns the number of parameters of the network, a separate output head not counted, as is usual. */
+static inline int64_t shape_parameters(const ModelShape *s) {
+    const int64_t n = s->n_embd;
+    return (s->n_vocab + s->n_ctx) * n + s->n_layer * (12 * n * n + 13 * n) + 2 * n;
+}
+
 /* --- the weights ------------------------------------------------------------------------------------------------- */
 
 /* Returns the bytes of a matrix (n_out, n_in) in tiles of 16 rows. */
