@@ -63,7 +63,7 @@ static inline ptrdiff_t text_find(Text text, Text wanted) {
     return -1;
 }
 
-#define NO_CHARACTER 0xFFFFFFFFu
+#define NO_CHARACTER 0xFFFFFFFFu /* above Unicode, so that it is neither space nor letter */
 
 /* Returns the code point at p < end, or NO_CHARACTER for a byte that is not UTF-8. OUT: size, its bytes. */
 static inline uint32_t text_character(const uint8_t *p, const uint8_t *end, size_t *size) {
@@ -79,6 +79,15 @@ static inline uint32_t text_character(const uint8_t *p, const uint8_t *end, size
     return c;
 }
 
+/* Writes a code point up to U+10FFFF. Returns its bytes. OUT: p (4). */
+static inline size_t text_write(uint8_t *p, uint32_t c) {
+    if (c < 0x80) return p[0] = (uint8_t)c, 1;
+    const size_t size = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    for (size_t i = size; --i; c >>= 6) p[i] = (uint8_t)(0x80 | (c & 0x3F));
+    p[0] = (uint8_t)(c | (0xF00u >> size & 0xFF));
+    return size;
+}
+
 /* Returns the number of characters. */
 static inline size_t text_length(Text text) {
     size_t size, n = 0;
@@ -87,10 +96,10 @@ static inline size_t text_length(Text text) {
 }
 
 /* White space as str.isspace has it: Unicode's, and the separators of ASCII. */
-static inline int is_space(uint32_t c) { return (c >= 0x1C && c <= 0x1F) || unicode_class(c) == UNICODE_SPACE; }
+static inline int text_is_space(uint32_t c) { return (c >= 0x1C && c <= 0x1F) || unicode_class(c) == UNICODE_SPACE; }
 
 /* Letters and digits, as str.isalnum has them. */
-static inline int is_alphanumeric(uint32_t c) {
+static inline int text_is_alphanumeric(uint32_t c) {
     const int kind = unicode_class(c);
     return kind == UNICODE_LETTER || kind == UNICODE_NUMBER;
 }
@@ -101,7 +110,7 @@ static inline Text text_strip(Text text) {
     size_t size;
     int is_begun = 0;
     for (const uint8_t *p = text.at; p < end; p += size) {
-        if (is_space(text_character(p, end, &size))) continue;
+        if (text_is_space(text_character(p, end, &size))) continue;
         if (!is_begun) first = p;
         is_begun = 1, last = p + size;
     }
@@ -116,7 +125,7 @@ static inline int text_clean(Buffer *line, Text text) {
     int is_apart = 0;
     if (!buffer_reserve(line, text.n)) return 0;
     for (const uint8_t *p = text.at; p < end; p += size) {
-        if (is_space(text_character(p, end, &size))) {
+        if (text_is_space(text_character(p, end, &size))) {
             is_apart = 1;
             continue;
         }
@@ -145,9 +154,8 @@ static inline int text_paired(Buffer *paired, Text text) {
         const uint32_t next = c < 0xDC00 && p + size < end ? text_character(p + size, end, &next_size) : 0;
         if (next >= 0xDC00 && next <= 0xDFFF) {
             const uint32_t both = 0x10000 + ((c & 0x3FF) << 10 | (next & 0x3FF));
-            out[0] = (uint8_t)(0xF0 | both >> 18), out[1] = (uint8_t)(0x80 | (both >> 12 & 0x3F));
-            out[2] = (uint8_t)(0x80 | (both >> 6 & 0x3F)), out[3] = (uint8_t)(0x80 | (both & 0x3F));
-            paired->n += 4, size += next_size;
+            paired->n += text_write(out, both);
+            size += next_size;
         } else {
             utf8_replace(out, 1);
             paired->n += 3;
