@@ -118,6 +118,13 @@ static inline int tokenizer_open(Tokenizer *t, const Tables *tables, Problem *pr
     return 1;
 }
 
+/* Returns whether a token is one of those that end a text. */
+static inline int tokenizer_ends_text(const Tokenizer *t, uint32_t token) {
+    for (uint32_t i = 0; i < t->n_eos; i++)
+        if (table_value(t->eos, i) == token) return 1;
+    return 0;
+}
+
 /* --- special tokens ---------------------------------------------------------------------------------------------- */
 
 #define NO_SPECIAL 0xFFFFFFFFu
@@ -192,6 +199,14 @@ static inline EncodeStatus encode_token(Encoding *e, uint32_t token) {
     if (!encoding_reserve(e, 1)) return ENCODE_NO_MEMORY;
     e->ids[e->n++] = token;
     return ENCODE_OK;
+}
+
+/* Adds n ids; returns 0 if memory runs out. */
+static inline int encoding_add(Encoding *e, const uint32_t *ids, size_t n) {
+    if (!encoding_reserve(e, n)) return 0;
+    if (n) memcpy(e->ids + e->n, ids, n * sizeof(uint32_t));
+    e->n += n;
+    return 1;
 }
 
 /* Adds the tokens of a piece. */
