@@ -19,6 +19,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 MODULES = {
+    "gpt2rt._chat": "gpt2rt/_chat.pyx",
     "gpt2rt._engine": "gpt2rt/_engine.pyx",
     "gpt2rt._kernels": "gpt2rt/_kernels.pyx",
     "gpt2rt._modelfile": "gpt2rt/_modelfile.pyx",
@@ -56,7 +57,7 @@ else:
     compile_args, link_args = ["-std=c11", "-ffp-contract=off", "-fvisibility=hidden"], []
     compile_args += ["-O1", "-g"] if DEBUG else ["-O2", "-g0"]
     if not DEBUG:  # a quarter smaller; not for the engine and the tokenizer, which would lose 4% and 10% of their speed
-        small_args = {"gpt2rt._modelfile": ["-Os"], "gpt2rt._sampler": ["-Os"]}
+        small_args = {name: ["-Os"] for name in ("gpt2rt._chat", "gpt2rt._modelfile", "gpt2rt._sampler")}
     if sys.platform == "linux" and not DEBUG:  # what only a debugger asks for is a tenth of the size
         compile_args.append("-fno-asynchronous-unwind-tables")
         link_args.append("-s")

@@ -94,8 +94,8 @@ static inline int name_is_valid(const char *option, Text name, Problem *problem)
                        MAX_NAME);
 }
 
-/* Finds the parts of a template between its places, a and then b; a alone if b is NULL. Returns whether it has each place
- * once, in this order. OUT: parts (2 or 3), parts of the template; problem, if it has not. */
+/* Finds the parts of a template between its places, a and then b; a alone if b is NULL. Returns whether it has each
+ * place once, in this order. OUT: parts (2 or 3), parts of the template; problem, if it has not. */
 static inline int template_parts(Text template, const char *a, const char *b, const char *name, Text *parts,
                                  Problem *problem) {
     const char *places[] = {a, b};

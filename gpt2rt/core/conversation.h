@@ -27,7 +27,8 @@ static inline ChatStatus conversation_add_turn(const ChatFormat *f, const Turn *
     return encoding_add(ids, f->closing_tokens.ids, f->closing_tokens.n) ? CHAT_OK : CHAT_NO_MEMORY;
 }
 
-/* Adds the ids of the opening, of the last turns, as many as there is room for, and of a message. IN: first, the first turn that the model may read; ends (n_turns - first), for scratch. */
+/* Adds the ids of the opening, of the last turns, as many as there is room for, and of a message.
+ * IN: first, the first turn that the model may read; ends (n_turns - first), for scratch. */
 static inline ChatStatus conversation_fit(const ChatFormat *f, const Turn *turns, size_t n_turns, size_t first,
                                           Text message, size_t n_ctx, size_t max_tokens, size_t *ends, Encoding *asked,
                                           Encoding *ids, size_t *n_dropped) {

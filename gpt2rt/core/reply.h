@@ -4,8 +4,8 @@
  * little warmer. Text that may still become an earlier answer is held back, so a piece that was returned stays.
  *
  * The caller samples with a TextStream and gives each piece to reply_accept(). When that asks for another draft, the
- * caller cuts the sequence back to the prompt, restarts the stream, and sets the sampling again, with the temperature of
- * reply_temperature() and the same history; the random generator continues. */
+ * caller cuts the sequence back to the prompt, restarts the stream, and sets the sampling again, with the temperature
+ * of reply_temperature() and the same history; the random generator continues. */
 #ifndef GPT2RT_REPLY_H
 #define GPT2RT_REPLY_H
 
@@ -70,8 +70,8 @@ static inline int reply_is_earlier(const Reply *r, Text words, int is_whole) {
 
 /* Adds a piece of the draft's text. After it, r->reason says whether the answer has ended.
  *
- * IN: reason, the stream's after this piece. OUT: text, the part of the answer that is now final, which may be empty; it
- * is valid until the next call. On a failure nothing has changed. */
+ * IN: reason, the stream's after this piece. OUT: text, the part of the answer that is now final, which may be empty;
+ * it is valid until the next call. On a failure nothing has changed. */
 static inline ReplyStatus reply_accept(Reply *r, Text piece, FinishReason reason, Text *text) {
     const size_t before = r->raw.n;
     *text = (Text){(const uint8_t *)"", 0};

@@ -71,9 +71,9 @@ static inline int stream_reserve(TextStream *s, size_t n, Buffer *text) {
     return buffer_reserve(&s->piece, most) && buffer_reserve(text, most + MAX_STOP_BYTES);
 }
 
-/* Adds the tokens that a step sampled. If s->reason is set afterwards, the text has ended, and the tokens after the
- * first `n_used` are not part of it: the sequence is to retract them. Of those, the last one ended the text and does not
- * belong to it if s->n_tokens has grown by one less. On a failure nothing has changed.
+/* Adds the tokens that a step sampled. If s->reason is set afterwards, the text has ended, and the sequence is to retract
+ * the tokens after the first `n_used`. All of those are part of the text, but a last one that ends a text: s->n_tokens
+ * has then grown by one less. On a failure nothing has changed.
  *
  * IN: is_full, whether the sequence has no position left after these tokens. OUT: text, to which the text that is now
  * final is added; n_used; problem, after STREAM_DAMAGED. */
