@@ -9,14 +9,12 @@
 
 #include "console.h"
 
-#include <stdint.h>
 #include <stdio.h>
 
 #include "utf8.h"
 #include "width.h"
 
 #define LINE_HISTORY 100 /* messages */
-
 typedef enum {
     LINE_OK,
     LINE_END,         /* Ctrl-D in an empty message, or the end of the input */
@@ -24,7 +22,7 @@ typedef enum {
     LINE_NO_MEMORY,
 } LineStatus;
 
-/* Starts as zeros. */
+/* Starts as zeros; line_free() ends it. */
 typedef struct {
     char *text;                      /* (n + 1) UTF-8 that ends with 0; no control characters but \n and \t */
     size_t n, capacity, cursor;      /* cursor: the bytes before it */
@@ -42,9 +40,8 @@ static inline int line_walk(const LineEditor *e, size_t n, int first, int last, 
     for (int part = 0; part < 2; part++) {
         const char *p = part ? e->text : e->prompt, *end = p + (part ? n : strlen(p));
         for (size_t size; p < end; p += size) {
-            int width = character_width(p, &size);
-            if (*p == '\n') width = 0;
-            if (*p == '\033') width = 0, size = strcspn(p, "m") + 1; /* a color of the prompt */
+            const int width = character_width(p, &size);
+            if (*p == '\033') size = strcspn(p, "m") + 1; /* a color of the prompt */
             if (*p == '\n' || *column + width > e->columns) *column = 0, row++;
             *column += width;
             if (row < first || row > last) continue;
@@ -66,9 +63,7 @@ static inline void line_draw(LineEditor *e, int whole) {
     e->columns = columns;
     const int row = line_walk(e, e->cursor, 0, -1, &column), end = line_walk(e, e->n, 0, -1, &ignored);
     if (e->row) printf("\033[%dA", e->row);
-    if (row >= e->top + rows) e->top = row - rows + 1;
-    if (row < e->top) e->top = row;
-    if (whole) e->top = 0;
+    e->top = whole ? 0 : row < e->top ? row : row < e->top + rows ? e->top : row - rows + 1;
     const int last = whole || end < e->top + rows ? end : e->top + rows - 1;
     fputs("\r\033[J", stdout);
     line_walk(e, e->n, e->top, last, &ignored);
@@ -113,7 +108,6 @@ static inline int line_keep(LineEditor *e) {
 
 /* Edits another message of the history, or the new one; returns 0 if memory runs out. */
 static inline int line_recall(LineEditor *e, size_t other) {
-    if (other > e->n_history) return 1;
     if (e->edited == e->n_history && !line_keep(e)) return 0;
     e->edited = other;
     return line_replace(e, 0, e->n, e->history[other], strlen(e->history[other]));
@@ -148,8 +142,8 @@ static inline int line_edit(LineEditor *e, int key) {
     case CTRL_KEY('F'): e->cursor = line_character(e, 0); return 1;
     case KEY_WORD_LEFT: e->cursor = line_word(e, 1, 0); return 1;
     case KEY_WORD_RIGHT: e->cursor = line_word(e, 0, 0); return 1;
-    case CTRL_KEY('P'): return line_recall(e, e->edited ? e->edited - 1 : e->n_history + 1);
-    case CTRL_KEY('N'): return line_recall(e, e->edited + 1);
+    case CTRL_KEY('P'): return !e->edited || line_recall(e, e->edited - 1);
+    case CTRL_KEY('N'): return e->edited == e->n_history || line_recall(e, e->edited + 1);
     case CTRL_KEY('H'): case KEY_RUBOUT: return line_replace(e, line_character(e, 1), e->cursor, "", 0);
     case CTRL_KEY('D'): case KEY_DELETE: return line_replace(e, e->cursor, line_character(e, 0), "", 0);
     case CTRL_KEY('U'): return line_replace(e, 0, e->cursor, "", 0);
@@ -158,9 +152,9 @@ static inline int line_edit(LineEditor *e, int key) {
     case KEY_KILL_WORD: return line_replace(e, line_word(e, 1, 0), e->cursor, "", 0);
     case CTRL_KEY('L'): fputs("\033[H", stdout), e->row = 0; return 1;
     case CTRL_KEY('Z'): case CTRL_KEY('\\'): console_stop(key); return 1;
-    case KEY_REDRAW: e->row = 0; return 1;
-    default: return 1;
+    case KEY_REDRAW: e->row = 0;
     }
+    return 1;
 }
 
 /* Reads a message into `text`, which stays until the next call. The prompt may have colors (escape sequences that end
@@ -169,24 +163,23 @@ static inline LineStatus line_read(LineEditor *e, const char *prompt) {
     int pasting = 0, key = 0, ok = line_replace(e, 0, e->n, "", 0);
     LineStatus status = LINE_NO_MEMORY;
     e->prompt = prompt, e->edited = e->n_history, e->decoder.n = 0, e->top = e->row = e->column = e->columns = 0;
-    if (!ok) return LINE_NO_MEMORY;
-    if (!console_open()) return LINE_END;
+    if (!ok || !console_open()) return ok ? LINE_END : LINE_NO_MEMORY;
     while (ok && status == LINE_NO_MEMORY) {
         const int before = key;
         if (!pasting && !console_waiting()) line_draw(e, 0);
         key = console_key();
-        const int newline = key == KEY_LINE_BREAK || (pasting && (key == '\r' || (key == '\n' && before != '\r')));
-        if (newline || (pasting && key == '\t')) ok = line_add(e, newline ? '\n' : key);
-        else if (key >= ' ' && key < 256 && key != KEY_RUBOUT) ok = line_add(e, key);
+        if (key == KEY_LINE_BREAK || (pasting && key == '\r')) ok = line_add(e, '\n');
+        else if (pasting && key == '\n') ok = before == '\r' || line_add(e, '\n');
+        else if ((key >= ' ' && key < 256 && key != KEY_RUBOUT) || (pasting && key == '\t')) ok = line_add(e, key);
         else if (key == KEY_PASTE_BEGIN || key == KEY_PASTE_END) pasting = key == KEY_PASTE_BEGIN;
         else if (key == KEY_INPUT_END || (key == CTRL_KEY('D') && !e->n && !pasting)) status = LINE_END;
         else if (key == CTRL_KEY('C')) status = LINE_INTERRUPTED;
-        else if (!pasting && (key == '\r' || key == '\n')) status = LINE_OK;
+        else if (key == '\r' || key == '\n') status = LINE_OK;
         else if (!pasting || key == KEY_REDRAW) ok = line_edit(e, key);
     }
     e->cursor = e->n;
     line_draw(e, 1);
-    fputs(status == LINE_INTERRUPTED ? "^C\r\n" : "\r\n", stdout);
+    printf("%s\r\n", status == LINE_INTERRUPTED ? "^C" : "");
     fflush(stdout);
     console_close();
     if (status != LINE_OK || !e->n || (e->n_history && !strcmp(e->text, e->history[e->n_history - 1]))) return status;

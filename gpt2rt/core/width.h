@@ -1,8 +1,8 @@
-/* How many columns of a terminal a character takes: 0 for combining marks and what is invisible, 2 for wide East Asian
- * characters and emoji, else 1.
+/* How many columns of a terminal a character takes: 0 for marks that combine and what is invisible, 2 for wide East
+ * Asian characters and emoji, else 1.
  *
- * The table is short, for whole blocks and common scripts. Marks of Indic scripts count 1, as do most of the emoji before
- * U+1F300; the parts of joined emoji count each. */
+ * The table is short, of whole blocks and common scripts. Marks of Indic scripts count 1, as do most emoji before
+ * U+1F300; each part of a joined emoji counts. */
 #ifndef GPT2RT_WIDTH_H
 #define GPT2RT_WIDTH_H
 
@@ -19,12 +19,13 @@ static inline int character_width(const char *p, size_t *size) {
         {0x2E80, 0x3029, 2},   {0x302A, 0x302D, 0},   {0x302E, 0x303E, 2},   {0x3041, 0x3098, 2},   {0x3099, 0x309A, 0},
         {0x309B, 0x3247, 2},   {0x3250, 0xA4CF, 2},   {0xA960, 0xA97C, 2},   {0xAC00, 0xD7A3, 2},   {0xF900, 0xFAFF, 2},
         {0xFE00, 0xFE0F, 0},   {0xFE20, 0xFE2F, 0},   {0xFE30, 0xFE6B, 2},   {0xFEFF, 0xFEFF, 0},   {0xFF01, 0xFF60, 2},
-        {0xFFE0, 0xFFE6, 2},   {0x1F300, 0x1F64F, 2}, {0x1F680, 0x1F6FF, 2}, {0x1F900, 0x1FAFF, 2}, {0x20000, 0x3FFFF, 2},
-    };
+        {0xFFE0, 0xFFE6, 2},   {0x1F300, 0x1F64F, 2}, {0x1F680, 0x1F6FF, 2}, {0x1F900, 0x1FAFF, 2},
+        {0x20000, 0x3FFFF, 2}};
     uint32_t c = (unsigned char)*p;
     const size_t n = c < 0xC0 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
     if (n > 1) c &= 0x7Fu >> n;
     for (*size = 1; *size < n && (p[*size] & 0xC0) == 0x80; ++*size) c = c << 6 | (p[*size] & 0x3F);
+    if (c < ' ') return c == '\t'; /* drawn as a space */
     for (size_t i = 0; i < sizeof(unusual) / sizeof(*unusual) && c >= unusual[i].first; i++)
         if (c <= unusual[i].last) return unusual[i].width;
     return 1;
