@@ -13,15 +13,6 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
 FLAGS = ["-std=c11", "-O1", *WARNINGS, f"-I{ROOT / 'gpt2rt' / 'core'}"]
-    "-std=c11",
-    "-O1",
-    "-Wall",
-    "-Wextra",
-    "-Wpedantic",
-    "-Wconversion",
-    "-Werror",
-    f"-I{ROOT / 'gpt2rt' / 'core'}",
-]
 TEXT, OTHER, INVALID = 0, 1, 2
 
 

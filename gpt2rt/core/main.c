@@ -120,7 +120,7 @@ static int generate(Model *m, const Options *o) {
     Sampling sampling = {.begin = clock_seconds()};
     int status = 0;
     if (text_equal(prompt, text_of("-"))) {
-        if (!read_input(&input)) status = is_interrupted ? EXIT_INTERRUPTED : no_memory();
+        if (!read_input(&input)) status = no_memory();
         prompt = buffer_text(&input);
         prompt.n -= prompt.n && prompt.at[prompt.n - 1] == '\n';
     }

@@ -19,8 +19,6 @@
 #include "text.h"
 #include "tokenizer.h"
 
-enum { EXIT_ERROR = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
-
 typedef struct {
     const char *name; /* for messages */
     Mapped bytes;

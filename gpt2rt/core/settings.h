@@ -82,12 +82,14 @@ static inline const Setting *setting_named(const char *name, size_t n) {
     return NULL;
 }
 
-/* Writes a number in the fewest digits that give it back, as Python does. IN: whether it is an f32. */
+/* Writes a number of at most 1e16 in the fewest digits that give it back, as Python does. IN: whether it is an f32. */
 static inline void number_shown(char text[32], double value, int is_single) {
+    const int is_tiny = value > -1e-4 && value < 1e-4; /* it has an exponent */
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, 28, "%.*g", digits, value);
         const double back = strtod(text, NULL);
-        if (back == value || (is_single && (float)back == (float)value)) break;
+        const int is_back = back == value || (is_single && (float)back == (float)value);
+        if (is_back && (is_tiny || !strchr(text, 'e'))) break;
     }
     if (!strpbrk(text, ".en")) strcat(text, ".0");
 }

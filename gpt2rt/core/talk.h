@@ -211,7 +211,7 @@ static inline void talk_answer(Talk *t, Text message, int replaces) {
     sequence_truncate(s, (int64_t)same);
     t->last.n = 0, t->last.n_sampled = 0, t->last.n_prompt = (int64_t)(ids.n - same);
     t->last.begin = clock_seconds(), t->last.first = t->last.last = 0;
-    is_interrupted = 0;
+    if (t->is_interactive) is_interrupted = 0; /* an earlier Ctrl-C was not for this answer */
     if (!conversation_earlier(&t->format, t->turns, n_before, replaced, message, &earlier) ||
         !reply_open(&reply, t->format.is_talk, t->sampling.temperature, buffer_text(&earlier)) ||
         !stream_open(&stream, &t->model->tokenizer, t->stops, t->n_stops, (uint64_t)t->max_tokens) ||
@@ -229,7 +229,6 @@ static inline void talk_answer(Talk *t, Text message, int replaces) {
         if (!talk_keep(t, message, replaces, status, &output, n_shown)) t->n_dropped -= n_more;
     }
     if (status && (status != EXIT_INTERRUPTED || !t->is_interactive)) t->status = status;
-    is_interrupted = 0;
     free(ids.ids);
     buffer_close(&earlier);
     reply_close(&reply);
@@ -533,7 +532,7 @@ static inline int talk(Model *m, const Options *o) {
         talk_react(&t, buffer_text(&line));
         if (t.status == EXIT_INTERRUPTED) status = EXIT_INTERRUPTED;
     }
-    if (!status) status = is_interrupted ? EXIT_INTERRUPTED : t.status;
+    if (!status) status = t.status;
     buffer_close(&line);
     talk_close(&t);
     return status;

@@ -15,6 +15,7 @@
 #if defined(_WIN32)
 #include <fcntl.h>
 #include <io.h>
+#include <process.h>
 #include <windows.h>
 #else
 #include <sys/ioctl.h>
@@ -28,11 +29,15 @@
 #define BOLD_CYAN "\033[1;36m"
 #define PLAIN "\033[0m"
 
+enum { EXIT_ERROR = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
 static volatile sig_atomic_t is_interrupted; /* by Ctrl-C, since it was last cleared */
+static volatile sig_atomic_t is_reading;     /* standard input, a pipe: Ctrl-C ends the program */
 
 #if defined(_WIN32)
 static BOOL WINAPI on_interrupt(DWORD event) {
     if (event != CTRL_C_EVENT) return FALSE;
+    if (is_reading) _exit(EXIT_INTERRUPTED);
     is_interrupted = 1;
     return TRUE;
 }
@@ -40,6 +45,7 @@ static inline int is_terminal(FILE *stream) { return _isatty(_fileno(stream)); }
 #else
 static void on_interrupt(int number) {
     (void)number;
+    if (is_reading) _exit(EXIT_INTERRUPTED);
     is_interrupted = 1;
 }
 static inline int is_terminal(FILE *stream) { return isatty(fileno(stream)); }
@@ -53,7 +59,8 @@ static inline void catch_interrupts(void) {
     SetConsoleCtrlHandler(on_interrupt, TRUE);
 #else
     struct sigaction action = {0}, before;
-    action.sa_handler = on_interrupt; /* without SA_RESTART: it also interrupts reading */
+    action.sa_handler = on_interrupt;
+    action.sa_flags = SA_RESTART;
     if (!sigaction(SIGINT, NULL, &before) && before.sa_handler != SIG_IGN) sigaction(SIGINT, &action, NULL);
 #endif
 }
@@ -128,7 +135,7 @@ static inline void print_text(const uint8_t *text, size_t n) {
 /* --- input ------------------------------------------------------------------------------------------------------- */
 
 /* Adds standard input up to a line feed, if `is_line`, or to its end: without a byte order mark and with line feeds as
- * line ends; what is not UTF-8 becomes U+FFFD. Returns 0 if memory runs out or Ctrl-C is pressed. OUT: is_end, whether
+ * line ends; what is not UTF-8 becomes U+FFFD. Returns 0 if memory runs out. OUT: is_end, whether
  * nothing was left. */
 static inline int read_stream(Buffer *text, int is_line, int *is_end) {
     static const uint8_t mark[] = {0xEF, 0xBB, 0xBF};
@@ -137,16 +144,19 @@ static inline int read_stream(Buffer *text, int is_line, int *is_end) {
     Utf8Decoder decoder = {.n = 0};
     int byte = 0;
     *is_end = 1;
+    is_reading = 1;
+    if (is_interrupted) _exit(EXIT_INTERRUPTED); /* just before */
     while ((byte = getc(stdin)) != EOF) {
         const uint8_t one = (uint8_t)byte;
         *is_end = 0;
-        if (!buffer_reserve(text, UTF8_MOST(1) + 6)) return 0;
+        if (!buffer_reserve(text, UTF8_MOST(1) + UTF8_MOST(0))) break;
         text->n += utf8_feed(&decoder, &one, 1, text->at + text->n);
         if (byte != '\n') continue;
         if (text->n - before > 1 && text->at[text->n - 2] == '\r') text->at[--text->n - 1] = '\n';
         if (is_line) break;
     }
-    if (!buffer_reserve(text, 6) || (byte == EOF && is_interrupted)) return 0;
+    is_reading = 0;
+    if (!buffer_reserve(text, UTF8_MOST(0))) return 0;
     text->n += utf8_finish(&decoder, text->at + text->n);
     if (!is_begun && text->n - before >= 3 && !memcmp(text->at + before, mark, 3)) {
         text->n -= 3;
@@ -156,13 +166,13 @@ static inline int read_stream(Buffer *text, int is_line, int *is_end) {
     return 1;
 }
 
-/* Reads all of standard input. Returns 0 if memory runs out or Ctrl-C is pressed. */
+/* Reads all of standard input. Returns 0 if memory runs out. */
 static inline int read_input(Buffer *text) {
     int is_end;
     return read_stream(text, 0, &is_end);
 }
 
-/* Reads a line, without its end. Returns 0 at the end of the input, if memory runs out, or if Ctrl-C is pressed. */
+/* Reads a line, without its end. Returns 0 at the end of the input or if memory runs out. */
 static inline int read_line(Buffer *line) {
     int is_end;
     if (!read_stream(line, 1, &is_end) || is_end) return 0;
