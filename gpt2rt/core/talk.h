@@ -343,6 +343,7 @@ static inline void talk_obey(Talk *t, char *line) {
         refuse(t, problem.text);
     } else if (!strcmp(name, "help")) {
         note(t, "%s", COMMANDS);
+        if (t->is_interactive) note(t, "\nAlt-Enter adds a line to the message; pasted lines are one message.");
     } else if (!strcmp(name, "retry") && t->n_turns) {
         talk_answer(t, t->turns[t->n_turns - 1].user, 1);
     } else if (!strcmp(name, "retry")) {
