@@ -14,11 +14,12 @@ from random_models import random_tensors, write_model
 from standalone import program, run
 
 from gpt2rt.cli import group
+from gpt2rt.errors import ModelFileError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import Hyperparameters
 
 # The program lacks avx512f, whose processors run avx2 there.
-ISAS = [isa for isa in ("avx512", "avxvnni", "avx2", "neon_dotprod", "neon", "portable")]
+ISAS = ("avx512", "avxvnni", "avx2", "neon_dotprod", "neon", "portable")
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,9 @@ def test_the_instruction_set_changes_nothing():
     n_found = 0
     for isa in ISAS:
         done = subprocess.run(
-            [program(), DEMO, "-p", PROMPTS[0], "-n", "20", "--seed", "1", "--isa", isa], capture_output=True, check=False
+            [program(), DEMO, "-p", PROMPTS[0], "-n", "20", "--seed", "1", "--isa", isa],
+            capture_output=True,
+            check=False,
         )
         if b"not available" in done.stderr:
             continue
@@ -183,7 +186,8 @@ def test_answers_are_sampled_again_as_in_python(tmp_path):
 
 
 def test_commands_say_what_is_wrong_with_them():
-    wrong = "/retry\n/undo\n/foo\n/ret now\n/retry now\n/set foo\n/set foo 1\n/set top-p 2\n/set seed -1\n/set max_tokens x\n"
+    unknown = "/retry\n/undo\n/foo\n/ret now\n/retry now\n"
+    wrong = unknown + "/set foo\n/set foo 1\n/set top-p 2\n/set seed -1\n/set max_tokens x\n"
     notes = run(DEMO, "--seed", 1, stdin=wrong, status=1)[1].splitlines()
     assert len(notes) == 10
     assert "no answer yet" in notes[0]
@@ -249,7 +253,7 @@ def test_the_model_is_refused_as_in_python(tmp_path):
     for name, damaged in (("cut.bin", content), ("magic.bin", b"x" + content[1:]), ("empty.bin", b"")):
         path = tmp_path / name
         path.write_bytes(damaged)
-        with pytest.raises(Exception) as refused:
+        with pytest.raises(ModelFileError) as refused:
             open_model(path)
         assert run(path, status=1)[1] == f"gpt2rt: {refused.value}\n"
     assert "no such file" in run(tmp_path / "missing.bin", status=1)[1]

@@ -35,6 +35,7 @@ typedef struct {
     size_t n_turns, n_dropped; /* how many of the first turns are no longer in the context */
     Sampling last; /* the last answer, for /stats */
     int is_interactive, has_colors;
+    int has_editor; /* whether the terminal can edit lines, unlike a dumb one */
     int has_hinted; /* that /exit leaves, just now */
     int status;     /* of the program */
     LineEditor editor;
@@ -228,7 +229,10 @@ static inline void talk_answer(Talk *t, Text message, int replaces) {
         status = talk_sample_reply(t, &reply, &stream, &output, n_before, &n_shown);
         if (!talk_keep(t, message, replaces, status, &output, n_shown)) t->n_dropped -= n_more;
     }
-    if (status && (status != EXIT_INTERRUPTED || !t->is_interactive)) t->status = status;
+    if (status == EXIT_INTERRUPTED && t->is_interactive)
+        is_interrupted = 0; /* it was for this answer alone */
+    else if (status)
+        t->status = status;
     free(ids.ids);
     buffer_close(&earlier);
     reply_close(&reply);
@@ -343,7 +347,7 @@ static inline void talk_obey(Talk *t, char *line) {
         refuse(t, problem.text);
     } else if (!strcmp(name, "help")) {
         note(t, "%s", COMMANDS);
-        if (t->is_interactive) note(t, "\nAlt-Enter adds a line to the message; pasted lines are one message.");
+        if (t->has_editor) note(t, "\nAlt-Enter adds a line to the message; pasted lines are one message.");
     } else if (!strcmp(name, "retry") && t->n_turns) {
         talk_answer(t, t->turns[t->n_turns - 1].user, 1);
     } else if (!strcmp(name, "retry")) {
@@ -467,6 +471,11 @@ static inline int talk_read(Talk *t, Buffer *line) {
     if (f->is_talk)
         snprintf(prompt, sizeof(prompt), "%s%.*s: %s", t->has_colors ? BOLD_GREEN : "", (int)f->user_name.n,
                  (const char *)f->user_name.at, t->has_colors ? PLAIN : "");
+    if (!t->has_editor) {
+        fputs(prompt, stdout);
+        fflush(stdout);
+        return read_line(line);
+    }
     for (;;) {
         const LineStatus status = line_read(&t->editor, prompt);
         if (status == LINE_OK) return buffer_add(line, (Text){(const uint8_t *)t->editor.text, t->editor.n});
@@ -525,8 +534,9 @@ static inline int talk_open(Talk *t, const Options *o) {
 
 /* Talks until the end. Returns an exit status. */
 static inline int talk(Model *m, const Options *o) {
-    Talk t = {.model = m, .is_interactive = is_terminal(stdin) && is_terminal(stdout) && console_possible()};
+    Talk t = {.model = m, .is_interactive = is_terminal(stdin) && is_terminal(stdout)};
     Buffer line = {0};
+    t.has_editor = t.is_interactive && console_possible();
     t.has_colors = t.is_interactive && has_colors();
     int status = talk_open(&t, o);
     while (!status && talk_read(&t, &line) && !talk_is_leaving(&t, text_strip(buffer_text(&line)))) {
