@@ -13,6 +13,7 @@ from gpt2rt._tokenizer cimport (
     Buffer,
     CTokenizer,
     Encoding,
+    FINISH_NONE,
     FinishReason,
     Problem,
     StopText,
@@ -70,6 +71,8 @@ cdef extern from "conversation.h" nogil:
 cdef extern from "reply.h" nogil:
     enum: C_MAX_DRAFTS "MAX_DRAFTS"
     ctypedef struct CReply "Reply":
+        Buffer raw
+        size_t n_returned
         FinishReason reason
     ctypedef enum ReplyStatus:
         REPLY_OK, REPLY_AGAIN, REPLY_NO_MEMORY
@@ -99,10 +102,6 @@ cdef Text text_in(bytes content):
 
 cdef str decoded(Text text):
     return PyUnicode_DecodeUTF8(<const char*>text.at, <Py_ssize_t>text.n, "surrogatepass")
-
-
-cdef list list_of(const Encoding* ids):
-    return [ids.ids[i] for i in range(<Py_ssize_t>ids.n)]
 
 
 cdef int write_ids(tokens, uint32_t* ids) except -1:
@@ -195,21 +194,20 @@ def check_templates(template, opening_template):
         raise UsageError(problem.text.decode())
 
 
-cdef list settings_in(dict values, ChatSettings* settings):
-    """Return the contents of settings, to which `settings` then points; None is absent."""
+cdef int settings_in(dict values, ChatSettings* settings, list contents) except -1:
+    """Add the contents of settings, to which `settings` then points; None is absent."""
     cdef Text[6] texts
     cdef bytes content
-    kept = []
     for i, key in enumerate(("format", "user_name", "bot_name", "opening", "template", "opening_template")):
         texts[i] = Text(NULL, 0)
         value = values.get(key)
         if value is not None:
             content = encoded(value)
-            kept.append(content)
+            contents.append(content)
             texts[i] = text_in(content)
     settings.format, settings.user_name, settings.bot_name, settings.opening = texts[0], texts[1], texts[2], texts[3]
     settings.template, settings.opening_template = texts[4], texts[5]
-    return kept
+    return 0
 
 
 @cython.final
@@ -245,17 +243,22 @@ cdef class ChatFormat:
             VocabularyError: the vocabulary is damaged.
         """
         cdef ChatSettings c_own, c_options
+        cdef list contents = [], stop = []  # no comprehensions: those of Cython 3.3 damage memory if it runs out
         cdef Problem problem
         cdef int i
         self.tokenizer = tokenizer
-        own_texts, texts = settings_in(own, &c_own), settings_in(options, &c_options)
+        settings_in(own, &c_own, contents)
+        settings_in(options, &c_options, contents)
         check(chat_format_open(&self.c, &tokenizer.c, <size_t>n_ctx, &c_own, &c_options, &problem), &problem)
         self.name = CHAT_FORMATS[self.c.kind].decode()
         self.user_name, self.bot_name = decoded(self.c.user_name), decoded(self.c.bot_name)
         self.opening = decoded(self.c.opening)
-        self.stop = tuple([decoded(Text(self.c.stops[i].text, self.c.stops[i].n)) for i in range(self.c.n_stops)])
-        self.opening_tokens, self.closing_tokens = list_of(&self.c.opening_tokens), list_of(&self.c.closing_tokens)
-        self.exempt = frozenset(list_of(&self.c.exempt))
+        for i in range(self.c.n_stops):
+            stop.append(decoded(Text(self.c.stops[i].text, self.c.stops[i].n)))
+        self.stop = tuple(stop)
+        self.opening_tokens = tokenizer.list_of(self.c.opening_tokens.ids, self.c.opening_tokens.n)
+        self.closing_tokens = tokenizer.list_of(self.c.closing_tokens.ids, self.c.closing_tokens.n)
+        self.exempt = frozenset(tokenizer.list_of(self.c.exempt.ids, self.c.exempt.n))
         self.turns_kept = self.c.turns_kept or None
         self.is_talk, self.is_scene = self.c.is_talk, self.c.is_scene
 
@@ -288,7 +291,7 @@ cdef class ChatFormat:
             with nogil:
                 status = chat_prompt(&self.c, &ids, message)
             check(status, &ids.problem)
-            return list_of(&ids)
+            return self.tokenizer.list_of(ids.ids, ids.n)
         finally:
             free(ids.ids)
 
@@ -302,7 +305,7 @@ cdef class ChatFormat:
             with nogil:
                 status = chat_answer(&self.c, &ids, answer)
             check(status, &ids.problem)
-            return list_of(&ids)
+            return self.tokenizer.list_of(ids.ids, ids.n)
         finally:
             free(ids.ids)
 
@@ -322,10 +325,12 @@ cdef class Turns:
         cdef bytes user, answer
         cdef CTurn* turn
         cdef uint32_t* at
+        cdef size_t n_tokens = 0
         self.contents, self.n = [], <size_t>len(turns)
         self.turns = <CTurn*>calloc(self.n + 1, sizeof(CTurn))
-        n_tokens = sum([len(one.tokens) for one in turns])
-        self.tokens = <uint32_t*>malloc((<size_t>n_tokens + 1) * sizeof(uint32_t))
+        for one in turns:
+            n_tokens += <size_t>len(one.tokens)
+        self.tokens = <uint32_t*>malloc((n_tokens + 1) * sizeof(uint32_t))
         if self.turns == NULL or self.tokens == NULL:
             raise MemoryError
         turn, at = self.turns, self.tokens
@@ -364,7 +369,7 @@ def prompt_of(ChatFormat format not None, turns, message, Py_ssize_t n_ctx,
             status = conversation_prompt(&format.c, all.turns, all.n, text, <size_t>n_ctx, <size_t>max_tokens, &ids,
                                          &n_dropped)
         check(status, &ids.problem)
-        return list_of(&ids), n_dropped
+        return format.tokenizer.list_of(ids.ids, ids.n), n_dropped
     finally:
         free(ids.ids)
 
@@ -404,15 +409,17 @@ def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted
     cdef Encoding ids = encoding_with(tokenizer)
     cdef Buffer text = Buffer(NULL, 0, 0)
     cdef uint32_t* tokens
+    cdef list contents = []
     if not sampled:  # perhaps because of a stop string that can't be used
         return [], ""
     tokens = new_ids(sampled)
     try:
-        contents = [encoded(string) for string in stop]
-        check_memory(len(contents) <= MAX_STOPS)
-        for i, content in enumerate(contents):
+        for string in stop:
+            check_memory(len(contents) < MAX_STOPS)
+            content = encoded(string)
             one = text_in(content)
-            stops[i].text, stops[i].n = one.at, one.n
+            stops[len(contents)] = StopText(one.at, one.n)
+            contents.append(content)
         check(
             conversation_answer_tokens(
                 tokens, <size_t>len(sampled), stops, <int>len(contents), is_interrupted, &ids
@@ -422,7 +429,7 @@ def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted
         check(
             conversation_answer_text(&tokenizer.c, ids.ids, ids.n, is_stripped, &text, &ids.problem), &ids.problem
         )
-        return list_of(&ids), decoded(buffer_text(&text))
+        return tokenizer.list_of(ids.ids, ids.n), decoded(buffer_text(&text))
     finally:
         free(tokens)
         free(ids.ids)
@@ -449,7 +456,11 @@ cdef class ReplyText:
             is_talk: whether blank and repeated answers are sampled again. temperature: of the first draft.
             earlier: the answers that must not be given again, each as `words_of` returns it.
         """
-        cdef bytes content = encoded("".join([f"{words}\n" for words in earlier]))
+        cdef bytes content
+        lines = ""
+        for words in earlier:
+            lines += f"{words}\n"
+        content = encoded(lines)
         check_memory(reply_open(&self.c, is_talk, temperature, text_in(content)))
 
     def __dealloc__(self):
@@ -476,6 +487,13 @@ cdef class ReplyText:
         """
         cdef bytes content = encoded(piece)
         cdef Text text
+        cdef size_t n_raw = self.c.raw.n, n_returned = self.c.n_returned
         status = reply_accept(&self.c, text_in(content), <FinishReason><int>REASONS.index(finish_reason), &text)
         check_memory(status != REPLY_NO_MEMORY)
-        return None if status == REPLY_AGAIN else decoded(text)
+        if status == REPLY_AGAIN:
+            return None
+        try:
+            return decoded(text)
+        except MemoryError:
+            self.c.raw.n, self.c.n_returned, self.c.reason = n_raw, n_returned, FINISH_NONE
+            raise
