@@ -111,19 +111,6 @@ cdef int write_ids(tokens, uint32_t* ids) except -1:
     return 0
 
 
-cdef uint32_t* new_ids(tokens) except NULL:
-    """Return ids in memory that the caller frees."""
-    cdef uint32_t* ids = <uint32_t*>malloc(<size_t>len(tokens) * sizeof(uint32_t) + 1)
-    if ids == NULL:
-        raise MemoryError
-    try:
-        write_ids(tokens, ids)
-    except BaseException:
-        free(ids)
-        raise
-    return ids
-
-
 cdef int raise_pending() except -1:
     """Raise the exception that C code has set."""
     return -1
@@ -137,8 +124,12 @@ cdef int check(ChatStatus status, const Problem* problem) except -1:
         raise_pending()
     if status == CHAT_NO_MEMORY:
         raise MemoryError
-    kind = {CHAT_DAMAGED: VocabularyError, CHAT_FULL: ContextFullError}.get(status, UsageError)
-    raise kind(problem.text.decode())
+    text = problem.text.decode()
+    if status == CHAT_DAMAGED:
+        raise VocabularyError(text)
+    if status == CHAT_FULL:
+        raise ContextFullError(text)
+    raise UsageError(text)
 
 
 cdef int check_memory(bint is_done) except -1:
@@ -158,40 +149,47 @@ cdef Encoding encoding_with(Tokenizer tokenizer):
 # --- words and lines -----------------------------------------------------------------------------------------------
 
 
-def words_of(text):
+cdef str changed(text, ChatFormat format, bint is_words):
+    """Return the text as `format` keeps it; without one, its words, or the text in one line."""
+    cdef bytes content = encoded(text)
+    cdef Buffer result = Buffer(NULL, 0, 0)
+    cdef bint is_done
+    try:
+        if format is not None:
+            is_done = chat_clean(&format.c, &result, text_in(content))
+        elif is_words:
+            is_done = c_words_of(&result, text_in(content))
+        else:
+            is_done = text_clean(&result, text_in(content))
+        check_memory(is_done)
+        text = decoded(buffer_text(&result))
+    finally:
+        buffer_close(&result)
+    return text
+
+
+def words_of(text, /):
     """Return the text as it is compared: letters and digits, case-folded, separated by single spaces."""
-    cdef bytes content = encoded(text)
-    cdef Buffer words = Buffer(NULL, 0, 0)
-    try:
-        check_memory(c_words_of(&words, text_in(content)))
-        return decoded(buffer_text(&words))
-    finally:
-        buffer_close(&words)
+    return changed(text, None, True)
 
 
-def clean(text):
+def clean(text, /):
     """Return the text in one line: stripped, and every run of white space a single space."""
-    cdef bytes content = encoded(text)
-    cdef Buffer line = Buffer(NULL, 0, 0)
-    try:
-        check_memory(text_clean(&line, text_in(content)))
-        return decoded(buffer_text(&line))
-    finally:
-        buffer_close(&line)
+    return changed(text, None, False)
 
 
 # --- formats -------------------------------------------------------------------------------------------------------
 
 
-def check_templates(template, opening_template):
+def check_templates(template, opening_template, /):
     """Raise UsageError if the templates of turns and of an opening can't be used."""
     cdef Text[3] parts
     cdef Problem problem
     cdef bytes content = encoded(template), opening_content = encoded(opening_template)
-    if not template_parts(text_in(content), "{user}", "{bot}", "template", parts, &problem):
-        raise UsageError(problem.text.decode())
-    if not template_parts(text_in(opening_content), "{opening}", NULL, "opening_template", parts, &problem):
-        raise UsageError(problem.text.decode())
+    cdef bint is_valid = template_parts(text_in(content), "{user}", "{bot}", "template", parts, &problem)
+    if is_valid:
+        is_valid = template_parts(text_in(opening_content), "{opening}", NULL, "opening_template", parts, &problem)
+    check(CHAT_OK if is_valid else CHAT_REFUSED, &problem)
 
 
 cdef int settings_in(dict values, ChatSettings* settings, list contents) except -1:
@@ -232,7 +230,7 @@ cdef class ChatFormat:
     cdef readonly object turns_kept
     cdef readonly bint is_talk, is_scene
 
-    def __cinit__(self, Tokenizer tokenizer not None, Py_ssize_t n_ctx, dict own not None, dict options not None):
+    def __cinit__(self, Tokenizer tokenizer not None, Py_ssize_t n_ctx, dict own not None, dict options not None, /):
         """
         Args:
             own: the settings of a model file, texts by the names in `CHAT_KEYS`.
@@ -265,91 +263,80 @@ cdef class ChatFormat:
     def __dealloc__(self):
         chat_format_close(&self.c)
 
-    def check_opening(self, Py_ssize_t n_ctx):
+    def check_opening(self, Py_ssize_t n_ctx, /):
         """Raise UsageError if the opening takes more than half of the context."""
         cdef Problem problem
-        if not chat_opening_fits(&self.c, <size_t>n_ctx, &problem):
-            raise UsageError(problem.text.decode())
+        check(CHAT_OK if chat_opening_fits(&self.c, <size_t>n_ctx, &problem) else CHAT_REFUSED, &problem)
 
-    def clean(self, text):
+    def clean(self, text, /):
         """Return what is kept of a user's message: in most formats one line, so that it can't end its turn."""
-        cdef bytes content = encoded(text)
-        cdef Buffer cleaned = Buffer(NULL, 0, 0)
-        try:
-            check_memory(chat_clean(&self.c, &cleaned, text_in(content)))
-            return decoded(buffer_text(&cleaned))
-        finally:
-            buffer_close(&cleaned)
+        return changed(text, self, False)
 
-    def prompt(self, text):
+    def prompt(self, text, /):
         """Return the ids of a user's clean message and of what asks for the answer."""
-        cdef bytes content = encoded(text)
-        cdef Text message = text_in(content)
-        cdef Encoding ids = encoding_with(self.tokenizer)
-        cdef ChatStatus status
-        try:
-            with nogil:
-                status = chat_prompt(&self.c, &ids, message)
-            check(status, &ids.problem)
-            return self.tokenizer.list_of(ids.ids, ids.n)
-        finally:
-            free(ids.ids)
+        return self.ids_of(text, True)
 
-    def answer(self, text):
+    def answer(self, text, /):
         """Return the ids of an answer, as a model would have given it."""
+        return self.ids_of(text, False)
+
+    cdef list ids_of(self, text, bint is_message):
         cdef bytes content = encoded(text)
-        cdef Text answer = text_in(content)
+        cdef Text c_text = text_in(content)
         cdef Encoding ids = encoding_with(self.tokenizer)
         cdef ChatStatus status
+        cdef list result
         try:
             with nogil:
-                status = chat_answer(&self.c, &ids, answer)
+                status = chat_prompt(&self.c, &ids, c_text) if is_message else chat_answer(&self.c, &ids, c_text)
             check(status, &ids.problem)
-            return self.tokenizer.list_of(ids.ids, ids.n)
+            result = self.tokenizer.list_of(ids.ids, ids.n)
         finally:
             free(ids.ids)
+        return result
 
 
 # --- conversations -------------------------------------------------------------------------------------------------
 
 
-cdef class Turns:
-    """Turns for C."""
-
-    cdef CTurn* turns  # (n)
-    cdef uint32_t* tokens
-    cdef size_t n
-    cdef list contents  # of their texts
-
-    def __cinit__(self, turns):
-        cdef bytes user, answer
-        cdef CTurn* turn
-        cdef uint32_t* at
-        cdef size_t n_tokens = 0
-        self.contents, self.n = [], <size_t>len(turns)
-        self.turns = <CTurn*>calloc(self.n + 1, sizeof(CTurn))
-        for one in turns:
-            n_tokens += <size_t>len(one.tokens)
-        self.tokens = <uint32_t*>malloc((n_tokens + 1) * sizeof(uint32_t))
-        if self.turns == NULL or self.tokens == NULL:
-            raise MemoryError
-        turn, at = self.turns, self.tokens
-        for one in turns:
-            user, answer = encoded(one.user), encoded(one.answer)
-            self.contents += [user, answer]
-            turn.user, turn.answer = text_in(user), text_in(answer)
-            write_ids(one.tokens, at)
-            turn.tokens, turn.n_tokens = at, <size_t>len(one.tokens)
-            at += turn.n_tokens
-            turn += 1
-
-    def __dealloc__(self):
-        free(self.turns)
-        free(self.tokens)
+cdef struct Turns:
+    CTurn* turns  # (n)
+    uint32_t* tokens  # of all turns
+    size_t n
 
 
-def prompt_of(ChatFormat format not None, turns, message, Py_ssize_t n_ctx,
-              Py_ssize_t max_tokens):
+cdef list open_turns(turns, Turns* c):
+    """Return the contents of the turns' texts, to which `c` then points; it is to be closed in any case."""
+    cdef bytes user, answer
+    cdef CTurn* turn
+    cdef uint32_t* at
+    cdef size_t n_tokens = 0
+    cdef list contents = []
+    for one in turns:
+        n_tokens += <size_t>len(one.tokens)
+    c.n = <size_t>len(turns)
+    c.turns = <CTurn*>calloc(c.n + 1, sizeof(CTurn))
+    c.tokens = <uint32_t*>malloc((n_tokens + 1) * sizeof(uint32_t))
+    check_memory(c.turns != NULL and c.tokens != NULL)
+    turn, at = c.turns, c.tokens
+    for one in turns:
+        user, answer = encoded(one.user), encoded(one.answer)
+        contents.append(user)
+        contents.append(answer)
+        turn.user, turn.answer = text_in(user), text_in(answer)
+        write_ids(one.tokens, at)
+        turn.tokens, turn.n_tokens = at, <size_t>len(one.tokens)
+        at += turn.n_tokens
+        turn += 1
+    return contents
+
+
+cdef void close_turns(Turns* c) noexcept:
+    free(c.turns)
+    free(c.tokens)
+
+
+def prompt_of(ChatFormat format not None, turns, message, Py_ssize_t n_ctx, Py_ssize_t max_tokens, /):
     """Return the ids of the whole prompt, from the start of the context, and how many of the first turns have no room.
 
     Args:
@@ -360,21 +347,25 @@ def prompt_of(ChatFormat format not None, turns, message, Py_ssize_t n_ctx,
     """
     cdef bytes content = encoded(message)
     cdef Text text = text_in(content)
-    cdef Turns all = Turns(turns)
+    cdef Turns c = Turns(NULL, NULL, 0)
     cdef Encoding ids = encoding_with(format.tokenizer)
     cdef size_t n_dropped
     cdef ChatStatus status
     try:
+        contents = open_turns(turns, &c)
         with nogil:
-            status = conversation_prompt(&format.c, all.turns, all.n, text, <size_t>n_ctx, <size_t>max_tokens, &ids,
+            status = conversation_prompt(&format.c, c.turns, c.n, text, <size_t>n_ctx, <size_t>max_tokens, &ids,
                                          &n_dropped)
+        contents.clear()
         check(status, &ids.problem)
-        return format.tokenizer.list_of(ids.ids, ids.n), n_dropped
+        tokens = format.tokenizer.list_of(ids.ids, ids.n)
     finally:
+        close_turns(&c)
         free(ids.ids)
+    return tokens, n_dropped
 
 
-def earlier_answers(ChatFormat format not None, turns, replaced, message):
+def earlier_answers(ChatFormat format not None, turns, replaced, message, /):
     """Return the answers that must not be given again, a set of what `words_of` returns; none if this is no talk.
 
     Args:
@@ -383,20 +374,22 @@ def earlier_answers(ChatFormat format not None, turns, replaced, message):
     cdef bytes content = encoded(message), replaced_content
     cdef Text replaced_text = Text(NULL, 0)
     cdef Buffer earlier = Buffer(NULL, 0, 0)
-    cdef Turns last = Turns(turns[max(0, len(turns) - ANSWERS_REMEMBERED):])
+    cdef Turns c = Turns(NULL, NULL, 0)
     if replaced is not None:
         replaced_content = encoded(replaced)
         replaced_text = text_in(replaced_content)
     try:
-        check_memory(
-            conversation_earlier(&format.c, last.turns, last.n, replaced_text, text_in(content), &earlier)
-        )
-        return set(decoded(buffer_text(&earlier)).split("\n")[:-1])
+        contents = open_turns(turns[max(0, len(turns) - ANSWERS_REMEMBERED):], &c)
+        check_memory(conversation_earlier(&format.c, c.turns, c.n, replaced_text, text_in(content), &earlier))
+        contents.clear()
+        lines = decoded(buffer_text(&earlier))
     finally:
+        close_turns(&c)
         buffer_close(&earlier)
+    return set(lines.split("\n")[:-1])
 
 
-def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted, bint is_stripped):
+def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted, bint is_stripped, /):
     """Return what remains of a sampled answer, its ids and its text.
 
     Args:
@@ -409,31 +402,31 @@ def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted
     cdef Encoding ids = encoding_with(tokenizer)
     cdef Buffer text = Buffer(NULL, 0, 0)
     cdef uint32_t* tokens
+    cdef size_t n = <size_t>len(sampled)
+    cdef ChatStatus status
     cdef list contents = []
-    if not sampled:  # perhaps because of a stop string that can't be used
+    if not n:  # perhaps because of a stop string that can't be used
         return [], ""
-    tokens = new_ids(sampled)
+    for string in stop:
+        check_memory(len(contents) < MAX_STOPS)
+        content = encoded(string)
+        one = text_in(content)
+        stops[len(contents)] = StopText(one.at, one.n)
+        contents.append(content)
+    tokens = <uint32_t*>malloc(n * sizeof(uint32_t))
+    check_memory(tokens != NULL)
     try:
-        for string in stop:
-            check_memory(len(contents) < MAX_STOPS)
-            content = encoded(string)
-            one = text_in(content)
-            stops[len(contents)] = StopText(one.at, one.n)
-            contents.append(content)
-        check(
-            conversation_answer_tokens(
-                tokens, <size_t>len(sampled), stops, <int>len(contents), is_interrupted, &ids
-            ),
-            &ids.problem,
-        )
-        check(
-            conversation_answer_text(&tokenizer.c, ids.ids, ids.n, is_stripped, &text, &ids.problem), &ids.problem
-        )
-        return tokenizer.list_of(ids.ids, ids.n), decoded(buffer_text(&text))
+        write_ids(sampled, tokens)
+        status = conversation_answer_tokens(tokens, n, stops, <int>len(contents), is_interrupted, &ids)
+        if status == CHAT_OK:
+            status = conversation_answer_text(&tokenizer.c, ids.ids, ids.n, is_stripped, &text, &ids.problem)
+        check(status, &ids.problem)
+        kept, kept_text = tokenizer.list_of(ids.ids, ids.n), decoded(buffer_text(&text))
     finally:
         free(tokens)
         free(ids.ids)
         buffer_close(&text)
+    return kept, kept_text
 
 
 # --- replies -------------------------------------------------------------------------------------------------------
@@ -450,7 +443,7 @@ cdef class ReplyText:
 
     cdef CReply c
 
-    def __cinit__(self, bint is_talk, double temperature, earlier):
+    def __cinit__(self, bint is_talk, double temperature, earlier, /):
         """
         Args:
             is_talk: whether blank and repeated answers are sampled again. temperature: of the first draft.
@@ -475,7 +468,7 @@ cdef class ReplyText:
         return reply_temperature(&self.c)
 
     @cython.critical_section
-    def accept(self, piece, finish_reason):
+    def accept(self, piece, finish_reason, /):
         """Add a piece of the draft's text.
 
         Args:

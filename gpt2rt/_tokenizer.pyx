@@ -430,7 +430,7 @@ cdef class TextStream:
     cdef Tokenizer tokenizer
     cdef CTextStream c
 
-    def __cinit__(self, Tokenizer tokenizer not None, stop=(), max_tokens=None):
+    def __cinit__(self, Tokenizer tokenizer not None, stop=(), max_tokens=None, /):
         """
         Args:
             stop: strings that end the text; they are not part of it. max_tokens: None for as many as there is room for.
@@ -457,7 +457,7 @@ cdef class TextStream:
         return self.c.n_tokens
 
     @cython.critical_section
-    def accept(self, list tokens not None, bint is_full):
+    def accept(self, list tokens not None, bint is_full, /):
         """Add the tokens that a step sampled.
 
         Args:
