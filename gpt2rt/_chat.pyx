@@ -13,6 +13,7 @@ from gpt2rt._tokenizer cimport (
     Buffer,
     CTokenizer,
     Encoding,
+    FINISH_NONE,
     FinishReason,
     Problem,
     StopText,
@@ -70,6 +71,8 @@ cdef extern from "conversation.h" nogil:
 cdef extern from "reply.h" nogil:
     enum: C_MAX_DRAFTS "MAX_DRAFTS"
     ctypedef struct CReply "Reply":
+        Buffer raw
+        size_t n_returned
         FinishReason reason
     ctypedef enum ReplyStatus:
         REPLY_OK, REPLY_AGAIN, REPLY_NO_MEMORY
@@ -101,28 +104,11 @@ cdef str decoded(Text text):
     return PyUnicode_DecodeUTF8(<const char*>text.at, <Py_ssize_t>text.n, "surrogatepass")
 
 
-cdef list list_of(const Encoding* ids):
-    return [ids.ids[i] for i in range(<Py_ssize_t>ids.n)]
-
-
 cdef int write_ids(tokens, uint32_t* ids) except -1:
     cdef Py_ssize_t i
     for i, token in enumerate(tokens):
         ids[i] = token
     return 0
-
-
-cdef uint32_t* new_ids(tokens) except NULL:
-    """Return ids in memory that the caller frees."""
-    cdef uint32_t* ids = <uint32_t*>malloc(<size_t>len(tokens) * sizeof(uint32_t) + 1)
-    if ids == NULL:
-        raise MemoryError
-    try:
-        write_ids(tokens, ids)
-    except BaseException:
-        free(ids)
-        raise
-    return ids
 
 
 cdef int raise_pending() except -1:
@@ -138,8 +124,12 @@ cdef int check(ChatStatus status, const Problem* problem) except -1:
         raise_pending()
     if status == CHAT_NO_MEMORY:
         raise MemoryError
-    kind = {CHAT_DAMAGED: VocabularyError, CHAT_FULL: ContextFullError}.get(status, UsageError)
-    raise kind(problem.text.decode())
+    text = problem.text.decode()
+    if status == CHAT_DAMAGED:
+        raise VocabularyError(text)
+    if status == CHAT_FULL:
+        raise ContextFullError(text)
+    raise UsageError(text)
 
 
 cdef int check_memory(bint is_done) except -1:
@@ -159,57 +149,63 @@ cdef Encoding encoding_with(Tokenizer tokenizer):
 # --- words and lines -----------------------------------------------------------------------------------------------
 
 
-def words_of(text):
+cdef str changed(text, ChatFormat format, bint is_words):
+    """Return the text as `format` keeps it; without one, its words, or the text in one line."""
+    cdef bytes content = encoded(text)
+    cdef Buffer result = Buffer(NULL, 0, 0)
+    cdef bint is_done
+    try:
+        if format is not None:
+            is_done = chat_clean(&format.c, &result, text_in(content))
+        elif is_words:
+            is_done = c_words_of(&result, text_in(content))
+        else:
+            is_done = text_clean(&result, text_in(content))
+        check_memory(is_done)
+        text = decoded(buffer_text(&result))
+    finally:
+        buffer_close(&result)
+    return text
+
+
+def words_of(text, /):
     """Return the text as it is compared: letters and digits, case-folded, separated by single spaces."""
-    cdef bytes content = encoded(text)
-    cdef Buffer words = Buffer(NULL, 0, 0)
-    try:
-        check_memory(c_words_of(&words, text_in(content)))
-        return decoded(buffer_text(&words))
-    finally:
-        buffer_close(&words)
+    return changed(text, None, True)
 
 
-def clean(text):
+def clean(text, /):
     """Return the text in one line: stripped, and every run of white space a single space."""
-    cdef bytes content = encoded(text)
-    cdef Buffer line = Buffer(NULL, 0, 0)
-    try:
-        check_memory(text_clean(&line, text_in(content)))
-        return decoded(buffer_text(&line))
-    finally:
-        buffer_close(&line)
+    return changed(text, None, False)
 
 
 # --- formats -------------------------------------------------------------------------------------------------------
 
 
-def check_templates(template, opening_template):
+def check_templates(template, opening_template, /):
     """Raise UsageError if the templates of turns and of an opening can't be used."""
     cdef Text[3] parts
     cdef Problem problem
     cdef bytes content = encoded(template), opening_content = encoded(opening_template)
-    if not template_parts(text_in(content), "{user}", "{bot}", "template", parts, &problem):
-        raise UsageError(problem.text.decode())
-    if not template_parts(text_in(opening_content), "{opening}", NULL, "opening_template", parts, &problem):
-        raise UsageError(problem.text.decode())
+    cdef bint is_valid = template_parts(text_in(content), "{user}", "{bot}", "template", parts, &problem)
+    if is_valid:
+        is_valid = template_parts(text_in(opening_content), "{opening}", NULL, "opening_template", parts, &problem)
+    check(CHAT_OK if is_valid else CHAT_REFUSED, &problem)
 
 
-cdef list settings_in(dict values, ChatSettings* settings):
-    """Return the contents of settings, to which `settings` then points; None is absent."""
+cdef int settings_in(dict values, ChatSettings* settings, list contents) except -1:
+    """Add the contents of settings, to which `settings` then points; None is absent."""
     cdef Text[6] texts
     cdef bytes content
-    kept = []
     for i, key in enumerate(("format", "user_name", "bot_name", "opening", "template", "opening_template")):
         texts[i] = Text(NULL, 0)
         value = values.get(key)
         if value is not None:
             content = encoded(value)
-            kept.append(content)
+            contents.append(content)
             texts[i] = text_in(content)
     settings.format, settings.user_name, settings.bot_name, settings.opening = texts[0], texts[1], texts[2], texts[3]
     settings.template, settings.opening_template = texts[4], texts[5]
-    return kept
+    return 0
 
 
 @cython.final
@@ -234,7 +230,7 @@ cdef class ChatFormat:
     cdef readonly object turns_kept
     cdef readonly bint is_talk, is_scene
 
-    def __cinit__(self, Tokenizer tokenizer not None, Py_ssize_t n_ctx, dict own not None, dict options not None):
+    def __cinit__(self, Tokenizer tokenizer not None, Py_ssize_t n_ctx, dict own not None, dict options not None, /):
         """
         Args:
             own: the settings of a model file, texts by the names in `CHAT_KEYS`.
@@ -245,106 +241,102 @@ cdef class ChatFormat:
             VocabularyError: the vocabulary is damaged.
         """
         cdef ChatSettings c_own, c_options
+        cdef list contents = [], stop = []  # no comprehensions: those of Cython 3.3 damage memory if it runs out
         cdef Problem problem
         cdef int i
         self.tokenizer = tokenizer
-        own_texts, texts = settings_in(own, &c_own), settings_in(options, &c_options)
+        settings_in(own, &c_own, contents)
+        settings_in(options, &c_options, contents)
         check(chat_format_open(&self.c, &tokenizer.c, <size_t>n_ctx, &c_own, &c_options, &problem), &problem)
         self.name = CHAT_FORMATS[self.c.kind].decode()
         self.user_name, self.bot_name = decoded(self.c.user_name), decoded(self.c.bot_name)
         self.opening = decoded(self.c.opening)
-        self.stop = tuple([decoded(Text(self.c.stops[i].text, self.c.stops[i].n)) for i in range(self.c.n_stops)])
-        self.opening_tokens, self.closing_tokens = list_of(&self.c.opening_tokens), list_of(&self.c.closing_tokens)
-        self.exempt = frozenset(list_of(&self.c.exempt))
+        for i in range(self.c.n_stops):
+            stop.append(decoded(Text(self.c.stops[i].text, self.c.stops[i].n)))
+        self.stop = tuple(stop)
+        self.opening_tokens = tokenizer.list_of(self.c.opening_tokens.ids, self.c.opening_tokens.n)
+        self.closing_tokens = tokenizer.list_of(self.c.closing_tokens.ids, self.c.closing_tokens.n)
+        self.exempt = frozenset(tokenizer.list_of(self.c.exempt.ids, self.c.exempt.n))
         self.turns_kept = self.c.turns_kept or None
         self.is_talk, self.is_scene = self.c.is_talk, self.c.is_scene
 
     def __dealloc__(self):
         chat_format_close(&self.c)
 
-    def check_opening(self, Py_ssize_t n_ctx):
+    def check_opening(self, Py_ssize_t n_ctx, /):
         """Raise UsageError if the opening takes more than half of the context."""
         cdef Problem problem
-        if not chat_opening_fits(&self.c, <size_t>n_ctx, &problem):
-            raise UsageError(problem.text.decode())
+        check(CHAT_OK if chat_opening_fits(&self.c, <size_t>n_ctx, &problem) else CHAT_REFUSED, &problem)
 
-    def clean(self, text):
+    def clean(self, text, /):
         """Return what is kept of a user's message: in most formats one line, so that it can't end its turn."""
-        cdef bytes content = encoded(text)
-        cdef Buffer cleaned = Buffer(NULL, 0, 0)
-        try:
-            check_memory(chat_clean(&self.c, &cleaned, text_in(content)))
-            return decoded(buffer_text(&cleaned))
-        finally:
-            buffer_close(&cleaned)
+        return changed(text, self, False)
 
-    def prompt(self, text):
+    def prompt(self, text, /):
         """Return the ids of a user's clean message and of what asks for the answer."""
-        cdef bytes content = encoded(text)
-        cdef Text message = text_in(content)
-        cdef Encoding ids = encoding_with(self.tokenizer)
-        cdef ChatStatus status
-        try:
-            with nogil:
-                status = chat_prompt(&self.c, &ids, message)
-            check(status, &ids.problem)
-            return list_of(&ids)
-        finally:
-            free(ids.ids)
+        return self.ids_of(text, True)
 
-    def answer(self, text):
+    def answer(self, text, /):
         """Return the ids of an answer, as a model would have given it."""
+        return self.ids_of(text, False)
+
+    cdef list ids_of(self, text, bint is_message):
         cdef bytes content = encoded(text)
-        cdef Text answer = text_in(content)
+        cdef Text c_text = text_in(content)
         cdef Encoding ids = encoding_with(self.tokenizer)
         cdef ChatStatus status
+        cdef list result
         try:
             with nogil:
-                status = chat_answer(&self.c, &ids, answer)
+                status = chat_prompt(&self.c, &ids, c_text) if is_message else chat_answer(&self.c, &ids, c_text)
             check(status, &ids.problem)
-            return list_of(&ids)
+            result = self.tokenizer.list_of(ids.ids, ids.n)
         finally:
             free(ids.ids)
+        return result
 
 
 # --- conversations -------------------------------------------------------------------------------------------------
 
 
-cdef class Turns:
-    """Turns for C."""
-
-    cdef CTurn* turns  # (n)
-    cdef uint32_t* tokens
-    cdef size_t n
-    cdef list contents  # of their texts
-
-    def __cinit__(self, turns):
-        cdef bytes user, answer
-        cdef CTurn* turn
-        cdef uint32_t* at
-        self.contents, self.n = [], <size_t>len(turns)
-        self.turns = <CTurn*>calloc(self.n + 1, sizeof(CTurn))
-        n_tokens = sum([len(one.tokens) for one in turns])
-        self.tokens = <uint32_t*>malloc((<size_t>n_tokens + 1) * sizeof(uint32_t))
-        if self.turns == NULL or self.tokens == NULL:
-            raise MemoryError
-        turn, at = self.turns, self.tokens
-        for one in turns:
-            user, answer = encoded(one.user), encoded(one.answer)
-            self.contents += [user, answer]
-            turn.user, turn.answer = text_in(user), text_in(answer)
-            write_ids(one.tokens, at)
-            turn.tokens, turn.n_tokens = at, <size_t>len(one.tokens)
-            at += turn.n_tokens
-            turn += 1
-
-    def __dealloc__(self):
-        free(self.turns)
-        free(self.tokens)
+cdef struct Turns:
+    CTurn* turns  # (n)
+    uint32_t* tokens  # of all turns
+    size_t n
 
 
-def prompt_of(ChatFormat format not None, turns, message, Py_ssize_t n_ctx,
-              Py_ssize_t max_tokens):
+cdef list open_turns(turns, Turns* c):
+    """Return the contents of the turns' texts, to which `c` then points; it is to be closed in any case."""
+    cdef bytes user, answer
+    cdef CTurn* turn
+    cdef uint32_t* at
+    cdef size_t n_tokens = 0
+    cdef list contents = []
+    for one in turns:
+        n_tokens += <size_t>len(one.tokens)
+    c.n = <size_t>len(turns)
+    c.turns = <CTurn*>calloc(c.n + 1, sizeof(CTurn))
+    c.tokens = <uint32_t*>malloc((n_tokens + 1) * sizeof(uint32_t))
+    check_memory(c.turns != NULL and c.tokens != NULL)
+    turn, at = c.turns, c.tokens
+    for one in turns:
+        user, answer = encoded(one.user), encoded(one.answer)
+        contents.append(user)
+        contents.append(answer)
+        turn.user, turn.answer = text_in(user), text_in(answer)
+        write_ids(one.tokens, at)
+        turn.tokens, turn.n_tokens = at, <size_t>len(one.tokens)
+        at += turn.n_tokens
+        turn += 1
+    return contents
+
+
+cdef void close_turns(Turns* c) noexcept:
+    free(c.turns)
+    free(c.tokens)
+
+
+def prompt_of(ChatFormat format not None, turns, message, Py_ssize_t n_ctx, Py_ssize_t max_tokens, /):
     """Return the ids of the whole prompt, from the start of the context, and how many of the first turns have no room.
 
     Args:
@@ -355,21 +347,25 @@ def prompt_of(ChatFormat format not None, turns, message, Py_ssize_t n_ctx,
     """
     cdef bytes content = encoded(message)
     cdef Text text = text_in(content)
-    cdef Turns all = Turns(turns)
+    cdef Turns c = Turns(NULL, NULL, 0)
     cdef Encoding ids = encoding_with(format.tokenizer)
     cdef size_t n_dropped
     cdef ChatStatus status
     try:
+        contents = open_turns(turns, &c)
         with nogil:
-            status = conversation_prompt(&format.c, all.turns, all.n, text, <size_t>n_ctx, <size_t>max_tokens, &ids,
+            status = conversation_prompt(&format.c, c.turns, c.n, text, <size_t>n_ctx, <size_t>max_tokens, &ids,
                                          &n_dropped)
+        contents.clear()
         check(status, &ids.problem)
-        return list_of(&ids), n_dropped
+        tokens = format.tokenizer.list_of(ids.ids, ids.n)
     finally:
+        close_turns(&c)
         free(ids.ids)
+    return tokens, n_dropped
 
 
-def earlier_answers(ChatFormat format not None, turns, replaced, message):
+def earlier_answers(ChatFormat format not None, turns, replaced, message, /):
     """Return the answers that must not be given again, a set of what `words_of` returns; none if this is no talk.
 
     Args:
@@ -378,20 +374,22 @@ def earlier_answers(ChatFormat format not None, turns, replaced, message):
     cdef bytes content = encoded(message), replaced_content
     cdef Text replaced_text = Text(NULL, 0)
     cdef Buffer earlier = Buffer(NULL, 0, 0)
-    cdef Turns last = Turns(turns[max(0, len(turns) - ANSWERS_REMEMBERED):])
+    cdef Turns c = Turns(NULL, NULL, 0)
     if replaced is not None:
         replaced_content = encoded(replaced)
         replaced_text = text_in(replaced_content)
     try:
-        check_memory(
-            conversation_earlier(&format.c, last.turns, last.n, replaced_text, text_in(content), &earlier)
-        )
-        return set(decoded(buffer_text(&earlier)).split("\n")[:-1])
+        contents = open_turns(turns[max(0, len(turns) - ANSWERS_REMEMBERED):], &c)
+        check_memory(conversation_earlier(&format.c, c.turns, c.n, replaced_text, text_in(content), &earlier))
+        contents.clear()
+        lines = decoded(buffer_text(&earlier))
     finally:
+        close_turns(&c)
         buffer_close(&earlier)
+    return set(lines.split("\n")[:-1])
 
 
-def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted, bint is_stripped):
+def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted, bint is_stripped, /):
     """Return what remains of a sampled answer, its ids and its text.
 
     Args:
@@ -404,29 +402,31 @@ def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted
     cdef Encoding ids = encoding_with(tokenizer)
     cdef Buffer text = Buffer(NULL, 0, 0)
     cdef uint32_t* tokens
-    if not sampled:  # perhaps because of a stop string that can't be used
+    cdef size_t n = <size_t>len(sampled)
+    cdef ChatStatus status
+    cdef list contents = []
+    if not n:  # perhaps because of a stop string that can't be used
         return [], ""
-    tokens = new_ids(sampled)
+    for string in stop:
+        check_memory(len(contents) < MAX_STOPS)
+        content = encoded(string)
+        one = text_in(content)
+        stops[len(contents)] = StopText(one.at, one.n)
+        contents.append(content)
+    tokens = <uint32_t*>malloc(n * sizeof(uint32_t))
+    check_memory(tokens != NULL)
     try:
-        contents = [encoded(string) for string in stop]
-        check_memory(len(contents) <= MAX_STOPS)
-        for i, content in enumerate(contents):
-            one = text_in(content)
-            stops[i].text, stops[i].n = one.at, one.n
-        check(
-            conversation_answer_tokens(
-                tokens, <size_t>len(sampled), stops, <int>len(contents), is_interrupted, &ids
-            ),
-            &ids.problem,
-        )
-        check(
-            conversation_answer_text(&tokenizer.c, ids.ids, ids.n, is_stripped, &text, &ids.problem), &ids.problem
-        )
-        return list_of(&ids), decoded(buffer_text(&text))
+        write_ids(sampled, tokens)
+        status = conversation_answer_tokens(tokens, n, stops, <int>len(contents), is_interrupted, &ids)
+        if status == CHAT_OK:
+            status = conversation_answer_text(&tokenizer.c, ids.ids, ids.n, is_stripped, &text, &ids.problem)
+        check(status, &ids.problem)
+        kept, kept_text = tokenizer.list_of(ids.ids, ids.n), decoded(buffer_text(&text))
     finally:
         free(tokens)
         free(ids.ids)
         buffer_close(&text)
+    return kept, kept_text
 
 
 # --- replies -------------------------------------------------------------------------------------------------------
@@ -443,13 +443,17 @@ cdef class ReplyText:
 
     cdef CReply c
 
-    def __cinit__(self, bint is_talk, double temperature, earlier):
+    def __cinit__(self, bint is_talk, double temperature, earlier, /):
         """
         Args:
             is_talk: whether blank and repeated answers are sampled again. temperature: of the first draft.
             earlier: the answers that must not be given again, each as `words_of` returns it.
         """
-        cdef bytes content = encoded("".join([f"{words}\n" for words in earlier]))
+        cdef bytes content
+        lines = ""
+        for words in earlier:
+            lines += f"{words}\n"
+        content = encoded(lines)
         check_memory(reply_open(&self.c, is_talk, temperature, text_in(content)))
 
     def __dealloc__(self):
@@ -464,7 +468,7 @@ cdef class ReplyText:
         return reply_temperature(&self.c)
 
     @cython.critical_section
-    def accept(self, piece, finish_reason):
+    def accept(self, piece, finish_reason, /):
         """Add a piece of the draft's text.
 
         Args:
@@ -476,6 +480,13 @@ cdef class ReplyText:
         """
         cdef bytes content = encoded(piece)
         cdef Text text
+        cdef size_t n_raw = self.c.raw.n, n_returned = self.c.n_returned
         status = reply_accept(&self.c, text_in(content), <FinishReason><int>REASONS.index(finish_reason), &text)
         check_memory(status != REPLY_NO_MEMORY)
-        return None if status == REPLY_AGAIN else decoded(text)
+        if status == REPLY_AGAIN:
+            return None
+        try:
+            return decoded(text)
+        except MemoryError:
+            self.c.raw.n, self.c.n_returned, self.c.reason = n_raw, n_returned, FINISH_NONE
+            raise

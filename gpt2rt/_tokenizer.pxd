@@ -94,6 +94,7 @@ cdef extern from "stream.h" nogil:
         uint64_t n_tokens
         FinishReason reason
         Stops stops
+        Buffer piece
     ctypedef enum StreamStatus:
         STREAM_OK, STREAM_NO_MEMORY, STREAM_DAMAGED
     bint stream_open(CTextStream* s, const CTokenizer* tokenizer, const StopText* stops, int n_stops,

@@ -162,10 +162,12 @@ cdef class Tokenizer:
     cdef list list_of(self, const uint32_t* ids, size_t n):
         """Return ids as a list. In a long one, equal ids are the same object, which takes a fifth of the memory."""
         cdef size_t i
-        cdef list result, known
+        cdef list result = [], known  # comprehensions of Cython 3.3 damage memory if it runs out
         if n < self.c.tables.n_vocab // 8:
-            return [ids[i] for i in range(n)]
-        result, known = [], [None] * self.c.tables.n_vocab
+            for i in range(n):
+                result.append(ids[i])
+            return result
+        known = [None] * self.c.tables.n_vocab
         for i in range(n):
             token = known[ids[i]]
             if token is None:
@@ -335,9 +337,10 @@ cdef list stop_texts(tuple strings, StopText* texts):
     """Return the content of `stop_strings`, to which `texts` then points."""
     cdef bytes one
     cdef int i
-    # A lone surrogate is a character like any other here, as it is for str.find.
-    content = [string.encode("utf-8", "surrogatepass") for string in strings]
-    for i, one in enumerate(content):
+    cdef list content = []
+    for i, string in enumerate(strings):
+        one = string.encode("utf-8", "surrogatepass")  # a lone surrogate is a character here, as it is for str.find
+        content.append(one)
         texts[i].text, texts[i].n = <const uint8_t*><const char*>one, <size_t>len(one)
     return content
 
@@ -427,7 +430,7 @@ cdef class TextStream:
     cdef Tokenizer tokenizer
     cdef CTextStream c
 
-    def __cinit__(self, Tokenizer tokenizer not None, stop=(), max_tokens=None):
+    def __cinit__(self, Tokenizer tokenizer not None, stop=(), max_tokens=None, /):
         """
         Args:
             stop: strings that end the text; they are not part of it. max_tokens: None for as many as there is room for.
@@ -454,7 +457,7 @@ cdef class TextStream:
         return self.c.n_tokens
 
     @cython.critical_section
-    def accept(self, list tokens not None, bint is_full):
+    def accept(self, list tokens not None, bint is_full, /):
         """Add the tokens that a step sampled.
 
         Args:
@@ -473,6 +476,7 @@ cdef class TextStream:
         cdef size_t n_used
         cdef Buffer text = Buffer(NULL, 0, 0)
         cdef Problem problem
+        cdef CTextStream before = self.c
         if n > SHORT:
             ids = <uint32_t*>malloc(<size_t>n * sizeof(uint32_t))
             if ids == NULL:
@@ -486,6 +490,10 @@ cdef class TextStream:
             if status == STREAM_DAMAGED:
                 raise_damage(&problem)
             return PyUnicode_DecodeUTF8(<const char*>text.at, <Py_ssize_t>text.n, NULL), n_used
+        except MemoryError:
+            before.piece = self.c.piece  # scratch
+            self.c = before
+            raise
         finally:
             buffer_close(&text)
             if ids != few:

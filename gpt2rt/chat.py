@@ -7,9 +7,10 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from time import perf_counter
 
 from gpt2rt import _engine
-from gpt2rt._chat import MAX_TOKENS, earlier_answers, kept_answer, prompt_of
+from gpt2rt._chat import MAX_TOKENS as MAX_TOKENS  # noqa: PLC0414 (others import it from here)
+from gpt2rt._chat import ChatFormat, earlier_answers, kept_answer, prompt_of
 from gpt2rt.arguments import whole_number
-from gpt2rt.chat_format import ChatFormat, chat_format
+from gpt2rt.chat_format import chat_format
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.generate import run_together, stop_strings
 from gpt2rt.messages import turns_of

@@ -1,9 +1,8 @@
-"""The format of a chat with a model: how the turns of a conversation become one text. `core/chat_format.h` has them."""
+"""The format of a chat with a model: the checks of what is not text. `core/chat_format.h` does the rest."""
 
 from __future__ import annotations
 
 from gpt2rt._chat import ChatFormat
-from gpt2rt._chat import clean as clean  # noqa: PLC0414 (others import it from here)
 from gpt2rt.errors import ModelFileError, UsageError
 from gpt2rt.modelfile.chat_settings import CHAT_FORMATS, CHAT_KEYS
 

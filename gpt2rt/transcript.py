@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from gpt2rt.chat_format import ChatFormat
+    from gpt2rt._chat import ChatFormat
 
 VERSION = 1
 MARK = b'{\n "gpt2rt_transcript"'  # the first bytes of a transcript

@@ -9,13 +9,18 @@ NONE = 0xFFFFFFFF
 
 
 def tokenizer_with(parts, special=(), flags=0, bos=NONE, eos=()):
-    """Return a tokenizer of the 256 bytes, whose ids are the bytes, followed by `parts`.
+    """Return a tokenizer of the 256 bytes, whose ids are the bytes, followed by `parts`; the arguments as below."""
+    return Tokenizer(tables_with(parts, special, flags, bos, eos), 256 + len(parts))
+
+
+def tables_with(parts, special=(), flags=0, bos=NONE, eos=()):
+    """Return the tables of `tokenizer_with`.
 
     Args:
         parts: the bytes of tokens. special: ids. flags, bos, eos: controls as in docs/format.md.
     """
     tokens = [*(bytes([byte]) for byte in range(256)), *parts]
-    tables = {
+    return {
         "token_offsets": struct.pack(f"<{len(tokens) + 1}I", 0, *itertools.accumulate(map(len, tokens))),
         "byte_tokens": struct.pack("<256I", *range(256)),
         "special_tokens": struct.pack(f"<{len(special)}I", *special),
@@ -23,4 +28,3 @@ def tokenizer_with(parts, special=(), flags=0, bos=NONE, eos=()):
         "merge_slots": b"\xff" * 16 * 16,
         "token_bytes": b"".join(tokens),
     }
-    return Tokenizer(tables, len(tokens))

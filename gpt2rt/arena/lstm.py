@@ -9,8 +9,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from gpt2rt._chat import clean
 from gpt2rt.arguments import real_number, whole_number
-from gpt2rt.chat_format import clean
 from gpt2rt.errors import ModelFileError
 from gpt2rt.messages import turns_of
 from gpt2rt.sampling import MAX_SEED

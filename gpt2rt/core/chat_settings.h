@@ -31,8 +31,8 @@ static const char *const DEFAULT_NAMES[N_CHAT_FORMATS][2] = {
 /* For models that were not trained to chat: a scene, an empty line, and turns of the kind that is wanted. \1 and \2 are
  * the names of the user and of the bot. */
 static const char *const DEFAULT_OPENING[SCENE_LINES] = {
-    "\1 and \2 are good friends who like to talk with each other. \2 is cheerful, kind and curious. She answers in one"
-    " or two short sentences, and she always stays on the subject.\n",
+    ("\1 and \2 are good friends who like to talk with each other. \2 is cheerful, kind and curious. She answers in one"
+     " or two short sentences, and she always stays on the subject.\n"),
     "\n",
     "\1: Hi \2, how are you today?\n",
     "\2: I'm very well, thank you! I slept late and had pancakes for breakfast. How are you?\n",

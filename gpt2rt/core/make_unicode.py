@@ -244,10 +244,11 @@ def printable_header() -> str:
         runs[-1] += 1
     content = []
     for run in runs:
-        while run >> 7:
-            content.append(run & 0x7F | 0x80)
-            run >>= 7
-        content.append(run)
+        rest = run
+        while rest >> 7:
+            content.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        content.append(rest)
     return PRINTABLE_HEADER.format(version=VERSION, n=len(content), runs=rows(content))
 
 

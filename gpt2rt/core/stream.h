@@ -105,11 +105,4 @@ static inline StreamStatus stream_accept(TextStream *s, const uint32_t *tokens, 
     return STREAM_OK;
 }
 
-/* Ends the text for a reason, unless that completes a stop string. OUT: text, to which what was held back is added. */
-static inline StreamStatus stream_end(TextStream *s, FinishReason reason, Buffer *text) {
-    if (!stream_reserve(s, 0, text)) return STREAM_NO_MEMORY;
-    stream_finish(s, reason, text);
-    return STREAM_OK;
-}
-
 #endif
