@@ -37,28 +37,8 @@ tokenizers = st.sampled_from(TOKENIZERS)
 # Letters, marks of the formats, and all kinds of characters that Python treats differently.
 PIECES = [
     *("User", "Bot", "Sam", "Emma", "Bot:", "\nUser:", "<s>", "</s>", "{user}", "{bot}", "{opening}"),
-<<<<<<< HEAD
-    *(
-        " ",
-        "  ",
-        "\n",
-        "\r\n",
-        "\r",
-        "\t",
-        "\x0b",
-        "\x1c",
-        "\x1f",
-        "\x85",
-        "\xa0",
-        "\u2028",
-        "\u3000",
-        "\u200b",
-        "\ufeff",
-    ),
-=======
     *(" ", "  ", "\n", "\r\n", "\r", "\t", "\x0b", "\x1c", "\x1f"),
     *("\x85", "\xa0", "\u2028", "\u3000", "\u200b", "\ufeff"),
->>>>>>> chatc
     *("'", '"', "\\", "_", ":", ".", "!", "\0", "\x1b", "\x7f", "\xad", "\ue000", "\U000e0001", "\U0010ffff"),
     *("é", "ß", "İ", "ŉ", "Σς", "ﬃ", "²", "Ⅷ", "½", "日本", "🙂", "e\u0301", "\ud83d", "\ude42", "\udfff\ud800"),
 ]
@@ -146,14 +126,6 @@ ATTRIBUTES = (
 )
 
 
-<<<<<<< HEAD
-def is_known(*values):
-    """Return whether the running Python knows all characters, so that they are letters, or printable, in both."""
-    return not any(unicodedata.category(c) == "Cn" for value in values for text in value.values() for c in text)
-
-
-=======
->>>>>>> chatc
 @given(
     tokenizer=tokenizers,
     n_ctx=st.sampled_from([8, 128, 512, 1024, 4096]),
