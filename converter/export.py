@@ -115,8 +115,7 @@ def _read_texts(source: ModelFileSource) -> Texts:
     Raises:
         ModelFileError: the vocabulary is invalid. CheckpointError: these files can't represent it.
     """
-    source.vocabulary()  # raises
-    tables, characters = source.file.vocabulary(), byte_characters()
+    tables, characters = source.vocabulary().tables(), byte_characters()
     slots = np.frombuffer(tables["merge_slots"], "<u4").reshape(-1, MERGE_SLOT.size // 4)
     used = slots[slots[:, 0] != NO_TOKEN]
     pairs = used[used[:, 2].argsort(), :2].tolist()

@@ -14,6 +14,7 @@ MAX_N_VOCAB: Final[int]
 MAX_N_LAYER: Final[int]
 MAX_METADATA: Final[int]
 MAX_TOKEN_BYTES: Final[int]
+MAX_TOKEN_LENGTH: Final[int]
 MAX_EOS: Final[int]
 
 def crc32c(content: ReadableBuffer, value: int = 0) -> int: ...

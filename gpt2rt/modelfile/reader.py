@@ -94,6 +94,10 @@ class ModelFile:
         section = self.sections["vocabulary"]
         return {name: section[offset : offset + length] for name, offset, length in self._file.tables()}
 
+    def section_table(self) -> list[tuple[str, int, int, int]]:
+        """Return (name, offset, length, stored CRC32C) of each section, in the order of the file."""
+        return self._file.sections()
+
     def damaged_sections(self) -> Iterator[tuple[str, int, int]]:
         """Read the whole file; yield (section, stored CRC32C, actual CRC32C) for each section where they differ."""
         for name, stored in self.checksums.items():
