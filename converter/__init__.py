@@ -33,6 +33,7 @@ from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.converter.weight_files import is_weight_file
 from gpt2rt.errors import CheckpointError, UsageError
+from gpt2rt.foreign import translated
 from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Tensor
 from gpt2rt.modelfile.chat_settings import CHAT_FORMATS, CHAT_KEYS, check_templates
 from gpt2rt.modelfile.writer import Writer
@@ -106,8 +107,9 @@ def convert(
         if not isinstance(path, (str, os.PathLike)) and not (argument != "source" and path is None):
             raise UsageError(f"{argument}: got {path!r:.80}, expected a path")
     group_size = _checked_group_size(weight_type, group_size)
-    checkpoint = _open(source, vocabulary)
-    source_vocabulary = checkpoint.vocabulary()
+    with translated(source):
+        checkpoint = _open(source, vocabulary)
+        source_vocabulary = checkpoint.vocabulary()
     n_vocab = checkpoint.hyperparameters.n_vocab
     if source_vocabulary.n_vocab != n_vocab:
         raise CheckpointError(

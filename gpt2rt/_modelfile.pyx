@@ -71,9 +71,12 @@ cdef extern from "modelfile.h" nogil:
     ctypedef struct Vocabulary:
         VocabularyCounts counts
     ctypedef struct ModelFile:
+        const uint8_t* data
+        int64_t size
         ModelShape shape
         Section* sections
         Vocabulary vocabulary
+    bint header_is_valid(ModelFile* f, Problem* problem)
     bint modelfile_open(ModelFile* f, const void* data, size_t size, Problem* problem)
     bint section_checksum(const Section* section, int (*stop)() noexcept nogil, uint32_t* checksum)
     int64_t modelfile_nonzero_padding(const ModelFile* f)
@@ -335,6 +338,19 @@ cdef int signal_raised() noexcept nogil:
 cdef int raise_pending() except -1:
     """Raise the exception that C code has set."""
     return -1
+
+
+def check_header(bytes content, int64_t size, str path):
+    """Check the header at the beginning of a file of this size, as far as it can be checked without the rest.
+
+    Raises:
+        ModelFileError: it is not that of a sound model file.
+    """
+    cdef ModelFile file
+    cdef Problem problem
+    file.data, file.size = content, size
+    if len(content) >= C_ALIGNMENT and not header_is_valid(&file, &problem):
+        raise ModelFileError(f"{path}: {sentence(&problem)}")
 
 
 @cython.final

@@ -83,7 +83,8 @@ class Reply:
         warmer = min(max(temperature, 1.0), temperature * WARMER**self._draft)
         sampling = self._sampling.replace(temperature=warmer)
         self._continuation = Continuation(self._sequence, prompt, sampling, seed=seed, **self._arguments)
-        self._raw, self._n_returned = "", 0
+        self._held = ""  # text that was not returned
+        self._has_begun = False  # to return text
 
     @property
     def sequence(self) -> _engine.Sequence:
@@ -120,23 +121,28 @@ class Reply:
             Gpt2rtError: sampling failed.
         """
         continuation = self._continuation
-        self._raw += continuation.accept(event)
-        text = self._raw.strip() if self._is_talk else self._raw
+        self._held += continuation.accept(event)
+        if self._is_talk and not self._has_begun:
+            self._held = self._held.lstrip()
+        text = self._held.rstrip() if self._is_talk else self._held
         is_last = self._draft == self._last_draft
         if continuation.finish_reason is None:
-            words = words_of(text)
-            may_repeat = not is_last and any(answer.startswith(words) for answer in self._earlier)
-            return "" if may_repeat else self._new_part(text)
-        if self._n_returned or is_last or (text and words_of(text) not in self._earlier):
-            self.finish_reason = continuation.finish_reason if text else "blank"
-            return self._new_part(text)
+            if not self._has_begun and not is_last:
+                words = words_of(text)
+                if any(answer.startswith(words) for answer in self._earlier):
+                    return ""  # it may become one that was given before
+            return self._released(text)
+        if self._has_begun or is_last or (text and words_of(text) not in self._earlier):
+            self.finish_reason = continuation.finish_reason if text or self._has_begun else "blank"
+            return self._released(text)
         self._n_discarded += len(self.tokens)
         self._draft += 1
         self._sequence.truncate(self._n_prompt)
         self._start((), None)  # the generator continues
         return ""
 
-    def _new_part(self, text: str) -> str:
-        part = text[self._n_returned :]
-        self._n_returned += len(part)
-        return part
+    def _released(self, text: str) -> str:
+        """Return the beginning of what was held; the rest may be white space at the end of the answer."""
+        self._held = self._held[len(text) :]
+        self._has_begun = self._has_begun or bool(text)
+        return text
