@@ -18,7 +18,7 @@ from gpt2rt.converter.source_file import SourceFile
 from gpt2rt.converter.stored_tensor import StoredTensor
 from gpt2rt.converter.zip_records import Record
 
-MAX_OPCODES = 1 << 18  # bounds the time and the memory that a pickle takes; nanoGPT's of 1558M has 100,000
+MAX_OPCODES = 250_000  # bounds the time and the memory that a pickle takes; nanoGPT's of 1558M has 100,000
 MAX_RANK = 8
 MAX_COUNT = 1 << 60  # of bytes and values, so that no product of two is unreasonable
 SHOWN = 100  # characters of a name in a message

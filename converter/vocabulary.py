@@ -32,6 +32,7 @@ Merge = tuple[int, int, int]  # left, right, merged
 
 END_OF_TEXT = "<|endoftext|>"
 SMALL_VOCABULARY = 1 << 17  # tokens for which there is always room; for more only where the weights have them, too
+SMALL_UNITS = 800_000
 VERSION_LINE = "#version"  # only the first line: "# v" may be a merge
 
 
@@ -84,7 +85,7 @@ def max_file(n_vocab: int) -> int:
 
 def max_units(n_vocab: int) -> int:
     """Return how many units of `bounded_json` a file of a vocabulary may have. A token and its merge have at most 9."""
-    return 10 * max(SMALL_VOCABULARY, n_vocab)
+    return max(SMALL_UNITS, 12 * n_vocab)
 
 
 def shown(text: str) -> str:
