@@ -92,6 +92,9 @@ cdef extern from "mapped.h" nogil:
     void mapped_prefetch(const Mapped* m)
     void mapped_close(Mapped* m)
 
+cdef extern from "cut_file.h" nogil:
+    void c_end_when_a_file_is_cut "end_when_a_file_is_cut"()
+
 crc32c_init()
 
 MAGIC = MODEL_MAGIC[:8]
@@ -327,6 +330,14 @@ cdef class FileBytes:
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         PyBuffer_FillInfo(buffer, self, <void*>self.mapped.data, <Py_ssize_t>self.mapped.size, True, flags)
+
+
+def end_when_a_file_is_cut():
+    """From now on, end the process with a sentence and status 1 when it reads what was cut from a mapped file.
+
+    It is for programs: in a library, the signal is its host's.
+    """
+    c_end_when_a_file_is_cut()
 
 
 cdef int signal_raised() noexcept nogil:
