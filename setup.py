@@ -7,14 +7,10 @@ header, directive, flag or variable rebuilds what depends on it and nothing else
 """
 
 import hashlib
-import importlib.util
 import os
 import pathlib
-import platform
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
 
@@ -22,8 +18,6 @@ import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-
-from distutils.command.build_scripts import build_scripts  # isort: skip (setuptools', once it is imported)
 
 MODULES = {
     "gpt2rt._engine": "gpt2rt/_engine.pyx",

@@ -32,7 +32,7 @@ Merge = tuple[int, int, int]  # left, right, merged
 
 END_OF_TEXT = "<|endoftext|>"
 SMALL_VOCABULARY = 1 << 17  # tokens for which there is always room; for more only where the weights have them, too
-SMALL_UNITS = 800_000
+SMALL_UNITS = 700_000
 VERSION_LINE = "#version"  # only the first line: "# v" may be a merge
 
 
