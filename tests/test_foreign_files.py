@@ -424,7 +424,7 @@ def test_a_safetensors_file_that_is_cut_while_it_is_converted_is_an_error(pytorc
 
 
 def test_a_gguf_file_that_is_cut_while_it_is_converted_is_an_error(openai, tmp_path):
-    pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+    pytest.importorskip("gguf", reason="the package gguf is not installed")
     from test_gguf import write_gguf
 
     cut_while_converting(write_gguf(tmp_path / "y.gguf", openai), tmp_path / "y.gguf")

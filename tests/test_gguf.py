@@ -15,7 +15,7 @@ from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import Hyperparameters, ModelFile
 
-gguf = pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 
 WIDE = Hyperparameters(n_vocab=301, n_ctx=16, n_embd=64, n_head=4, n_layer=2)  # Q8_0 has blocks of 32
 NAMES = {
