@@ -292,7 +292,7 @@ class Talk:
     def note(self, text: str) -> None:
         """Print a remark that is no answer."""
         if not self.is_interactive:
-            click.echo(text, err=True)
+            click.echo(printable(text), err=True)
             return
         output = WordWrapper(write, terminal_columns())
         output.write(f"{text}\n")
