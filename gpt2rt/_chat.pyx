@@ -71,8 +71,9 @@ cdef extern from "conversation.h" nogil:
 cdef extern from "reply.h" nogil:
     enum: C_MAX_DRAFTS "MAX_DRAFTS"
     ctypedef struct CReply "Reply":
-        Buffer raw
+        Buffer held
         size_t n_returned
+        bint is_begun
         FinishReason reason
     ctypedef enum ReplyStatus:
         REPLY_OK, REPLY_AGAIN, REPLY_NO_MEMORY
@@ -480,7 +481,8 @@ cdef class ReplyText:
         """
         cdef bytes content = encoded(piece)
         cdef Text text
-        cdef size_t n_raw = self.c.raw.n, n_returned = self.c.n_returned
+        cdef size_t n_held = self.c.held.n - self.c.n_returned
+        cdef bint is_begun = self.c.is_begun
         status = reply_accept(&self.c, text_in(content), <FinishReason><int>REASONS.index(finish_reason), &text)
         check_memory(status != REPLY_NO_MEMORY)
         if status == REPLY_AGAIN:
@@ -488,5 +490,5 @@ cdef class ReplyText:
         try:
             return decoded(text)
         except MemoryError:
-            self.c.raw.n, self.c.n_returned, self.c.reason = n_raw, n_returned, FINISH_NONE
+            self.c.held.n, self.c.n_returned, self.c.is_begun, self.c.reason = n_held, 0, is_begun, FINISH_NONE
             raise

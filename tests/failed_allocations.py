@@ -67,7 +67,7 @@ OPERATIONS = {  # on the first sequence, or on all of them with an engine
 }
 
 
-TOKENIZER = tokenizer_with([b"long " * 1000, b"<b>"], special=[257], flags=1)  # a space comes before a text
+TOKENIZER = tokenizer_with([b"long " * 200, b"<b>"], special=[257], flags=1)  # a space comes before a text
 FORMAT = ChatFormat(TOKENIZER, 512, {}, {"opening": "An opening"})
 TEMPLATE = {"format": "template", "template": "a{user}<b>b{bot}<b>", "opening": "User: Hi"}
 TURNS = [Turn("Hi", "Hello " * 5, [257] * 20)]
@@ -112,7 +112,7 @@ def fed(subject, items):
 
 
 FED = {
-    "stream": ["", "\ufffd" + "long " * 1000, "a", ""],
+    "stream": ["", "\ufffd" + "long " * 200, "a", ""],
     "stop_strings": ["a" * 400, "a" * 200 + "d" * 200, "a", ""],
 }
 

@@ -66,6 +66,12 @@ def test_all_headers_compile_for_other_systems(target, tmp_path):
         source = tmp_path / "alone.c"
         source.write_text(f'#include "{header.as_posix()}"\nextern int not_empty;\n', encoding="utf-8")
         compile_strictly([sys.executable, "-m", "ziglang", "cc", "-target", target], source, tmp_path / "alone.o")
+    compile_strictly([sys.executable, "-m", "ziglang", "cc", "-target", target], CORE / "main.c", tmp_path / "main.o")
+
+
+@pytest.mark.slow
+def test_the_standalone_program_compiles_without_a_warning(tmp_path):
+    compile_strictly(system_compiler(), CORE / "main.c", tmp_path / "main.o")
 
 
 # --- text, in a program without Python

@@ -24,6 +24,7 @@
 #define MAX_N_LAYER (1 << 10)
 #define MAX_METADATA (1 << 20)
 #define MAX_TOKEN_BYTES (1 << 28) /* of all tokens of a vocabulary together */
+#define MAX_TOKEN_LENGTH 1024     /* bytes of one token; GPT-2's longest has 128 */
 #define MAX_EOS 16                /* tokens that end a text */
 #define FIXED_CONTROLS 3          /* flags, bos and pad; the tokens that end a text follow */
 #define FLAG_HEAD 1u              /* the output head is a separate matrix */

@@ -5,11 +5,12 @@
  *
  * Python runs the same headers, so the same seed gives the same text. main() is at the end. */
 #define GPT2RT_STANDALONE 1
-#include "random_seed.h" /* first: Windows hides rand_s() otherwise */
+#include "platform.h"
 
 #include "carried.h"
 #include "json.h"
 #include "program.h"
+#include "random_seed.h"
 #include "talk.h"
 
 #ifndef GPT2RT_VERSION

@@ -6,6 +6,7 @@
 
 #include "settings.h"
 #include "stops.h"
+#include "utf8.h"
 
 #define MAX_THREADS 256
 

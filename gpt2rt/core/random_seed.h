@@ -2,9 +2,6 @@
 #ifndef GPT2RT_RANDOM_SEED_H
 #define GPT2RT_RANDOM_SEED_H
 
-#if defined(_WIN32)
-#define _CRT_RAND_S /* before stdlib.h */
-#endif
 #include "platform.h"
 
 #include <stdint.h>

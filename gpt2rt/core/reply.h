@@ -21,8 +21,9 @@ typedef struct {
     double temperature;  /* of the first draft */
     Buffer earlier;      /* what must not be given again: words, each ended by a line feed */
     int draft, last_draft;
-    Buffer raw;          /* the text of this draft */
-    size_t n_returned;   /* bytes of it that were returned, from its first character that is not white space on */
+    Buffer held;         /* text of this draft: its first n_returned bytes were returned, the rest is held back */
+    size_t n_returned;
+    int is_begun;        /* whether any text of this draft was returned */
     Buffer words;        /* scratch */
     FinishReason reason; /* of the answer */
 } Reply;
@@ -43,7 +44,7 @@ static inline int reply_open(Reply *r, int is_talk, double temperature, Text ear
 
 static inline void reply_close(Reply *r) {
     buffer_close(&r->earlier);
-    buffer_close(&r->raw);
+    buffer_close(&r->held);
     buffer_close(&r->words);
 }
 
@@ -73,23 +74,30 @@ static inline int reply_is_earlier(const Reply *r, Text words, int is_whole) {
  * IN: reason, the stream's after this piece. OUT: text, the part of the answer that is now final, which may be empty;
  * it is valid until the next call. On a failure nothing has changed. */
 static inline ReplyStatus reply_accept(Reply *r, Text piece, FinishReason reason, Text *text) {
-    const size_t before = r->raw.n;
     *text = (Text){(const uint8_t *)"", 0};
-    if (!buffer_add(&r->raw, piece)) return REPLY_NO_MEMORY;
-    const Text answer = r->is_talk ? text_strip(buffer_text(&r->raw)) : buffer_text(&r->raw);
-    const int is_last = r->draft == r->last_draft;
+    r->held.n -= r->n_returned;
+    if (r->n_returned) memmove(r->held.at, r->held.at + r->n_returned, r->held.n);
+    r->n_returned = 0;
+    const size_t before = r->held.n;
+    if (!buffer_add(&r->held, piece)) return REPLY_NO_MEMORY;
+    const Text held = buffer_text(&r->held), stripped = text_strip(held);
+    const Text rest = {held.at, (size_t)(stripped.at - held.at) + stripped.n}; /* without white space at its end */
+    const Text answer = !r->is_talk ? held : r->is_begun ? rest : stripped;
+    const int may_repeat = !r->is_begun && r->draft < r->last_draft;
     r->words.n = 0;
-    if (!is_last && !words_of(&r->words, answer)) return r->raw.n = before, REPLY_NO_MEMORY;
+    if (may_repeat && !words_of(&r->words, answer)) return r->held.n = before, REPLY_NO_MEMORY;
     if (!reason) {
-        if (!is_last && reply_is_earlier(r, buffer_text(&r->words), 0)) return REPLY_OK;
-    } else if (r->n_returned || is_last || (answer.n && !reply_is_earlier(r, buffer_text(&r->words), 1))) {
-        r->reason = answer.n ? reason : FINISH_BLANK;
+        if (may_repeat && reply_is_earlier(r, buffer_text(&r->words), 0)) return REPLY_OK;
+    } else if (!may_repeat || (answer.n && !reply_is_earlier(r, buffer_text(&r->words), 1))) {
+        r->reason = answer.n || r->is_begun ? reason : FINISH_BLANK;
     } else {
-        r->draft++, r->raw.n = 0;
+        r->draft++, r->held.n = 0;
         return REPLY_AGAIN;
     }
-    *text = (Text){answer.at + r->n_returned, answer.n - r->n_returned};
-    r->n_returned = answer.n;
+    *text = answer;
+    r->n_returned = (size_t)(answer.at - held.at) + answer.n;
+    if (!answer.n) r->n_returned = 0; /* white space stays held: text may follow */
+    r->is_begun |= answer.n > 0;
     return REPLY_OK;
 }
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layout.h"
 #include "merges.h"
 #include "pieces.h"
 #include "problem.h"
@@ -79,6 +80,9 @@ static inline int token_bytes(const Tables *t, uint32_t token, TokenBytes *bytes
                            "token %" PRIu32 ": is at bytes %" PRIu32 " to %" PRIu32
                            ", expected ascending and at most %" PRIu32 " " DAMAGE_REMEDY,
                            token, start, end, t->n_token_bytes);
+    if (end - start > MAX_TOKEN_LENGTH)
+        return problem_set(problem, "token %" PRIu32 ": has %" PRIu32 " bytes, expected at most %d " DAMAGE_REMEDY, token,
+                           end - start, MAX_TOKEN_LENGTH);
     *bytes = (TokenBytes){.at = t->token_bytes + start, .n = end - start};
     return 1;
 }

@@ -2,9 +2,11 @@
 #ifndef GPT2RT_WRAP_H
 #define GPT2RT_WRAP_H
 
-#include "width.h"
+#include "platform.h"
+
 #include "terminal.h"
 #include "text.h"
+#include "width.h"
 
 #define WRAP_TAB 8 /* columns */
 
