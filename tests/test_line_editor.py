@@ -1,6 +1,5 @@
-"""The line editor of the C core, in a small program at a pseudo-terminal; every step waits for a text, never for a time."""
+"""The line editor of the C core, in a small program at a pseudo-terminal; steps wait for a text, never for a time."""
 
-import codecs
 import os
 import pathlib
 import random
@@ -11,7 +10,6 @@ import sys
 import unicodedata
 
 import pytest
-from screen import Screen
 from test_core import FLAGS, STRICT, system_compiler
 
 from gpt2rt.cli.wrap import char_width
@@ -22,11 +20,10 @@ if sys.platform == "win32":
 import pty
 import termios
 
+from line_terminal import INPUT_END, INTERRUPTED, OK, PATIENCE, PROMPT, Terminal
+
 SOURCE = pathlib.Path(__file__).with_name("line_editor.c")
-PATIENCE = 60  # seconds without a sign of life
-PROMPT = "User: "
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (f"\x1b[{end}" for end in ("D", "C", "A", "B", "H", "F", "3~"))
-OK, INPUT_END, INTERRUPTED = range(3)  # LineStatus
 
 
 def ctrl(letter):
@@ -57,80 +54,6 @@ def sanitized_program(tmp_path_factory):
     if built.returncode or subprocess.run([folder / "nothing"], check=False).returncode:
         pytest.skip("the address sanitizer does not run here")
     return build(folder, *options)
-
-
-class Terminal:
-    """The program at a terminal of its own."""
-
-    def __init__(self, program, *arguments, prompt=PROMPT, columns=80, rows=24, echo=True):
-        self.master, self.slave = pty.openpty()
-        termios.tcsetwinsize(self.master, (rows, columns))
-        if not echo:  # by the terminal, of what is typed before the program asks
-            mode = termios.tcgetattr(self.slave)
-            mode[3] &= ~termios.ECHO
-            termios.tcsetattr(self.slave, termios.TCSANOW, mode)
-        self.screen = Screen(columns, rows)
-        self.hold, self.text, self.decoder = None, "", codecs.getincrementaldecoder("utf-8")()
-        files = {}
-        if "hold" in arguments:
-            begin, self.hold = os.pipe()
-            files = {"preexec_fn": lambda: os.dup2(begin, 3), "pass_fds": [3, begin]}
-        environment = {**os.environ, "TERM": "xterm", "ASAN_OPTIONS": "detect_leaks=1"}
-        self.process = subprocess.Popen(
-            [program, prompt, *arguments],
-            **{"stdin": self.slave, "stdout": self.slave, "stderr": self.slave, "env": environment},
-            start_new_session=True,
-            **files,
-        )
-        if "hold" in arguments:
-            os.close(begin)
-
-    def read_more(self):
-        assert select.select([self.master], [], [], PATIENCE)[0], f"nothing more after {self.text!r}"
-        more = self.decoder.decode(os.read(self.master, 65536))
-        self.screen.feed(more)
-        self.text += more
-
-    def read_to(self, marker):
-        """Wait for a text that is written, and return what came before it."""
-        while marker not in self.text:
-            self.read_more()
-        before, _, self.text = self.text.partition(marker)
-        return before
-
-    def wait_for(self, visible, row, column):
-        """Wait until the screen shows these rows, and the cursor is there."""
-        wanted = visible, row, column
-        while (self.screen.visible(), self.screen.row, self.screen.column) != wanted:
-            if not select.select([self.master], [], [], PATIENCE)[0]:
-                assert (self.screen.visible(), self.screen.row, self.screen.column) == wanted
-            self.read_more()
-
-    def type(self, keys):
-        os.write(self.master, keys if isinstance(keys, bytes) else keys.encode())
-
-    def next_message(self):
-        """Return (status, text) of the next message that was read."""
-        self.read_to("<")
-        status, _, text = self.read_to(">\r\n").partition(" ")
-        return int(status), text.replace("\\n", "\n").replace("\\t", "\t")
-
-    def read(self, keys):
-        """Type keys, and return the next message."""
-        self.type(keys)
-        return self.next_message()
-
-    def is_cooked(self):
-        flags = termios.tcgetattr(self.slave)[3]
-        return bool(flags & termios.ICANON and flags & termios.ECHO and flags & termios.ISIG)
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        for file in (self.master, self.slave, self.hold):
-            if file is not None:
-                os.close(file)
 
 
 @pytest.fixture
@@ -500,8 +423,10 @@ def test_any_keys_do_no_harm_under_sanitizers(start, sanitized_program, seed):
         while select.select([terminal.master], [], [], 0)[0]:
             terminal.text = ""
             terminal.read_more()
-    terminal.type(f"\x1b[201~{ctrl('C')}{ctrl('C')}{ctrl('D')}")
-    while terminal.process.poll() is None:
-        if select.select([terminal.master], [], [], 0.01)[0]:
+    for _ in range(1000):  # the terminal itself takes what comes between two messages
+        if terminal.process.poll() is not None:
+            break
+        terminal.type(f"\x1b[201~{ctrl('C')}{ctrl('D')}")
+        while select.select([terminal.master], [], [], 0.01)[0]:
             terminal.read_more()
     assert terminal.process.returncode == 0
