@@ -107,6 +107,7 @@ static inline int console_open(void) {
     struct sigaction ours = {.sa_handler = console_handle, .sa_flags = SA_NODEFER};
     if (!isatty(1) || tcgetattr(0, &console_modes[0]) || !kind || !strcmp(kind, "dumb")) return 0;
     console_modes[1] = console_modes[0];
+    console_modes[1].c_iflag &= ~(tcflag_t)(ICRNL | INLCR | IGNCR | IXON);
     console_modes[1].c_lflag &= ~(tcflag_t)(ICANON | ECHO | IEXTEN | ISIG);
     console_modes[1].c_cc[VMIN] = 1, console_modes[1].c_cc[VTIME] = 0;
     for (int i = 0; i < CONSOLE_SIGNALS; i++) sigaction(console_signals[i], &ours, &console_actions[i]);

@@ -39,8 +39,8 @@ static inline int line_walk(const LineEditor *e, size_t n, int first, int last, 
     int row = *column = 0;
     for (int part = 0; part < 2; part++) {
         const char *p = part ? e->text : e->prompt, *end = p + (part ? n : strlen(p));
-        for (size_t size; p < end; p += size) {
-            const int width = character_width(p, &size);
+        for (size_t size = 1; p < end; p += size, size = 1) {
+            const int width = *p == '\n' || *p == '\033' ? 0 : character_width(p, &size);
             if (*p == '\033') size = strcspn(p, "m") + 1; /* a color of the prompt */
             if (*p == '\n' || *column + width > e->columns) *column = 0, row++;
             *column += width;

@@ -25,7 +25,6 @@ static inline int character_width(const char *p, size_t *size) {
     const size_t n = c < 0xC0 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
     if (n > 1) c &= 0x7Fu >> n;
     for (*size = 1; *size < n && (p[*size] & 0xC0) == 0x80; ++*size) c = c << 6 | (p[*size] & 0x3F);
-    if (c < ' ') return c == '\t'; /* drawn as a space */
     for (size_t i = 0; i < sizeof(unusual) / sizeof(*unusual) && c >= unusual[i].first; i++)
         if (c <= unusual[i].last) return unusual[i].width;
     return 1;
