@@ -46,7 +46,8 @@ GENERATE = {
     "more penalties": ("--seed", 5, "--frequency-penalty", "-0.25", "--no-repeat-ngram-size", 2),
     "stop": ("--seed", 6, "--stop", ".", "--stop", " the king"),
     "echo": ("--seed", 7, "--echo"),
-    "many threads": ("--seed", 8, "--threads", 1),
+    "one thread": ("--seed", 8, "--threads", 1),
+    "read, not mapped": ("--seed", 9, "--no-mmap"),
 }
 PROMPTS = ["Once upon a time", "Caf\u00e9 \u65e5\u672c\u8a9e \U0001f600", "", " a  b\n\n", "<|endoftext|>"]
 
@@ -298,6 +299,22 @@ def test_metadata_that_cannot_be_used_gets_a_sentence(tmp_path, metadata, senten
     content[offset : offset + length] = metadata.ljust(length)
     path.write_bytes(content)
     assert sentence in run(path, status=1)[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file can't be shortened")
+def test_a_model_that_is_cut_while_it_talks_ends_the_program_with_a_sentence(tmp_path):
+    path = tmp_path / "cut.bin"
+    path.write_bytes(DEMO.read_bytes())
+    process = subprocess.Popen(
+        [program(), path, "--seed", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdin.write(b"Hello\n")
+    process.stdin.flush()
+    assert process.stdout.readline()
+    os.truncate(path, 8192)
+    message = process.communicate(b"Hello\n")[1].decode()
+    assert process.returncode == 1
+    assert "a file was shortened while it was in use" in message
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and /sys")

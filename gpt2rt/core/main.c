@@ -8,6 +8,7 @@
 #include "platform.h"
 
 #include "carried.h"
+#include "cut_file.h"
 #include "json.h"
 #include "program.h"
 #include "random_seed.h"
@@ -157,7 +158,7 @@ static int generate(Model *m, const Options *o) {
 /* --- the program ------------------------------------------------------------------------------------------------- */
 
 static int run(Model *m, const Options *o) {
-    int status = model_open(m, o->model);
+    int status = model_open(m, o);
     if (status) return status;
     if (o->action == ACTION_INFO) return info(m);
     if (o->action == ACTION_VERIFY) return verify(m);
@@ -173,6 +174,7 @@ int main(int argc, char **argv) {
     int is_carried = 0;
     streams_open();
     catch_interrupts();
+    end_when_a_file_is_cut();
     const MappedResult carried = carried_open(&model.bytes, &is_carried, &problem);
     if (carried == MAPPED_NO_MEMORY) return no_memory();
     if (carried != MAPPED_OK) return complain("%s: %s", model.name, problem.text), EXIT_ERROR;

@@ -19,6 +19,7 @@ typedef struct {
     StopText stops[MAX_STOPS]; /* (n_stops) */
     int n_stops;
     int echo;             /* print the prompt too */
+    int no_mmap;          /* read the model file into memory */
     int has_seed;
     uint64_t seed;
     int64_t max_tokens;   /* 0: not given */
@@ -41,6 +42,7 @@ static const char HELP[] =
     "      --bot-name NAME       Set the model's name.\n"
     "      --threads N           Use at most N threads.\n"
     "      --isa NAME            Use this instruction set.\n"
+    "      --no-mmap             Read a model file into memory instead of mapping it.\n"
     "      --info                Show what the model is.\n"
     "      --verify              Check every byte of the model.\n"
     "      --version             Print the version.\n"
@@ -123,6 +125,7 @@ static inline int flag_read(Options *o, const char *name) {
                    {"help", ACTION_HELP}, {"h", ACTION_HELP}};
     for (size_t i = 0; i < sizeof(ACTIONS) / sizeof(*ACTIONS); i++)
         if (!strcmp(name, ACTIONS[i].name)) return o->action = ACTIONS[i].action, 1;
+    if (!strcmp(name, "no-mmap")) return o->no_mmap = 1;
     return !strcmp(name, "echo") ? o->echo = 1 : 0;
 }
 

@@ -67,12 +67,12 @@ static inline const Kernels *kernels_named(const char *isa, Problem *problem) {
 }
 
 /* Opens the model, unless the program carries one and has mapped it. Returns an exit status, 0 if all is well. */
-static inline int model_open(Model *m, const char *path) {
+static inline int model_open(Model *m, const Options *o) {
     const Vocabulary *v = &m->file.vocabulary;
     Problem problem;
     if (!m->bytes.data) {
-        m->name = path;
-        const MappedResult result = mapped_open(&m->bytes, path, 0, 1, &problem);
+        m->name = o->model;
+        const MappedResult result = mapped_open(&m->bytes, o->model, 0, !o->no_mmap, &problem);
         if (result == MAPPED_NO_MEMORY) return no_memory();
         if (result != MAPPED_OK) return complain("%s: %s", m->name, problem.text), EXIT_ERROR;
     }
