@@ -29,6 +29,7 @@ MODEL_VERSIONS = {3: ("F32", 4), 5: ("BF16", 2)}  # {version: (type, bytes of a 
 TOKENIZER_VERSIONS = (1, 2)
 TOKENIZER_FILE = "gpt2_tokenizer.bin"
 MAX_TOKENIZER = HEADER.size + 256 * MAX_N_VOCAB  # bytes: a length and at most 255 bytes for each token
+STEPS, MAX_STEPS = 128, 1 << 23  # for a token on average, and for a small vocabulary; GPT-2's takes 49 for one
 LAYER_TENSORS = (  # in the order of the file
     *("ln_1/g", "ln_1/b", "attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b"),
     *("ln_2/g", "ln_2/b", "mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b"),
@@ -151,8 +152,11 @@ def vocabulary_of(path: pathlib.Path, tokens: list[bytes]) -> Vocabulary:
     bytes.
 
     Raises:
-        VocabularyError: a token is not the merge of two others.
+        VocabularyError: a token is not the merge of two others, or there are too many long ones.
     """
+    n_steps = sum(len(token) ** 2 for token in tokens)  # of the search for merges
+    if n_steps > max(MAX_STEPS, STEPS * len(tokens)):
+        raise VocabularyError(f"{path}: its tokens are longer than those of a vocabulary of bytes ({WHERE})")
     end, characters = END_OF_TEXT.encode(), byte_characters()
     ranks = {token: rank for rank, token in enumerate(tokens) if token != end}
     texts = [END_OF_TEXT if token == end else "".join(characters[byte] for byte in token) for token in tokens]
