@@ -2,8 +2,9 @@
 
 The environment variable GPT2RT_DEBUG=1 builds with bounds checks, assertions and symbols;
 GPT2RT_SANITIZE=address,undefined builds with these sanitizers of GCC or clang. GPT2RT_STUB_CC is the compiler of
-gpt2rt-chat: a command; `zig`, for zig from PyPI, which is the default where it is installed; `none`, to build without
-the program. A changed header, directive, flag or variable rebuilds what depends on it and nothing else.
+gpt2rt-chat: a command; `zig`, which the build then installs from PyPI and which is the default where it is installed; or
+`none`, to do without the program. A changed header, directive, flag or variable rebuilds what depends on it and nothing
+else.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from distutils.ccompiler import new_compiler  # isort: skip (setuptools has repl
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
 MODULES = {
+    "gpt2rt._chat": "gpt2rt/_chat.pyx",
     "gpt2rt._engine": "gpt2rt/_engine.pyx",
     "gpt2rt._kernels": "gpt2rt/_kernels.pyx",
     "gpt2rt._modelfile": "gpt2rt/_modelfile.pyx",
@@ -64,7 +66,7 @@ else:
     compile_args, link_args = ["-std=c11", "-ffp-contract=off", "-fvisibility=hidden"], []
     compile_args += ["-O1", "-g"] if DEBUG else ["-O2", "-g0"]
     if not DEBUG:  # a quarter smaller; not for the engine and the tokenizer, which would lose 4% and 10% of their speed
-        small_args = {"gpt2rt._modelfile": ["-Os"], "gpt2rt._sampler": ["-Os"]}
+        small_args = {name: ["-Os"] for name in ("gpt2rt._chat", "gpt2rt._modelfile", "gpt2rt._sampler")}
     if sys.platform == "linux" and not DEBUG:  # what only a debugger asks for is a tenth of the size
         compile_args.append("-fno-asynchronous-unwind-tables")
         link_args.append("-s")

@@ -46,12 +46,12 @@ def byte_vocabulary(n_vocab):
     return vocabulary_section(n_vocab, 0, tables)
 
 
-def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=None):
-    """Write tensors as a model file at `path`; return `path`."""
+def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=None, **metadata):
+    """Write tensors as a model file at `path`; return `path`. metadata: besides the name."""
     if group_size is None:
         group_size = modelfile.DEFAULT_GROUP_SIZE[weight_type]
     vocabulary = byte_vocabulary(hyperparameters.n_vocab)
-    with Writer(path, hyperparameters, weight_type, group_size, {"name": "random"}, vocabulary) as writer:
+    with Writer(path, hyperparameters, weight_type, group_size, {"name": "random", **metadata}, vocabulary) as writer:
         for tensor in writer.tensors:
             values = tensors[tensor.name]
             content = bytearray(tensor.length)
@@ -64,9 +64,9 @@ def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=No
     return path
 
 
-def open_sequence(path, isa=None, threads=1):
+def open_sequence(path, isa=None, threads=1, kv_type=None):
     """Return an empty sequence of a model file, with exactly this many threads even if the machine has fewer."""
-    model = gpt2rt.open_model(path, isa=isa)
+    model = gpt2rt.open_model(path, isa=isa, kv_type=kv_type)
     model._runtime = Runtime(model._runtime.weights, threads)
     return model.sequence()
 

@@ -11,7 +11,7 @@ import click
 from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.sampling_options import model_options, special_option
-from gpt2rt.cli.terminal import write
+from gpt2rt.cli.terminal import print_json, write
 from gpt2rt.cli.tokenize import shown
 from gpt2rt.errors import ContextFullError
 
@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @model_options
 def command(
-    model: str, text: str, number: int, special: bool, as_json: bool, threads: int | None, no_mmap: bool
+    model: str,
+    text: str,
+    number: int,
+    special: bool,
+    as_json: bool,
+    threads: int | None,
+    kv_type: str | None,
+    no_mmap: bool,
 ) -> None:
     """Show the tokens that MODEL, the bundled model by default, finds most likely after TEXT.
 
@@ -56,13 +63,13 @@ def command(
     whole_number("--number", number, 1, MOST_TOKENS)
     if text == "-":
         text = read_text("-").removesuffix("\n")
-    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap, kv_type=kv_type)
     ids = prompt_ids(opened, text, special=special) or start_of_text(opened)
     found = most_likely_next(opened, ids, min(number, opened.hyperparameters.n_vocab))
     if text.endswith(" "):
         click.echo("(the text ends with a space; most tokens begin with one, so leave it out)", err=True)
     if as_json:
-        print_json(opened, text, ids, found)
+        print_found(opened, text, ids, found)
     else:
         print_bars(opened, found)
 
@@ -120,10 +127,8 @@ def bar(share: float, columns: int) -> str:
     return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
 
 
-def print_json(model: Model, text: str, ids: list[int], found: list[tuple[int, float]]) -> None:
+def print_found(model: Model, text: str, ids: list[int], found: list[tuple[int, float]]) -> None:
     """Print what was found as a JSON object."""
-    import json
-
     tokens = [
         {
             "token": model.tokenizer.decode([token]),
@@ -135,4 +140,4 @@ def print_json(model: Model, text: str, ids: list[int], found: list[tuple[int, f
     ]
     total = math.fsum(math.exp(logprob) for _, logprob in found)
     document = {"model": model.path, "text": text, "ids": ids, "next": tokens, "probability": total}
-    click.echo(json.dumps(document, ensure_ascii=False, indent=1))
+    print_json(document)

@@ -1,0 +1,88 @@
+"""Terminal: a pseudo-terminal with tests/line_editor.c in it; not on Windows."""
+
+import codecs
+import os
+import pty
+import select
+import subprocess
+import termios
+
+from screen import Screen
+
+PATIENCE = 60  # seconds without a sign of life
+PROMPT = "User: "
+OK, INPUT_END, INTERRUPTED = range(3)  # LineStatus
+
+
+class Terminal:
+    """The program at a terminal of its own."""
+
+    def __init__(self, program, *arguments, prompt=PROMPT, columns=80, rows=24, echo=True):
+        self.master, self.slave = pty.openpty()
+        termios.tcsetwinsize(self.master, (rows, columns))
+        if not echo:  # by the terminal, of what is typed before the program asks
+            mode = termios.tcgetattr(self.slave)
+            mode[3] &= ~termios.ECHO
+            termios.tcsetattr(self.slave, termios.TCSANOW, mode)
+        self.screen = Screen(columns, rows)
+        self.hold, self.text, self.decoder = None, "", codecs.getincrementaldecoder("utf-8")()
+        files = {}
+        if "hold" in arguments:
+            begin, self.hold = os.pipe()
+            files = {"preexec_fn": lambda: os.dup2(begin, 3), "pass_fds": [3, begin]}
+        environment = {**os.environ, "TERM": "xterm", "ASAN_OPTIONS": "detect_leaks=1"}
+        self.process = subprocess.Popen(
+            [program, prompt, *arguments],
+            **{"stdin": self.slave, "stdout": self.slave, "stderr": self.slave, "env": environment},
+            start_new_session=True,
+            **files,
+        )
+        if "hold" in arguments:
+            os.close(begin)
+
+    def read_more(self):
+        assert select.select([self.master], [], [], PATIENCE)[0], f"nothing more after {self.text!r}"
+        more = self.decoder.decode(os.read(self.master, 65536))
+        self.screen.feed(more)
+        self.text += more
+
+    def read_to(self, marker):
+        """Wait for a text that is written, and return what came before it."""
+        while marker not in self.text:
+            self.read_more()
+        before, _, self.text = self.text.partition(marker)
+        return before
+
+    def wait_for(self, visible, row, column):
+        """Wait until the screen shows these rows, and the cursor is there."""
+        wanted = visible, row, column
+        while (self.screen.visible(), self.screen.row, self.screen.column) != wanted:
+            if not select.select([self.master], [], [], PATIENCE)[0]:
+                assert (self.screen.visible(), self.screen.row, self.screen.column) == wanted
+            self.read_more()
+
+    def type(self, keys):
+        os.write(self.master, keys if isinstance(keys, bytes) else keys.encode())
+
+    def next_message(self):
+        """Return (status, text) of the next message that was read."""
+        self.read_to("<")
+        status, _, text = self.read_to(">\r\n").partition(" ")
+        return int(status), text.replace("\\n", "\n").replace("\\t", "\t")
+
+    def read(self, keys):
+        """Type keys, and return the next message."""
+        self.type(keys)
+        return self.next_message()
+
+    def is_cooked(self):
+        flags = termios.tcgetattr(self.slave)[3]
+        return bool(flags & termios.ICANON and flags & termios.ECHO and flags & termios.ISIG)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for file in (self.master, self.slave, self.hold):
+            if file is not None:
+                os.close(file)
