@@ -221,7 +221,7 @@ class BuildProgram(build_scripts):
         problems = []
         for command in commands:
             libraries = [] if "ziglang" in command[0] else ["-lm", "-pthread"]
-            line = [*command, version, PROGRAM, "-o", str(program), *libraries]
+            line = [*command, version, f"-I{INCLUDE_DIRS[0]}", PROGRAM, "-o", str(program), *libraries]
             try:
                 subprocess.run(line, check=True, capture_output=True, text=True)
                 return
@@ -237,7 +237,8 @@ class BuildProgram(build_scripts):
 
     def compile_with_setuptools(self, version, program):
         compiler, folder = new_compiler(), program.parent
-        objects = compiler.compile([PROGRAM], str(folder), extra_postargs=[*compile_args, "/MT", f"/{version[1:]}"])
+        options = {"include_dirs": INCLUDE_DIRS[:1], "extra_postargs": [*compile_args, "/MT", f"/{version[1:]}"]}
+        objects = compiler.compile([PROGRAM], str(folder), **options)
         compiler.link_executable(objects, "gpt2rt-chat", str(folder))
 
 

@@ -170,7 +170,8 @@ def link(command: list[str], target: str | None, model: str, temporary: str, out
     assembly = os.path.join(folder, "model.s")
     with open(assembly, "w", encoding="utf-8") as file:
         file.write(model_assembly(str(target), os.path.abspath(model)))
-    sources = [os.path.join(os.path.dirname(__file__), "core", "main.c"), assembly]
+    core = os.path.join(os.path.dirname(__file__), "core")
+    sources = [f"-I{core}", os.path.join(core, "main.c"), assembly]
     result = subprocess.run(
         [*command, version_macro(gpt2rt.__version__), "-DGPT2RT_LINKED_MODEL", *sources, "-o", temporary],
         # zig's cache of the C libraries stays; objects that contain the model don't.
