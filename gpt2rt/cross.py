@@ -39,11 +39,13 @@ def zig_path() -> str | None:
 def zig_command(zig: str, target: str) -> list[str]:
     """Return the command that compiles and links the program for a target, but for its macros and files.
 
-    zig's clang unrolls the vector kernels with -Os, too, so that only the rest becomes smaller.
+    clang unrolls the vector kernels with -Os, too, so that only the rest becomes smaller; what it would vectorize by
+    itself is the portable kernels.
     """
     return [
         *(zig, "cc", "-target", TARGETS[target], "-mcpu=baseline", "-std=c11", "-ffp-contract=off", "-Os", "-s"),
-        *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-fno-asynchronous-unwind-tables"),
+        *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-fno-vectorize"),
+        *("-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),
     ]
 
 
