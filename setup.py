@@ -2,9 +2,9 @@
 
 The environment variable GPT2RT_DEBUG=1 builds with bounds checks, assertions and symbols;
 GPT2RT_SANITIZE=address,undefined builds with these sanitizers of GCC or clang. GPT2RT_STUB_CC is the compiler of
-gpt2rt-chat: a command; `zig`, which the build then installs from PyPI and which is the default where it is installed; or
-`none`, to do without the program. A changed header, directive, flag or variable rebuilds what depends on it and nothing
-else.
+gpt2rt-chat: a command; `zig`, which the build then installs from PyPI, and which is the default where it is installed;
+or `none`, to do without the program. A changed header, directive, flag or variable rebuilds what depends on it and
+nothing else.
 """
 
 import hashlib

@@ -68,6 +68,8 @@ def bundle(model: str, output: str, target: str | None = None, *, force: bool = 
     try:
         unfinished.make()
         temporary = os.path.join(unfinished.path, os.path.basename(output))
+        if target and target.startswith("windows") and not temporary.lower().endswith(".exe"):
+            temporary += ".exe"  # as zig does
         with errors_named(output):
             if is_compiled(target):
                 link(command, own, model, temporary, output)

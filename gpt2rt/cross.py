@@ -14,8 +14,8 @@ TARGETS = {  # {our name: zig's}
     "linux-aarch64": "aarch64-linux-musl",
     "windows-x86_64": "x86_64-windows-gnu",
     "windows-aarch64": "aarch64-windows-gnu",
-    "macos-x86_64": "x86_64-macos",
-    "macos-aarch64": "aarch64-macos",
+    "macos-x86_64": "x86_64-macos.11.0",
+    "macos-aarch64": "aarch64-macos.11.0",
 }
 SYSTEMS = {"linux": "linux", "win": "windows", "macosx": "macos"}
 PROCESSORS = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}

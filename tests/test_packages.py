@@ -20,7 +20,7 @@ SDISTS = [path for path in PACKAGES if path.name.endswith(".tar.gz")]
 pytestmark = pytest.mark.skipif(not FOLDER, reason="GPT2RT_PACKAGES names no folder of packages")
 
 SIZE_LIMIT = 24 << 20  # bytes of a wheel
-CODE_SIZE_LIMIT = 1000 << 10  # bytes of a wheel, the models not counted
+CODE_SIZE_LIMIT = 1150 << 10  # bytes of a wheel, the models not counted; 295 KB of them are gpt2rt-chat and its sources
 PROGRAM_SIZE_LIMIT = 350 << 10  # bytes of gpt2rt-chat, unpacked
 SDIST_SIZE_LIMIT = 26 << 20
 COMPILED = {
