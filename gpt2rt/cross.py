@@ -40,12 +40,12 @@ def zig_command(zig: str, target: str) -> list[str]:
     """Return the command that compiles and links the program for a target, but for its macros and files.
 
     clang unrolls the vector kernels with -Os, too, so that only the rest becomes smaller; what it would vectorize by
-    itself is the portable kernels.
+    itself is the portable kernels. On Windows, unwind tables are a part of every function.
     """
     return [
         *(zig, "cc", "-target", TARGETS[target], "-mcpu=baseline", "-std=c11", "-ffp-contract=off", "-Os", "-s"),
         *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-fno-vectorize"),
-        *("-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),
+        *(() if target.startswith("windows") else ("-fno-unwind-tables", "-fno-asynchronous-unwind-tables")),
     ]
 
 
