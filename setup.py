@@ -1,8 +1,9 @@
-"""Build the extension modules; the rest of the package is described in pyproject.toml.
+"""Build the extension modules and the program gpt2rt-chat; the rest of the package is described in pyproject.toml.
 
 The environment variable GPT2RT_DEBUG=1 builds with bounds checks, assertions and symbols;
-GPT2RT_SANITIZE=address,undefined builds with these sanitizers of GCC or clang. A changed header, directive, flag or
-variable rebuilds what depends on it and nothing else.
+GPT2RT_SANITIZE=address,undefined builds with these sanitizers of GCC or clang. GPT2RT_STUB_CC is the compiler of
+gpt2rt-chat: a command; `zig`, which the build then installs from PyPI; or `none`, to do without the program. A changed
+header, directive, flag or variable rebuilds what depends on it and nothing else.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 MODULES = {
+    "gpt2rt._chat": "gpt2rt/_chat.pyx",
     "gpt2rt._engine": "gpt2rt/_engine.pyx",
     "gpt2rt._kernels": "gpt2rt/_kernels.pyx",
     "gpt2rt._modelfile": "gpt2rt/_modelfile.pyx",
@@ -27,6 +29,7 @@ MODULES = {
     "gpt2rt.converter._pack": "converter/_pack.pyx",
 }
 INCLUDE_DIRS = ["gpt2rt/core", "converter"]
+PROGRAM = "gpt2rt/core/main.c"
 
 # Free-threaded builds have no limited API; a wheel made there is for that one version. The headers of some 3.12 and
 # 3.13 releases treat None and True as immortal, which they are not in 3.11: a wheel built there does not support 3.11.
@@ -56,7 +59,7 @@ else:
     compile_args, link_args = ["-std=c11", "-ffp-contract=off", "-fvisibility=hidden"], []
     compile_args += ["-O1", "-g"] if DEBUG else ["-O2", "-g0"]
     if not DEBUG:  # a quarter smaller; not for the engine and the tokenizer, which would lose 4% and 10% of their speed
-        small_args = {"gpt2rt._modelfile": ["-Os"], "gpt2rt._sampler": ["-Os"]}
+        small_args = {name: ["-Os"] for name in ("gpt2rt._chat", "gpt2rt._modelfile", "gpt2rt._sampler")}
     if sys.platform == "linux" and not DEBUG:  # what only a debugger asks for is a tenth of the size
         compile_args.append("-fno-asynchronous-unwind-tables")
         link_args.append("-s")

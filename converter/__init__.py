@@ -12,6 +12,7 @@ import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,14 +28,16 @@ from gpt2rt.converter.llmc import LlmcFile, is_llmc
 from gpt2rt.converter.model_source import ModelFileSource, is_model_file
 from gpt2rt.converter.nanogpt import CHECKPOINT, NanoGptCheckpoint
 from gpt2rt.converter.pytorch import is_pytorch
-from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks, packed_codes
+from gpt2rt.converter.quantize import NOT_FINITE, Quantization, packed_chunks, packed_codes, rows_of_chunk
 from gpt2rt.converter.source import Source, SourceVocabulary
 from gpt2rt.converter.tensorflow_checkpoint import TensorFlowCheckpoint
 from gpt2rt.converter.weight_files import is_weight_file
 from gpt2rt.errors import CheckpointError, UsageError
+from gpt2rt.foreign import translated
 from gpt2rt.modelfile import DEFAULT_GROUP_SIZE, GROUP_SIZES, QUANTIZED, WEIGHT_TYPES, Tensor
 from gpt2rt.modelfile.chat_settings import CHAT_FORMATS, CHAT_KEYS, check_templates
 from gpt2rt.modelfile.writer import Writer
+from gpt2rt.regular_file import open_regular
 
 SHOWN = 8  # file names in a message
 MAX_NAME = 200  # characters in the name of a model or of a license
@@ -104,8 +107,9 @@ def convert(
         if not isinstance(path, (str, os.PathLike)) and not (argument != "source" and path is None):
             raise UsageError(f"{argument}: got {path!r:.80}, expected a path")
     group_size = _checked_group_size(weight_type, group_size)
-    checkpoint = _open(source, vocabulary)
-    source_vocabulary = checkpoint.vocabulary()
+    with translated(source):
+        checkpoint = _open(source, vocabulary)
+        source_vocabulary = checkpoint.vocabulary()
     n_vocab = checkpoint.hyperparameters.n_vocab
     if source_vocabulary.n_vocab != n_vocab:
         raise CheckpointError(
@@ -235,27 +239,33 @@ def _chunks(
     advance: Callable[[int], None],
     calibration: Calibration | None,
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a tensor for the file, and release the source's memory along the way."""
-    array, label = source.tensor(tensor.name), f"{source.path}: tensor {tensor.name!r}"
-    if tensor.is_matrix:
-        inputs_first = tensor.name not in ("wte", "lm_head")
-        if calibration:
-            w = array.T if inputs_first else array
-            chunks = packed_codes(w, *calibration.rounded(tensor.name), weight_type, group_size, quantization)
-        else:
-            chunks = packed_chunks(label, array, inputs_first, weight_type, group_size, quantization)
-        for chunk, first_row, n_rows in chunks:
-            yield chunk
-            if not inputs_first:
-                source.release(array[first_row : first_row + n_rows])
-            advance(4 * n_rows * tensor.shape[1])
-    else:
+    """Yield the bytes of a tensor for the file."""
+    label = f"{source.path}: tensor {tensor.name!r}"
+    if not tensor.is_matrix:
+        array = source.tensor(tensor.name)
         if not np.isfinite(array).all():
             raise CheckpointError(NOT_FINITE.format(label))
         yield array.data.cast("B")
         yield bytes(tensor.length - array.nbytes)
         advance(array.nbytes)
-    source.release(array)
+        return
+    inputs_first = tensor.name not in ("wte", "lm_head")
+    if calibration:
+        array = source.tensor(tensor.name)
+        w = array.T if inputs_first else array
+        chunks = packed_codes(w, *calibration.rounded(tensor.name), weight_type, group_size, quantization)
+    elif inputs_first:
+        array = source.tensor(tensor.name)
+        chunks = packed_chunks(label, array, inputs_first, weight_type, group_size, quantization)
+    else:
+        n_out, n_in = tensor.shape
+        step = rows_of_chunk(n_in, weight_type, group_size)
+        blocks = (source.rows(tensor.name, row, min(row + step, n_out)) for row in range(0, n_out, step))
+        options = inputs_first, weight_type, group_size, quantization
+        chunks = chain.from_iterable(packed_chunks(label, block, *options) for block in blocks)
+    for chunk, _, n_rows in chunks:
+        yield chunk
+        advance(4 * n_rows * tensor.shape[1])
 
 
 class _Digest:
@@ -271,7 +281,7 @@ class _Digest:
         buffer = bytearray(BLOCK)
         try:
             for path in self._files:
-                with path.open("rb", buffering=0) as file:
+                with open_regular(path) as file:
                     while self._is_wanted and (n := file.readinto(buffer)):
                         self._hash.update(memoryview(buffer)[:n])
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from gpt2rt._modelfile import crc32c
 from gpt2rt.errors import CheckpointError
+from gpt2rt.regular_file import read_regular
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER_SIZE = 48  # two block handles, zeros, magic
@@ -20,7 +21,7 @@ TRAILER_SIZE = 5  # of a block: compression type and checksum
 UNCOMPRESSED = 0
 BUNDLE_VERSION = 1  # the newest supported version
 
-MAX_INDEX = 1 << 24  # bytes; 1558M with its optimizer's slots needs 80,000
+MAX_INDEX = 1 << 20  # bytes; 1558M with its optimizer's slots needs 80,000
 MAX_ENTRIES = 100_000
 MAX_KEY = 1024  # bytes
 MAX_RANK = 16
@@ -63,13 +64,9 @@ def read_index(path: str | os.PathLike[str]) -> Index:
         UnsupportedCheckpointError: its blocks are compressed.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            content = file.read(MAX_INDEX + 1)
+        content = read_regular(path, MAX_INDEX)
     except OSError as error:
-        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
-    if len(content) > MAX_INDEX:
-        raise CheckpointError(f"{path}: {size} bytes, expected an index of at most {MAX_INDEX}")
+        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
     try:
         return _parse(path, content)
     except _MalformedError as error:
@@ -92,8 +89,13 @@ def _parse(path: str | os.PathLike[str], content: bytes) -> Index:
     n_shards: int | None = None
     entries: dict[str, Entry] = {}
     last: bytes | None = None
+    n_read = 0  # bytes in blocks
     for _, value in _block_entries(_block(path, content, index)):
-        for key, message in _block_entries(_block(path, content, _handle(value, 0)[0])):
+        block = _block(path, content, _handle(value, 0)[0])
+        n_read += len(block)
+        if n_read > len(content):
+            raise _MalformedError("its blocks overlap")
+        for key, message in _block_entries(block):
             if last is not None and key <= last:
                 raise _MalformedError("its keys are not in order")
             last = key

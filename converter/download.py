@@ -187,4 +187,4 @@ class _Release:
 def _check_tensors(checkpoint: TensorFlowCheckpoint) -> None:
     """Raise CheckpointError if a tensor does not have the checksum that the index has for it."""
     for tensor in tensor_table(checkpoint.hyperparameters, "f32", 0):
-        checkpoint.release(checkpoint.tensor(tensor.name))
+        checkpoint.verify(tensor.name)

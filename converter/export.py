@@ -19,6 +19,7 @@ from gpt2rt.converter.model_source import ModelFileSource
 from gpt2rt.converter.vocabulary import Controls, Vocabulary, byte_characters
 from gpt2rt.converter.weight_files import CONFIG, INDEX, WEIGHTS
 from gpt2rt.errors import CheckpointError, ModelFileError, UsageError, VocabularyError
+from gpt2rt.foreign import translated
 from gpt2rt.modelfile import NO_TOKEN, tensor_table
 from gpt2rt.modelfile.unfinished import Unfinished
 from gpt2rt.modelfile.vocabulary import MERGE_SLOT
@@ -62,8 +63,9 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
     folder = pathlib.Path(folder)
     if os.path.lexists(folder):
         raise UsageError(f"{folder}: already exists (give the name of a new folder)")
-    source = ModelFileSource(path)
-    vocabulary = _read_texts(source)
+    with translated(path):
+        source = ModelFileSource(path)
+        vocabulary = _read_texts(source)
     unfinished = Unfinished(str(folder), is_folder=True)
     try:
         unfinished.make()
@@ -115,8 +117,7 @@ def _read_texts(source: ModelFileSource) -> Texts:
     Raises:
         ModelFileError: the vocabulary is invalid. CheckpointError: these files can't represent it.
     """
-    source.vocabulary()  # raises
-    tables, characters = source.file.vocabulary(), byte_characters()
+    tables, characters = source.vocabulary().tables(), byte_characters()
     slots = np.frombuffer(tables["merge_slots"], "<u4").reshape(-1, MERGE_SLOT.size // 4)
     used = slots[slots[:, 0] != NO_TOKEN]
     pairs = used[used[:, 2].argsort(), :2].tolist()

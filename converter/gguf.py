@@ -1,47 +1,26 @@
-"""GGUF files of architecture gpt2, as written by llama.cpp's tools: weights and vocabulary in one file.
-
-The gguf package reads them. It does not validate counts and sizes, so they are checked here first.
-"""
+"""GGUF files of architecture gpt2, as written by llama.cpp's tools: weights and vocabulary in one file."""
 
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import pathlib
 import re
-import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpt2rt.converter.gguf_header import MAGIC, GgufTensor, MalformedGgufError, read_header
+from gpt2rt.converter.source_file import SourceFile
 from gpt2rt.converter.tokenizer_files import chat_settings
 from gpt2rt.converter.vocabulary import END_OF_TEXT, Controls, Vocabulary
 from gpt2rt.errors import CheckpointError, VocabularyError
-from gpt2rt.modelfile import MAX_N_LAYER, Hyperparameters, align, tensor_table
+from gpt2rt.modelfile import Hyperparameters, tensor_table
+from gpt2rt.regular_file import open_regular
 
 Path = str | os.PathLike[str]
 
-MAGIC = b"GGUF"
-VERSIONS = (2, 3)
-MAX_TENSORS = 16 * MAX_N_LAYER
-MAX_KEYS = 10_000
-MAX_KEY = 65_535  # bytes
-MAX_TEXT = 1 << 24  # bytes of a string in the metadata
-MAX_ITEMS = 1 << 20  # in all arrays of the metadata together; the package uses 700 bytes for each
-MAX_ALIGNMENT = 1 << 20
-MAX_RANK = 4
-ALIGNMENT = 32  # of the tensors, unless the file specifies another
-
-SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # {value type: bytes}
-U32, TEXT, LIST = 4, 8, 9
-# {type: (name, values of a block, its bytes)}
-TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
-OTHER_TYPES = {
-    **{2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"},
-    **{20: "IQ4_NL", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"},
-}
-
+COMPARED = 4 << 20  # bytes that are compared at a time
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5  # types of tokens; the others are normal ones
 EPSILON = 1e-5  # of the layer norms; the kernels support no other value
 SPLITTERS = (None, "default", "gpt-2")  # names of GPT-2's pre-tokenizer
@@ -58,14 +37,37 @@ LAYER_NAMES = {
 }
 
 
-class _MalformedError(Exception):
-    """Malformed bytes; the message is the rest of a sentence that begins with the path."""
-
-
 def is_gguf(path: Path) -> bool:
     """Return whether a file begins with GGUF's magic number. Raises OSError."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(len(MAGIC)) == MAGIC
+
+
+class _Stored(NamedTuple):
+    """A tensor in a file."""
+
+    file: SourceFile
+    entry: GgufTensor
+
+    def rows(self, begin: int, end: int) -> np.ndarray:
+        """Read some rows, of a vector all values as one, in f32."""
+        shape = self.entry.shape
+        n = math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
+        stride = self.entry.size // max(1, math.prod(shape) // max(1, n))
+        stored = self.file.array("u1", self.entry.offset + begin * stride, ((end - begin) * stride,))
+        return _values(self.entry.kind, stored).reshape(end - begin, n)
+
+
+def _values(kind: str, stored: np.ndarray) -> np.ndarray:
+    """Return the values of a tensor's bytes, in f32."""
+    if kind == "BF16":  # the upper half of an f32
+        return (stored.view("<u2").astype("<u4") << 16).view("<f4")
+    if kind == "Q8_0":  # blocks of 32 values: a scale in f16, and their codes
+        blocks = stored.reshape(-1, 34)
+        scales = blocks[:, :2].copy().view("<f2").astype("<f4")
+        values: np.ndarray = np.multiply(scales, blocks[:, 2:].view(np.int8), dtype="<f4")
+        return values.ravel()
+    return np.asarray(stored.view("<f4" if kind == "F32" else "<f2"), "<f4")
 
 
 class GgufFile:
@@ -80,11 +82,6 @@ class GgufFile:
         Raises:
             CheckpointError: it is damaged, not a GPT-2, or has tensors of a type other than F32, F16, BF16 and Q8_0.
         """
-        try:
-            import gguf  # optional dependency
-        except ImportError:
-            raise CheckpointError(f'{source}: requires the package gguf (pip install "gpt2rt[gguf]")') from None
-        self._dequantize, self._reader = gguf.quants.dequantize, gguf.GGUFReader
         self.path = pathlib.Path(source)
         self.notes: list[str] = []
         self.files, called = [self.path], self.path.stem
@@ -135,26 +132,25 @@ class GgufFile:
     def tensor(self, name: str) -> np.ndarray:
         """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""
         tensor = self._tensors[self._names[name]]
-        array = self._dequantize(tensor.data, tensor.tensor_type)
+        shape = tensor.entry.shape
+        array = tensor.rows(0, shape[0] if len(shape) == 2 else 1).reshape(shape)
         is_transposed = array.ndim == 2 and name not in ("wte", "wpe", "lm_head")
-        return np.ascontiguousarray(array.T if is_transposed else array, np.float32)
+        return np.ascontiguousarray(array.T if is_transposed else array)
 
-    def release(self, array: np.ndarray) -> None:
-        """Do nothing: the memory is freed with the array."""
+    def rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Read some rows of a tensor; see `TensorFlowCheckpoint.rows`."""
+        return self._tensors[self._names[name]].rows(begin, end)
 
-    def _read(self, path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _read(self, path: pathlib.Path) -> tuple[dict[str, Any], dict[str, _Stored]]:
         """Return the metadata and the tensors of one file, by name. Raises CheckpointError."""
         try:
-            _check(path)
-            reader = self._reader(path)
-            metadata = {key: field.contents() for key, field in reader.fields.items()}
+            file = SourceFile(path)
+            metadata, tensors = read_header(file)
         except OSError as error:
-            raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
-        except _MalformedError as error:
-            raise CheckpointError(f"{path}: {error} (truncated or damaged?)") from None
-        except Exception as error:  # the package's reader may raise anything
-            raise CheckpointError(f"{path}: not a valid GGUF file: {error!r:.200}") from None
-        return metadata, {tensor.name: tensor for tensor in reader.tensors}
+            raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
+        except MalformedGgufError as error:
+            raise CheckpointError(f"{path}: {error} (truncated or damaged?)") from error
+        return metadata, {name: _Stored(file, entry) for name, entry in tensors.items()}
 
     def _read_parts(self) -> str:
         """Read all parts of a split file; the first has the metadata of the model. Return the name of the whole."""
@@ -231,7 +227,7 @@ class GgufFile:
             names[tensor.name] = name = _gguf_name(tensor.name)
             if name not in self._tensors:
                 raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
-            shape = tuple(reversed(self._tensors[name].shape.tolist()))
+            shape = self._tensors[name].entry.shape
             if shape != tensor.shape:
                 raise CheckpointError(
                     f"{self.path}: tensor {name!r} has shape {list(shape)}, expected {list(tensor.shape)}"
@@ -247,7 +243,15 @@ class GgufFile:
         if not {HEAD, GLOBAL_NAMES["wte"]} <= self._tensors.keys():
             return False
         head, embedding = self._tensors[HEAD], self._tensors[GLOBAL_NAMES["wte"]]
-        return head.tensor_type != embedding.tensor_type or not np.array_equal(head.data, embedding.data)
+        if head.entry[1:3] != embedding.entry[1:3]:
+            return True
+        size = head.entry.size
+        for begin in range(0, size, COMPARED):
+            n = min(COMPARED, size - begin)
+            first, second = (tensor.file.array("u1", tensor.entry.offset + begin, (n,)) for tensor in (head, embedding))
+            if not np.array_equal(first, second):
+                return True
+        return False
 
 
 def _gguf_name(name: str) -> str:
@@ -257,105 +261,3 @@ def _gguf_name(name: str) -> str:
     layer, _, rest = name.partition("/")
     module, _, kind = rest.rpartition("/")
     return f"blk.{layer[1:]}.{LAYER_NAMES[module]}.{'bias' if kind == 'b' else 'weight'}"
-
-
-def _check(path: Path) -> None:
-    """Check all counts, sizes and offsets against the file's size and the limits. Raises _MalformedError."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            raise _MalformedError("the file is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            scan = _Scan(content, size)
-            if content[:4] != MAGIC:
-                raise _MalformedError(f"it begins with {content[:4]!r}, expected {MAGIC!r}")
-            scan.position = 4
-            if (version := scan.number(4)) not in VERSIONS:
-                raise _MalformedError(f"version {version}, expected 2 or 3 in little-endian order")
-            n_tensors = scan.count("tensors", MAX_TENSORS)
-            n_keys = scan.count("keys", MAX_KEYS)
-            alignment = ALIGNMENT
-            for _ in range(n_keys):
-                key, kind = scan.text("a key", MAX_KEY), scan.number(4)
-                begin = scan.position
-                scan.skip_value(kind)
-                if key == b"general.alignment":
-                    alignment = int.from_bytes(content[begin : begin + 4], "little") if kind == U32 else 0
-            if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-                raise _MalformedError(f"general.alignment is {alignment}, expected a power of two of type u32")
-            ends = [scan.tensor() for _ in range(n_tensors)]
-            begin = align(scan.position, alignment)
-            for name, offset, length in ends:
-                if offset % alignment:
-                    raise _MalformedError(f"tensor {name!r} is at byte {offset}, expected a multiple of {alignment}")
-                if begin + offset + length > size:
-                    raise _MalformedError(
-                        f"tensor {name!r} ends at byte {begin + offset + length}, but the file has {size} bytes"
-                    )
-
-
-class _Scan:
-    """A cursor over the header of a file."""
-
-    def __init__(self, content: mmap.mmap, size: int):
-        self._content, self._size, self.position = content, size, 0
-        self._items_left = MAX_ITEMS
-
-    def skip(self, n_bytes: int) -> None:
-        self.position += n_bytes
-        if self.position > self._size:
-            raise _MalformedError(f"its header ends at byte {self.position} or later, but the file has {self._size}")
-
-    def number(self, n_bytes: int) -> int:
-        begin = self.position
-        self.skip(n_bytes)
-        number: int = struct.unpack_from("<I" if n_bytes == 4 else "<Q", self._content, begin)[0]
-        return number
-
-    def count(self, what: str, limit: int) -> int:
-        count = self.number(8)
-        if count > limit:
-            raise _MalformedError(f"{count} {what}, expected at most {limit}")
-        return count
-
-    def text(self, what: str, limit: int) -> bytes:
-        length = self.count(f"bytes of {what}", limit)
-        self.skip(length)
-        return self._content[self.position - length : self.position]
-
-    def skip_value(self, kind: int) -> None:
-        """Skip a value of the metadata."""
-        if kind == LIST:
-            item, n_items = self.number(4), self.count("more array items", self._items_left)
-            self._items_left -= n_items
-            if item == TEXT:
-                for _ in range(n_items):
-                    self.skip(self.count("bytes of a string", MAX_TEXT))
-            elif item in SCALARS:
-                self.skip(n_items * SCALARS[item])
-            else:
-                raise _MalformedError(f"an array has items of unknown type {item}")
-        elif kind == TEXT:
-            self.skip(self.count("bytes of a string", MAX_TEXT))
-        elif kind in SCALARS:
-            self.skip(SCALARS[kind])
-        else:
-            raise _MalformedError(f"a value is of unknown type {kind}")
-
-    def tensor(self) -> tuple[str, int, int]:
-        """Read the next tensor's entry and return (name, offset, length)."""
-        name = self.text("a tensor name", MAX_KEY).decode(errors="replace")
-        rank = self.number(4)
-        if rank > MAX_RANK:
-            raise _MalformedError(f"tensor {name!r} has {rank} dimensions, expected at most {MAX_RANK}")
-        shape = [self.number(8) for _ in range(rank)]
-        kind, offset = self.number(4), self.number(8)
-        if kind not in TYPES:
-            raise _MalformedError(
-                f"tensor {name!r} is of type {OTHER_TYPES.get(kind, kind)}, expected F32, F16, BF16 or Q8_0"
-                " (use such a file)"
-            )
-        type_name, n_values, n_bytes = TYPES[kind]
-        if shape and shape[0] % n_values:
-            raise _MalformedError(f"tensor {name!r} of {type_name} has rows of {shape[0]}, expected a multiple of 32")
-        return name, offset, math.prod(shape) // n_values * n_bytes

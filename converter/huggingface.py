@@ -19,6 +19,7 @@ from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.converter.weight_files import CONFIG, default_weights, listed_files, weights_in, weights_with
 from gpt2rt.errors import CheckpointError
 from gpt2rt.modelfile import Hyperparameters, tensor_table
+from gpt2rt.regular_file import open_regular
 
 EPSILON = 1e-5  # of the layer norms; the kernels support no other value
 TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # names of the same function
@@ -102,11 +103,9 @@ class HuggingFaceFolder:
         """Read a tensor, given its name in `modelfile.tensor_table`; see `TensorFlowCheckpoint.tensor`."""
         return self._tensors[self._names[name]].values()
 
-    def release(self, array: np.ndarray) -> None:
-        """Release the pages of a part of a tensor that is mapped from a file."""
-        for tensor in self._tensors.values():
-            if tensor.release(array):
-                return
+    def rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Read some rows of a tensor; see `TensorFlowCheckpoint.rows`."""
+        return self._tensors[self._names[name]].rows(begin, end)
 
     def _has_tied_head(self, tied: Any) -> bool:
         """Return whether the output head is the token embedding.
@@ -240,8 +239,8 @@ def _is_conversational(config: dict[str, Any]) -> bool:
 def licence_of(card: pathlib.Path) -> str | None:
     """Return the `license:` value in the header of a model card, or None."""
     try:
-        with card.open(encoding="utf-8-sig", errors="replace") as file:
-            head = file.read(1 << 16)
+        with open_regular(card) as file:
+            head = file.read(1 << 16).decode("utf-8-sig", "replace")
     except OSError:
         return None
     found = re.match(r"---\r?\n(?:.*\r?\n)*?license: *([\w .+-]{1,200})\r?\n", head)

@@ -14,6 +14,7 @@ import numpy as np
 from gpt2rt.converter.source import Source
 
 WINDOW = 1024  # the most tokens in one part
+VOCABULARY_ROWS = 4096  # rows of the token embedding, or of the output head, read at a time
 NAMES = (
     *("ln_1/g", "ln_1/b", "attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b"),
     *("ln_2/g", "ln_2/b", "mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b"),
@@ -24,11 +25,16 @@ Choice = Callable[[str, np.ndarray, list[np.ndarray]], np.ndarray]
 
 def embedded(source: Source, parts: list[list[int]]) -> list[np.ndarray]:
     """Return the input of the first layer: f32 (T, n_embd) for each part, ids (T,)."""
-    wte, wpe = source.tensor("wte"), source.tensor("wpe")
-    states = [wte[part] + wpe[: len(part)] for part in parts]
-    source.release(wte)
-    source.release(wpe)
-    return states
+    wpe, n_vocab = source.tensor("wpe"), source.hyperparameters.n_vocab
+    ids = [np.array(part, np.int64) for part in parts]
+    states = [np.empty((len(part), wpe.shape[1]), np.float32) for part in parts]
+    for begin in range(0, n_vocab, VOCABULARY_ROWS):
+        end = min(begin + VOCABULARY_ROWS, n_vocab)
+        wte = source.rows("wte", begin, end)
+        for part, x in zip(ids, states, strict=True):
+            here = (begin <= part) & (part < end)
+            x[here] = wte[part[here] - begin]
+    return [x + wpe[: len(x)] for x in states]
 
 
 def run_layer(source: Source, layer: int, states: list[np.ndarray], choose: Choice) -> list[np.ndarray]:
@@ -54,8 +60,6 @@ def run_layer(source: Source, layer: int, states: list[np.ndarray], choose: Choi
     normed = [layernorm(x, t["ln_2/g"], t["ln_2/b"]) for x in states]
     hidden = [_gelu(m) for m in product("mlp/c_fc", normed)]
     states = [x + out for x, out in zip(states, product("mlp/c_proj", hidden), strict=True)]
-    for array in t.values():
-        source.release(array)
     return states
 
 

@@ -8,7 +8,6 @@ of their ids, which is also the order in which byte-level BPE merges: the merges
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import pathlib
 import struct
@@ -16,11 +15,13 @@ import struct
 import numpy as np
 
 from gpt2rt.converter.source import folder_name
+from gpt2rt.converter.source_file import SourceFile
 from gpt2rt.converter.stored_tensor import StoredTensor
 from gpt2rt.converter.vocabulary import END_OF_TEXT, Vocabulary, byte_characters
 from gpt2rt.converter.vocabulary_folder import WHERE, read_vocabulary_folder
 from gpt2rt.errors import CheckpointError, VocabularyError
 from gpt2rt.modelfile import MAX_N_VOCAB, Hyperparameters, tensor_table
+from gpt2rt.regular_file import open_regular, read_regular
 
 HEADER = struct.Struct("<256i")
 MODEL, TOKENIZER = 20240326, 20240328  # magic numbers
@@ -28,6 +29,7 @@ MODEL_VERSIONS = {3: ("F32", 4), 5: ("BF16", 2)}  # {version: (type, bytes of a 
 TOKENIZER_VERSIONS = (1, 2)
 TOKENIZER_FILE = "gpt2_tokenizer.bin"
 MAX_TOKENIZER = HEADER.size + 256 * MAX_N_VOCAB  # bytes: a length and at most 255 bytes for each token
+STEPS, MAX_STEPS = 128, 1 << 23  # for a token on average, and for a small vocabulary; GPT-2's takes 49 for one
 LAYER_TENSORS = (  # in the order of the file
     *("ln_1/g", "ln_1/b", "attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b"),
     *("ln_2/g", "ln_2/b", "mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b"),
@@ -36,7 +38,7 @@ LAYER_TENSORS = (  # in the order of the file
 
 def is_llmc(path: str | os.PathLike[str]) -> bool:
     """Return whether a file begins with a magic number of llm.c's model and tokenizer files. Raises OSError."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return int.from_bytes(file.read(4), "little") in (MODEL, TOKENIZER)
 
 
@@ -59,13 +61,12 @@ class LlmcFile:
         self.name, self.files, self.notes = self.path.stem, [self.path], list[str]()
         self.origin = f"llm.c file {folder_name(self.path.parent)}/{self.path.name}"
         try:
-            with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < HEADER.size:
-                    raise CheckpointError(f"{self.path}: shorter than its header, {HEADER.size} bytes (truncated?)")
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            file = SourceFile(self.path)
         except OSError as error:
             raise CheckpointError(f"{self.path}: can't be read: {error.strerror or error}") from None
-        magic, version, n_ctx, n_vocab, n_layer, n_head, n_embd, n_rows = HEADER.unpack_from(content)[:8]
+        if len(file) < HEADER.size:
+            raise CheckpointError(f"{self.path}: shorter than its header, {HEADER.size} bytes (truncated?)")
+        magic, version, n_ctx, n_vocab, n_layer, n_head, n_embd, n_rows = file.unpack(HEADER, 0)[:8]
         if magic != MODEL:
             raise CheckpointError(f"{self.path}: a tokenizer file of llm.c, expected a model (give the model's path)")
         if version not in MODEL_VERSIONS:
@@ -86,11 +87,11 @@ class LlmcFile:
         position, (dtype, item) = HEADER.size, MODEL_VERSIONS[version]
         in_order = [f"h{layer}/{name}" for name in LAYER_TENSORS for layer in range(n_layer)]
         for name in ("wte", "wpe", *in_order, "ln_f/g", "ln_f/b"):
-            self._tensors[name] = StoredTensor(content, dtype, shapes[name], position)
+            self._tensors[name] = StoredTensor(file, dtype, shapes[name], position)
             position += item * (n_rows * n_embd if name == "wte" else math.prod(shapes[name]))
-        if position != len(content):
+        if position != len(file):
             raise CheckpointError(
-                f"{self.path}: has {len(content)} bytes, expected {position} from its header (truncated?)"
+                f"{self.path}: has {len(file)} bytes, expected {position} from its header (truncated?)"
             )
 
     def vocabulary(self) -> Vocabulary:
@@ -116,20 +117,19 @@ class LlmcFile:
         tensor = self._tensors[name]
         return tensor.transposed() if name in self._matrices else tensor.values()
 
-    def release(self, array: np.ndarray) -> None:
-        """Release the pages of a part of a tensor that is mapped from the file."""
-        self._tensors["wte"].release(array)
+    def rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Read some rows of `wte`; see `TensorFlowCheckpoint.rows`."""
+        return self._tensors[name].rows(begin, end)
 
 
 def read_tokens(path: pathlib.Path) -> list[bytes]:
     """Return the bytes of each token of a tokenizer file. Raises VocabularyError."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOKENIZER + 1)
+        content = read_regular(path, MAX_TOKENIZER)
     except OSError as error:
-        raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from None
-    if not HEADER.size <= len(content) <= MAX_TOKENIZER:
-        raise VocabularyError(f"{path}: shorter than its header, or longer than {MAX_TOKENIZER} bytes (damaged?)")
+        raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from error
+    if len(content) < HEADER.size:
+        raise VocabularyError(f"{path}: shorter than its header, {HEADER.size} bytes (damaged?)")
     magic, version, n_vocab = HEADER.unpack_from(content)[:3]
     if magic != TOKENIZER or version not in TOKENIZER_VERSIONS:
         raise VocabularyError(f"{path}: not a tokenizer file of llm.c, version 1 or 2 (damaged?)")
@@ -152,8 +152,11 @@ def vocabulary_of(path: pathlib.Path, tokens: list[bytes]) -> Vocabulary:
     bytes.
 
     Raises:
-        VocabularyError: a token is not the merge of two others.
+        VocabularyError: a token is not the merge of two others, or there are too many long ones.
     """
+    n_steps = sum(len(token) ** 2 for token in tokens)  # of the search for merges
+    if n_steps > max(MAX_STEPS, STEPS * len(tokens)):
+        raise VocabularyError(f"{path}: its tokens are longer than those of a vocabulary of bytes ({WHERE})")
     end, characters = END_OF_TEXT.encode(), byte_characters()
     ranks = {token: rank for rank, token in enumerate(tokens) if token != end}
     texts = [END_OF_TEXT if token == end else "".join(characters[byte] for byte in token) for token in tokens]

@@ -27,6 +27,7 @@ from typing import BinaryIO, Self, TypeVar
 
 from gpt2rt import __version__
 from gpt2rt.errors import DownloadError
+from gpt2rt.regular_file import read_regular
 
 Result = TypeVar("Result")
 
@@ -74,8 +75,8 @@ class Part:
         self._version_path = path.with_name(f"{path.name}.part.etag")
         self.version: str | None = None
         self.reached = 0
-        with contextlib.suppress(FileNotFoundError):
-            version = self._version_path.read_text("latin-1")
+        with contextlib.suppress(OSError):
+            version = read_regular(self._version_path, MAX_VERSION).decode("latin-1")
             if self.path.exists() and len(version) <= MAX_VERSION and version.isprintable():
                 self.version = version
 

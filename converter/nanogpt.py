@@ -84,9 +84,9 @@ class NanoGptCheckpoint:
         tensor = self._tensors[self._names[name]]
         return tensor.transposed() if name in self._matrices else tensor.values()
 
-    def release(self, array: np.ndarray) -> None:
-        """Release the pages of a part of a tensor that is mapped from the file."""
-        next(iter(self._tensors.values())).release(array)
+    def rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Read some rows of a tensor; see `TensorFlowCheckpoint.rows`."""
+        return self._tensors[self._names[name]].rows(begin, end)
 
     def _read_args(self, args: dict[Any, Any]) -> tuple[Hyperparameters, bool]:
         """Return (hyperparameters, whether there are biases)."""

@@ -7,34 +7,35 @@ pickles (a magic number, a version, facts on the machine, the object, the keys o
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from gpt2rt.converter.source_file import SourceFile
 from gpt2rt.converter.stored_tensor import StoredTensor, read_safetensors
 from gpt2rt.converter.unpickler import STORAGES, DamagedPickleError, Global, RefusedError, Storage, Unpickler
 from gpt2rt.converter.zip_records import BadZipError, Record, read_records
 from gpt2rt.errors import CheckpointError
+from gpt2rt.regular_file import open_regular
 
 ZIP = b"PK\3\4"
 PROTO = b"\x80"  # the first byte of a pickle
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before 1.6
-MAX_PICKLE = 16 << 20  # bytes
+MAX_PICKLE = 4 << 20  # bytes
 DAMAGED = "truncated or damaged?"
 
 
 def is_pytorch(path: str | os.PathLike[str]) -> bool:
     """Return whether a file begins as those of torch.save do. Raises OSError."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(8)
     is_length = not any(head[5:8]) and len(head) == 8  # of the header of a safetensors file
     return head.startswith(ZIP) or (head.startswith(PROTO) and not is_length)
 
 
 def read_pytorch(path: pathlib.Path) -> dict[Any, Any]:
-    """Map a file and return the dict in it: plain values, and `StoredTensor`s in place of tensors.
+    """Return the dict in a file: plain values, and `StoredTensor`s in place of tensors.
 
     Nothing in the file is run (see `Unpickler`).
 
@@ -42,11 +43,10 @@ def read_pytorch(path: pathlib.Path) -> dict[Any, Any]:
         CheckpointError: it can't be read, is damaged, or has more than tensors and plain values.
     """
     try:
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise CheckpointError(f"{path}: the file is empty (incomplete download?)")
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        found = _read_zip(content) if content[:4] == ZIP else _read_legacy(content)
+        file = SourceFile(path)
+        if not len(file):
+            raise CheckpointError(f"{path}: the file is empty (incomplete download?)")
+        found = _read_zip(file) if file[:4] == ZIP else _read_legacy(file)
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
     except RefusedError as error:
@@ -84,7 +84,7 @@ def checked_tensors(path: pathlib.Path, state: dict[Any, Any]) -> dict[str, Stor
                 " (a checkpoint of a training program? save the model alone: torch.save(model.state_dict(), FILE))"
             )
     for record, name in _records(state.items()).items():
-        if record.is_damaged(state[name].content):
+        if record.is_damaged(state[name].file):
             raise CheckpointError(f"{path}: tensor {name!r:.80} is damaged: its checksum is wrong")
     return state
 
@@ -94,16 +94,16 @@ def _records(tensors: Iterable[tuple[str, StoredTensor]]) -> dict[Record, str]:
     return {tensor.record: name for name, tensor in tensors if tensor.record}
 
 
-def _read_zip(content: mmap.mmap) -> Any:
+def _read_zip(file: SourceFile) -> Any:
     """Return the object of an archive."""
-    records = read_records(content)
+    records = read_records(file)
     root = next((name.removesuffix("/data.pkl") for name in records if name.endswith("/data.pkl")), None)
     if root is None:
         raise BadZipError("it has no record data.pkl")
     if f"{root}/constants.pkl" in records:
         raise RefusedError("a TorchScript archive, expected a state dict: torch.save(model.state_dict(), FILE)")
     if (order := records.get(f"{root}/byteorder")) and order.size <= 16:
-        name = content[order.offset : order.offset + order.size]
+        name = file[order.offset : order.offset + order.size]
         if name != b"little":
             raise RefusedError(f"its byteorder is {name.decode(errors='replace')!r}, expected 'little'")
 
@@ -120,12 +120,12 @@ def _read_zip(content: mmap.mmap) -> Any:
     pickle = records[f"{root}/data.pkl"]
     if pickle.size > MAX_PICKLE:
         raise DamagedPickleError(f"its pickle has {pickle.size} bytes, expected at most {MAX_PICKLE}")
-    if pickle.is_damaged(content):
+    if pickle.is_damaged(file):
         raise DamagedPickleError("the checksum of its pickle is wrong")
-    return Unpickler(content, storage).load(io.BytesIO(content[pickle.offset : pickle.offset + pickle.size]))
+    return Unpickler(file, storage).load(io.BytesIO(file[pickle.offset : pickle.offset + pickle.size]))
 
 
-def _read_legacy(content: mmap.mmap) -> Any:
+def _read_legacy(file: SourceFile) -> Any:
     """Return the object of a file in the format before 1.6."""
     records: dict[str, Record] = {}
     sizes: dict[str, tuple[str, int]] = {}  # {key: (storage type, number of values)}
@@ -140,8 +140,8 @@ def _read_legacy(content: mmap.mmap) -> Any:
             record = _view(record, view, item)
         return Storage(record, dtype, item)
 
-    stream = io.BytesIO(content[:MAX_PICKLE])
-    unpickler = Unpickler(content, storage)
+    stream = io.BytesIO(file[:MAX_PICKLE])
+    unpickler = Unpickler(file, storage)
     if unpickler.load(stream) != MAGIC:
         raise DamagedPickleError("a pickle, but not of torch.save: its magic number is wrong")
     if unpickler.load(stream) != VERSION:
@@ -158,16 +158,16 @@ def _read_legacy(content: mmap.mmap) -> Any:
     for key in keys:
         kind, n_values = sizes[key]
         size = STORAGES[kind][1] * n_values
-        if position + 8 + size > len(content):
+        if position + 8 + size > len(file):
             raise DamagedPickleError(
-                f"storage {key[:80]!r} ends at byte {position + 8 + size}, the file has {len(content)}"
+                f"storage {key[:80]!r} ends at byte {position + 8 + size}, the file has {len(file)}"
             )
-        if int.from_bytes(content[position : position + 8], "little") != n_values:
+        if int.from_bytes(file[position : position + 8], "little") != n_values:
             raise DamagedPickleError(f"storage {key[:80]!r} does not begin with its number of values")
         records[key] = Record(position + 8, size, 0)
         position += 8 + size
-    if position != len(content):
-        raise DamagedPickleError(f"its storages end at byte {position}, the file has {len(content)}")
+    if position != len(file):
+        raise DamagedPickleError(f"its storages end at byte {position}, the file has {len(file)}")
     stream.seek(begin)
     return unpickler.load(stream)
 

@@ -25,7 +25,6 @@ from gpt2rt.threads import default_threads
 
 MAX_TOKENS = 1024  # of the text; four times as many take four times as long and change little
 ROWS = 64  # rows of logits computed at a time
-VOCABULARY_ROWS = 4096  # rows of the output head multiplied at a time
 
 
 def bundled_text() -> str:
@@ -81,13 +80,12 @@ def measure(
             states = layers.run_layer(source, layer, states, lambda _name, w, _inputs: w)
             advance(source.size // (h.n_layer + 1))
         states = layers.final(source, states)
-        head = source.tensor("wte" if source.is_tied else "lm_head")  # (n_vocab, n_embd)
         for part, x in zip(parts, states, strict=True):
             sequence = Sequence(runtime)
             for begin in range(0, len(x), ROWS):
                 chunk = part[begin : min(begin + ROWS, len(x))]
                 sequence.append(chunk, n_logits=len(chunk))
-                references = _products(source, head, x[begin : begin + len(chunk)])
+                references = _products(source, x[begin : begin + len(chunk)])
                 for i, (logits, reference) in enumerate(zip(sequence.all_logits, references, strict=True)):
                     if not (np.isfinite(logits).all() and np.isfinite(reference).all()):
                         return None
@@ -109,11 +107,11 @@ def measure(
     return {"n_tokens": len(tokens) - 1, "text_sha256": hashlib.sha256(text.encode()).hexdigest(), **rounded}
 
 
-def _products(source: Source, head: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Multiply x (T, n_embd) by the head, which gives (T, n_vocab); releases the head's memory along the way."""
-    found = np.empty((len(x), len(head)), np.float32)
-    for row in range(0, len(head), VOCABULARY_ROWS):
-        part = head[row : row + VOCABULARY_ROWS]
-        np.matmul(x, part.T, out=found[:, row : row + len(part)])
-        source.release(part)
+def _products(source: Source, x: np.ndarray) -> np.ndarray:
+    """Multiply x (T, n_embd) by the output head, which is read in parts and gives (T, n_vocab)."""
+    name, n_vocab = "wte" if source.is_tied else "lm_head", source.hyperparameters.n_vocab
+    found = np.empty((len(x), n_vocab), np.float32)
+    for begin in range(0, n_vocab, layers.VOCABULARY_ROWS):
+        end = min(begin + layers.VOCABULARY_ROWS, n_vocab)
+        np.matmul(x, source.rows(name, begin, end).T, out=found[:, begin:end])
     return found

@@ -36,6 +36,11 @@ class Quantization:
         self._n_values += n_values
 
 
+def rows_of_chunk(n_in: int, weight_type: str, group_size: int) -> int:
+    """Return how many rows of a matrix make a chunk, a multiple of 16; the last chunk may have fewer."""
+    return max(1, CHUNK // matrix_length(TILE, n_in, weight_type, group_size)) * TILE
+
+
 def packed_chunks(
     label: str,
     w: np.ndarray,
@@ -61,7 +66,7 @@ def packed_chunks(
     """
     n_in, n_out = w.shape if inputs_first else w.shape[::-1]
     tile_length = matrix_length(TILE, n_in, weight_type, group_size)
-    rows = max(1, CHUNK // tile_length) * TILE
+    rows = rows_of_chunk(n_in, weight_type, group_size)
     buffer = memoryview(bytearray(min(rows, -(-n_out // TILE) * TILE) // TILE * tile_length))  # its padding stays zero
     for first_row in range(0, n_out, rows):
         n_rows = min(rows, n_out - first_row)
@@ -91,7 +96,7 @@ def packed_codes(
     n_groups = scales.shape[1]
     width = n_groups * group_size
     tile_length = matrix_length(TILE, n_in, weight_type, group_size)
-    rows = max(1, CHUNK // tile_length) * TILE
+    rows = rows_of_chunk(n_in, weight_type, group_size)
     for first_row in range(0, n_out, rows):
         n_rows = min(rows, n_out - first_row)
         n_tiles = -(-n_rows // TILE)

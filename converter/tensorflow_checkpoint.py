@@ -9,9 +9,7 @@ A prefix is the path that a checkpoint's files have in common, such as `models/1
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import mmap
 import os
 import pathlib
 from collections.abc import Collection, Iterable
@@ -19,17 +17,20 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from gpt2rt._modelfile import crc32c
-from gpt2rt.converter.checkpoint_index import MAGIC, UnsupportedCheckpointError, read_index
+from gpt2rt.bounded_json import loads
+from gpt2rt.converter.checkpoint_index import MAGIC, MAX_INDEX, UnsupportedCheckpointError, read_index
 from gpt2rt.converter.hub import suggestion
 from gpt2rt.converter.source import folder_name
+from gpt2rt.converter.source_file import SourceFile
 from gpt2rt.converter.vocabulary import Vocabulary
 from gpt2rt.errors import CheckpointError
 from gpt2rt.lines import lines_of
 from gpt2rt.modelfile import Hyperparameters, Tensor, tensor_table
+from gpt2rt.regular_file import open_regular, read_regular
 
 HPARAMS = "hparams.json"
 MAX_TEXT = 1 << 20  # bytes of hparams.json and of the file `checkpoint`
-PIECE = 4 << 20  # bytes checked, then released, at a time
+PIECE = 4 << 20  # bytes checked at a time
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 RELEASED_NAME = "model.ckpt"  # the prefix of every released checkpoint, so it can't name the model
 
@@ -89,7 +90,8 @@ class TensorFlowCheckpoint:
 
     def vocabulary(self) -> Vocabulary:
         """Read the `Vocabulary` next to the checkpoint. Raises VocabularyError."""
-        return Vocabulary.read(self.path.with_name("encoder.json"), self.path.with_name("vocab.bpe"))
+        folder, n_vocab = self.path.parent, self.hyperparameters.n_vocab
+        return Vocabulary.read(folder / "encoder.json", folder / "vocab.bpe", n_vocab)
 
     def tensor(self, name: str) -> np.ndarray:
         """Read a tensor and verify its checksum.
@@ -98,7 +100,7 @@ class TensorFlowCheckpoint:
             name: as in `modelfile.tensor_table`.
 
         Returns:
-            A C-contiguous, read-only f32 array: (n_in, n_out) for the matrices of the layers, (n_vocab, n_embd) for
+            A C-contiguous f32 array: (n_in, n_out) for the matrices of the layers, (n_vocab, n_embd) for
             `wte`, (n_ctx, n_embd) for `wpe`, else (n,).
 
         Raises:
@@ -107,9 +109,17 @@ class TensorFlowCheckpoint:
         array = self._reader.tensor(self._names[name])
         return array[0] if array.ndim == 3 else array
 
-    def release(self, array: np.ndarray) -> None:
-        """Release the memory of a contiguous part of a tensor; it is read from disk again if it is used again."""
-        self._reader.release(array)
+    def rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Read some rows of `wte`, or of a separate `lm_head`, which may be too large to be in memory; as `tensor`.
+
+        Args:
+            begin, end: the first row, and the one after the last.
+        """
+        return self._reader.rows(self._names[name], begin, end)
+
+    def verify(self, name: str) -> None:
+        """Verify a tensor's checksum, without keeping it. Raises CheckpointError: it is damaged."""
+        self._reader.verify(self._names[name])
 
 
 def _find_prefix(source: pathlib.Path) -> pathlib.Path:
@@ -171,7 +181,7 @@ def _version_1_files(prefix: pathlib.Path) -> list[pathlib.Path]:
     """Return the files of a checkpoint of version 1, one or several numbered ones, recognized by the magic number."""
     files = [prefix] if prefix.is_file() else _numbered(prefix, "-")
     for path in files:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 8))
             if int.from_bytes(file.read(8), "little") != MAGIC:
                 return []
@@ -187,11 +197,7 @@ def _numbered(prefix: pathlib.Path, mark: str) -> list[pathlib.Path]:
 
 def _read_text(path: pathlib.Path) -> str:
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_TEXT + 1)
-        if len(content) > MAX_TEXT:
-            raise CheckpointError(f"{path}: more than {MAX_TEXT} bytes, expected a small text file")
-        return content.decode("utf-8-sig")
+        return read_regular(path, MAX_TEXT).decode("utf-8-sig")
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file, expected it next to the checkpoint (OpenAI's release includes it)"
@@ -205,9 +211,9 @@ def _read_text(path: pathlib.Path) -> str:
 def _read_hparams(path: pathlib.Path) -> Hyperparameters:
     """Read the hyperparameters; other keys are for training and ignored."""
     try:
-        content = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from None
+        content = loads(_read_text(path).encode())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: contains a {type(content).__name__}, expected an object with n_vocab and so on")
     for name in Hyperparameters._fields:
@@ -293,13 +299,13 @@ class _BundleReader:
         if not index.is_file():
             raise UnsupportedCheckpointError(f"{prefix}: is a checkpoint of version 1")
         self._n_shards, self._entries = read_index(index)
-        self.licence = RELEASED.get(hashlib.sha256(index.read_bytes()).hexdigest())
+        self.licence = RELEASED.get(hashlib.sha256(read_regular(index, MAX_INDEX)).hexdigest())
         self.shapes = {name: entry.shape for name, entry in self._entries.items()}
 
     def check(self, names: Iterable[str]) -> None:
-        """Map the data files, and check that these tensors are f32 and within them."""
-        self._maps: dict[int, mmap.mmap | bytes] = {}
-        sizes: dict[int, int] = {}
+        """Open the data files, and check that these tensors are f32 and within them."""
+        self._shards: dict[int, SourceFile] = {}
+        self._verified: set[str] = set()
         for name in names:
             entry = self._entries[name]
             if entry.is_sliced or entry.dtype != "float32":
@@ -312,66 +318,57 @@ class _BundleReader:
                     f" expected {length} from its shape"
                 )
             path = self._shard(entry.shard)
-            if entry.shard not in sizes:
-                self._maps[entry.shard], sizes[entry.shard] = _map(path)
-            if entry.offset + entry.size > sizes[entry.shard]:
+            if entry.shard not in self._shards:
+                self._shards[entry.shard] = _opened(path)
+            size = len(self._shards[entry.shard])
+            if entry.offset + entry.size > size:
                 raise CheckpointError(
-                    f"{path}: has {sizes[entry.shard]} bytes, but tensor {name!r} ends at byte"
+                    f"{path}: has {size} bytes, but tensor {name!r} ends at byte"
                     f" {entry.offset + entry.size} (truncated download?)"
                 )
-        self.files = [self._shard(shard) for shard in sorted(self._maps)]
-        self._addresses = {
-            shard: np.frombuffer(content, np.uint8).__array_interface__["data"][0]
-            for shard, content in self._maps.items()
-        }
+        self.files = [self._shard(shard) for shard in sorted(self._shards)]
 
     def _shard(self, number: int) -> pathlib.Path:
         return self._prefix.with_name(f"{self._prefix.name}.data-{number:05}-of-{self._n_shards:05}")
 
     def tensor(self, name: str) -> np.ndarray:
         entry = self._entries[name]
-        content = self._maps[entry.shard]
-        checksum = 0
-        with memoryview(content) as view:
-            for begin in range(entry.offset, entry.offset + entry.size, PIECE):
-                end = min(begin + PIECE, entry.offset + entry.size)
-                checksum = crc32c(view[begin:end], checksum)
-                if entry.size > 2 * PIECE:
-                    _drop(content, begin, end)
+        array = self._shards[entry.shard].array("<f4", entry.offset, entry.shape)
+        self._compare(name, crc32c(array.data.cast("B")) if array.size else 0)
+        return array
+
+    def rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        if name not in self._verified:
+            self.verify(name)
+        entry = self._entries[name]
+        offset = entry.offset + 4 * begin * entry.shape[1]
+        return self._shards[entry.shard].array("<f4", offset, (end - begin, entry.shape[1]))
+
+    def verify(self, name: str) -> None:
+        entry, checksum = self._entries[name], 0
+        for begin in range(entry.offset, entry.offset + entry.size, PIECE):
+            end = min(begin + PIECE, entry.offset + entry.size)
+            checksum = crc32c(self._shards[entry.shard][begin:end], checksum)
+        self._compare(name, checksum)
+
+    def _compare(self, name: str, checksum: int) -> None:
+        entry = self._entries[name]
         if checksum != entry.checksum:
             raise CheckpointError(
                 f"{self._shard(entry.shard)}: tensor {name!r} is damaged: checksum {checksum:08x},"
                 f" expected {entry.checksum:08x} (download it again)"
             )
-        array = np.frombuffer(content, "<f4", entry.size // 4, entry.offset).reshape(entry.shape)
-        return np.require(array, requirements="A")  # a string tensor may have shifted the offset
-
-    def release(self, array: np.ndarray) -> None:
-        address = array.__array_interface__["data"][0]
-        for shard, content in self._maps.items():
-            begin = address - self._addresses[shard]
-            if 0 <= begin < len(content):
-                _drop(content, begin, begin + array.nbytes)
+        self._verified.add(name)
 
 
-def _map(path: pathlib.Path) -> tuple[mmap.mmap | bytes, int]:
-    """Return a read-only mapping of a file, empty bytes if the file is empty, and the file's size."""
+def _opened(path: pathlib.Path) -> SourceFile:
+    """Open a data file."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return (mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""), size
+        return SourceFile(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file, but the index refers to it (incomplete download?)") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
-
-
-def _drop(content: mmap.mmap | bytes, begin: int, end: int) -> None:
-    """Drop the whole pages of a range of a mapping from this process; they stay in the page cache."""
-    begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = end // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > begin and isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        content.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from error
 
 
 class _TensorFlowReader:
@@ -394,6 +391,7 @@ class _TensorFlowReader:
             raise CheckpointError(f"{prefix}: TensorFlow can't read it: {_first_line(error)}") from None
         self.shapes = {name: tuple(shape) for name, shape in self._reader.get_variable_to_shape_map().items()}
         self.files = _version_1_files(prefix) or _numbered(prefix, ".data-")
+        self._kept: tuple[str, np.ndarray] = "", np.empty(0)  # the tensor whose rows are read, and its name
 
     def check(self, names: Iterable[str]) -> None:
         """Check that these tensors are of a floating-point type that can be converted to f32."""
@@ -413,8 +411,13 @@ class _TensorFlowReader:
         with np.errstate(over="ignore"):  # infinities are rejected later, with the tensor's name
             return np.ascontiguousarray(array, np.float32)
 
-    def release(self, array: np.ndarray) -> None:
-        """Do nothing: the memory is freed with the array."""
+    def rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        if self._kept[0] != name:
+            self._kept = name, self.tensor(name)
+        return self._kept[1][begin:end]
+
+    def verify(self, name: str) -> None:
+        self.tensor(name)
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 from typing import Any, NamedTuple, NoReturn
 
-from gpt2rt.converter.vocabulary import END_OF_TEXT, Controls, Vocabulary, unused_text
+from gpt2rt.bounded_json import loads
+from gpt2rt.converter.vocabulary import END_OF_TEXT, Controls, Vocabulary, max_file, max_units, read_merges, unused_text
 from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
+from gpt2rt.regular_file import read_regular
 
-MAX_JSON = 64 << 20  # bytes of a JSON file
+MAX_CONFIG = 4 << 20  # bytes of a JSON file without a vocabulary, and of a chat template
+MAX_CONFIG_UNITS = 400_000
 
 CHATML = {
     "format": "template",
@@ -36,16 +38,23 @@ class Files(NamedTuple):
     first: int | None = None
 
 
-def read_json(path: pathlib.Path, error_class: type[Gpt2rtError] = CheckpointError) -> dict[str, Any]:
-    """Read an object from a JSON file."""
+def read_json(
+    path: pathlib.Path, error_class: type[Gpt2rtError] = CheckpointError, n_vocab: int | None = None
+) -> dict[str, Any]:
+    """Read an object from a JSON file.
+
+    Args:
+        n_vocab: the number of tokens, for a file that has a vocabulary.
+    """
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise error_class(f"{path}: larger than {MAX_JSON} bytes, expected a smaller file")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if n_vocab is None:
+            content = loads(read_regular(path, MAX_CONFIG), MAX_CONFIG_UNITS)
+        else:
+            content = loads(read_regular(path, max_file(n_vocab)), max_units(n_vocab))
     except OSError as error:
-        raise error_class(f"{path}: can't be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise error_class(f"{path}: not valid JSON: {error!s:.200} (damaged download?)") from None
+        raise error_class(f"{path}: can't be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise error_class(f"{path}: not valid JSON: {error!s:.200} (damaged download?)") from error
     if not isinstance(content, dict):
         raise error_class(f"{path}: contains a {type(content).__name__}, expected an object")
     return content
@@ -56,7 +65,7 @@ def read_tokenizer(folder: pathlib.Path, n_vocab: int, config: dict[str, Any]) -
     settings = _optional_json(folder / "tokenizer_config.json")
     path = folder / "tokenizer.json"
     if path.is_file():
-        files = _read_tokenizer(path)
+        files = _read_tokenizer(path, n_vocab)
     else:
         path = folder / "vocab.json"
         if not path.is_file():
@@ -64,7 +73,7 @@ def read_tokenizer(folder: pathlib.Path, n_vocab: int, config: dict[str, Any]) -
                 f"{folder}: no tokenizer in it, expected tokenizer.json, or vocab.json and merges.txt"
                 " (tokenizer.save_pretrained(folder) of transformers writes them)"
             )
-        files = _read_vocabulary(folder)
+        files = _read_vocabulary(folder, n_vocab)
     pairs = [*files.added, *_declared_tokens(folder / "tokenizer_config.json", settings)]
     names = {**_optional_json(folder / "special_tokens_map.json"), **settings}
     named = [_content(names.get(f"{kind}_token")) for kind in ("bos", "eos", "pad", "unk")]
@@ -98,7 +107,7 @@ def chat_template(folder: pathlib.Path) -> str | None:
     """Return the folder's chat template, in Jinja, or None."""
     template = _optional_json(folder / "tokenizer_config.json").get("chat_template")
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8-sig")
+        template = read_regular(folder / "chat_template.jinja", MAX_CONFIG).decode("utf-8-sig")
     return template if isinstance(template, str) else None
 
 
@@ -174,9 +183,9 @@ def _declared_tokens(path: pathlib.Path, settings: dict[str, Any]) -> list[tuple
     ]
 
 
-def _read_tokenizer(path: pathlib.Path) -> Files:
+def _read_tokenizer(path: pathlib.Path, n_vocab: int) -> Files:
     """Parse tokenizer.json."""
-    content = read_json(path, VocabularyError)
+    content = read_json(path, VocabularyError, n_vocab)
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
         raise VocabularyError(f"{path}: unsupported tokenizer model, expected GPT-2's byte-level BPE")
@@ -247,17 +256,11 @@ def _first_token(path: pathlib.Path, content: dict[str, Any]) -> int | None:
     return first
 
 
-def _read_vocabulary(folder: pathlib.Path) -> Files:
+def _read_vocabulary(folder: pathlib.Path, n_vocab: int) -> Files:
     """Parse vocab.json, merges.txt and added_tokens.json."""
-    ids = read_json(folder / "vocab.json", VocabularyError)
-    try:
-        lines = (folder / "merges.txt").read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise VocabularyError(f"{folder / 'merges.txt'}: can't be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise VocabularyError(f"{folder / 'merges.txt'}: byte {error.start} is not UTF-8 (damaged?)") from None
-    merges = [line.removesuffix("\r") for line in lines]
-    if merges[0].startswith("#version"):
+    ids = read_json(folder / "vocab.json", VocabularyError, n_vocab)
+    merges = read_merges(folder / "merges.txt", n_vocab)
+    if merges and merges[0].startswith("#version"):
         del merges[0]
     while merges and not merges[-1]:
         del merges[-1]

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from gpt2rt.converter.source_file import SourceFile
 from gpt2rt.converter.stored_tensor import StoredTensor
 from gpt2rt.converter.zip_records import Record
 
-MAX_OPCODES = 1 << 20  # bounds the memory that the values of a pickle take
+MAX_OPCODES = 250_000  # bounds the time and the memory that a pickle takes; nanoGPT's of 1558M has 100,000
 MAX_RANK = 8
 MAX_COUNT = 1 << 60  # of bytes and values, so that no product of two is unreasonable
 SHOWN = 100  # characters of a name in a message
@@ -81,14 +81,14 @@ class Storage(NamedTuple):
 class Unpickler:
     """Reads pickles from a stream."""
 
-    def __init__(self, content: mmap.mmap, storage: Callable[[Any], Storage]):
+    def __init__(self, file: SourceFile, storage: Callable[[Any], Storage]):
         """
         Args:
-            content: the mapped file in which the tensors lie.
+            file: in which the tensors lie.
             storage: called with what the pickle says about a storage; returns a `Storage` whose record is in the file.
         """
         self._left = MAX_OPCODES
-        self._content, self._storage = content, storage
+        self._file, self._storage = file, storage
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []  # the stacks below
         self._memo: dict[int, Any] = {}
@@ -268,7 +268,7 @@ class Unpickler:
             n == 1 or step == item * math.prod(shape[i + 1 :])
             for i, (n, step) in enumerate(zip(shape, steps, strict=True))
         )
-        return StoredTensor(self._content, kind, shape, offset, None if is_contiguous else steps, storage.record)
+        return StoredTensor(self._file, kind, shape, offset, None if is_contiguous else steps, storage.record)
 
 
 def _known(module: Any, name: Any) -> Global:

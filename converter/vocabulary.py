@@ -6,13 +6,13 @@ Tokens are written in 256 visible characters, one for each byte.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
+from gpt2rt.bounded_json import loads
 from gpt2rt.errors import VocabularyError
 from gpt2rt.modelfile import (
     FLAG_BOS,
@@ -20,15 +20,19 @@ from gpt2rt.modelfile import (
     MAX_EOS,
     MAX_N_VOCAB,
     MAX_TOKEN_BYTES,
+    MAX_TOKEN_LENGTH,
     NO_TOKEN,
     slots_for,
 )
 from gpt2rt.modelfile.vocabulary import CONTROLS, build_merge_slots, vocabulary_section
+from gpt2rt.regular_file import read_regular
 
 Path = str | os.PathLike[str]
 Merge = tuple[int, int, int]  # left, right, merged
 
 END_OF_TEXT = "<|endoftext|>"
+SMALL_VOCABULARY = 1 << 17  # tokens for which there is always room; for more only where the weights have them, too
+SMALL_UNITS = 700_000
 VERSION_LINE = "#version"  # only the first line: "# v" may be a merge
 
 
@@ -74,32 +78,66 @@ def byte_characters() -> list[str]:
     return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
 
 
-def _read(path: Path) -> str:
-    """Return the text of a file with its line endings unchanged."""
+def max_file(n_vocab: int) -> int:
+    """Return how many bytes a file of a vocabulary may have. GPT-2's have 1 MB, or 3.5 MB with white space."""
+    return 128 * max(SMALL_VOCABULARY, n_vocab)
+
+
+def max_units(n_vocab: int) -> int:
+    """Return how many units of `bounded_json` a file of a vocabulary may have. A token and its merge have at most 9."""
+    return max(SMALL_UNITS, 12 * n_vocab)
+
+
+def shown(text: str) -> str:
+    """Return a text for a message, quoted and shortened."""
+    return f"{text[:80]!r:.80}"
+
+
+def read_merges(path: Path, n_vocab: int) -> list[str]:
+    """Return the merges in vocab.bpe or merges.txt as "left right"; each has its line, after one for the version.
+
+    Raises:
+        VocabularyError: it can't be read, or has far more lines than there are tokens.
+    """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
+        content = read_regular(path, max_file(n_vocab))
+        n_lines, most = content.count(b"\n"), max(SMALL_VOCABULARY, n_vocab)
+        if n_lines > most:
+            raise VocabularyError(f"{path}: {n_lines} lines, expected at most {most} for {n_vocab} tokens")
+        text = content.decode("utf-8-sig")
     except OSError as error:
-        raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from None
+        raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise VocabularyError(f"{path}: byte {error.start} is not UTF-8 (damaged download?)") from None
+    lines = text.removesuffix("\n").split("\n")  # other line breaks may be part of a token
+    if lines[-1].removesuffix("\r") == "":
+        lines.pop()  # a file without merges
+    return [line.removesuffix("\r") for line in lines]
 
 
-def _read_ids(path: Path) -> dict[str, int]:
-    """Read encoder.json: {text: id}, in the order of the ids, which are 0, 1, 2, ..."""
+def _read_ids(path: Path, n_vocab: int) -> dict[str, int]:
+    """Read encoder.json: {text: id}, in the order of the ids, which are 0, 1, 2, ...
+
+    Args:
+        n_vocab: the number of tokens of the weights, as far as it is known.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) < len(pairs):
             seen: set[str] = set()
             text = next(text for text, _ in pairs if text in seen or seen.add(text))  # type: ignore[func-returns-value]
-            raise VocabularyError(f"{path}: token {text!r} appears twice")
+            raise VocabularyError(f"{path}: token {shown(text)} appears twice")
         return members
 
     try:
-        ids = json.loads(_read(path), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise VocabularyError(f"{path}: not valid JSON: {error} (damaged download?)") from None
+        ids = loads(read_regular(path, max_file(n_vocab)), max_units(n_vocab), unique)
+    except OSError as error:
+        raise VocabularyError(f"{path}: can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{path}: byte {error.start} is not UTF-8 (damaged download?)") from None
+    except ValueError as error:
+        raise VocabularyError(f"{path}: not valid JSON: {error} (damaged download?)") from error
     if not isinstance(ids, dict):
         raise VocabularyError(f"{path}: contains a {type(ids).__name__}, expected an object of tokens and their ids")
     if not 0 < len(ids) <= MAX_N_VOCAB:
@@ -108,10 +146,10 @@ def _read_ids(path: Path) -> dict[str, int]:
     for text, token in ids.items():
         if type(token) is not int or not 0 <= token < len(ids):
             raise VocabularyError(
-                f"{path}: token {text!r} has id {token!r}, expected 0 to {len(ids) - 1} for {len(ids)} tokens"
+                f"{path}: token {shown(text)} has id {token!r:.80}, expected 0 to {len(ids) - 1} for {len(ids)} tokens"
             )
         if texts[token] is not None:
-            raise VocabularyError(f"{path}: tokens {texts[token]!r} and {text!r} both have id {token}")
+            raise VocabularyError(f"{path}: tokens {shown(texts[token])} and {shown(text)} both have id {token}")
         texts[token] = text
     return {text: token for token, text in enumerate(texts)}
 
@@ -125,11 +163,9 @@ def _check_bytes(path: Path, ids: dict[str, int]) -> None:
 
 def _read_merges(path: Path, ids: dict[str, int]) -> list[Merge]:
     """Read vocab.bpe: [(left, right, merged)], token ids, in rank order."""
-    lines = _read(path).removesuffix("\n").split("\n")  # other line breaks may be part of a token
-    first = 1 if lines[0].startswith(VERSION_LINE) else 0
-    if lines[-1].removesuffix("\r") == "":
-        lines.pop()  # a file without merges
-    return _ranked(path, "line", [line.removesuffix("\r") for line in lines[first:]], first + 1, ids)
+    lines = read_merges(path, len(ids))
+    first = 1 if lines and lines[0].startswith(VERSION_LINE) else 0
+    return _ranked(path, "line", lines[first:], first + 1, ids)
 
 
 def _ranked(path: Path, what: str, lines: Iterable[str], first: int, ids: dict[str, int]) -> list[Merge]:
@@ -137,15 +173,16 @@ def _ranked(path: Path, what: str, lines: Iterable[str], first: int, ids: dict[s
     ranks: dict[tuple[str, ...], int] = {}
     merges: list[Merge] = []
     for number, line in enumerate(lines, first):
-        pair = tuple(line.split(" "))
+        pair = tuple(line.split(" ", 2))
         if len(pair) != 2 or not all(pair):
             raise VocabularyError(
-                f"{path}: {what} {number} is {line!r:.200}, expected two tokens with a space between them"
+                f"{path}: {what} {number} is {shown(line)}, expected two tokens with a space between them"
             )
         texts = (*pair, "".join(pair))
         if unknown := [text for text in texts if text not in ids]:
             raise VocabularyError(
-                f"{path}: {what} {number} merges {pair[0]!r} and {pair[1]!r}, but {unknown[0]!r} is not a token"
+                f"{path}: {what} {number} merges {shown(pair[0])} and {shown(pair[1])}, but {shown(unknown[0])} is not"
+                " a token"
                 " (files from different vocabularies?)"
             )
         if pair in ranks:
@@ -194,16 +231,17 @@ class Vocabulary:
         self.controls = controls
 
     @classmethod
-    def read(cls, encoder: Path, merges: Path) -> Self:
+    def read(cls, encoder: Path, merges: Path, n_vocab: int = 0) -> Self:
         """Read and check the two files.
 
         Args:
             encoder: path of encoder.json (vocab.json). merges: path of vocab.bpe (merges.txt).
+            n_vocab: the number of tokens of the weights, as far as it is known: larger files are read only for these.
 
         Raises:
             VocabularyError: a file can't be read, is malformed, or does not match the other.
         """
-        ids = _read_ids(encoder)
+        ids = _read_ids(encoder, n_vocab)
         _check_bytes(encoder, ids)
         return cls._checked(encoder, ids, _read_merges(merges, ids))
 
@@ -234,7 +272,7 @@ class Vocabulary:
         ids: dict[str, int] = {}
         for token, text in enumerate(texts):
             if ids.setdefault(text, token) != token:
-                raise VocabularyError(f"{path}: tokens {ids[text]} and {token} are both {text!r:.200}")
+                raise VocabularyError(f"{path}: tokens {ids[text]} and {token} are both {shown(text)}")
         _check_bytes(path, ids)
         return cls._checked(path, ids, _ranked(path, "merge", merges, 0, ids), added, unused, controls)
 
@@ -262,7 +300,14 @@ class Vocabulary:
                 else:
                     content = _bytes_of(text, byte_of, token in made)
             except UnicodeEncodeError:
-                raise VocabularyError(f"{encoder}: token {token} is {text!r}, which is not valid Unicode") from None
+                raise VocabularyError(
+                    f"{encoder}: token {token} is {shown(text)}, which is not valid Unicode"
+                ) from None
+            if len(content) > MAX_TOKEN_LENGTH:
+                raise VocabularyError(
+                    f"{encoder}: token {token} is {shown(text)}, of {len(content)} bytes, expected at most"
+                    f" {MAX_TOKEN_LENGTH}"
+                )
             tokens.append(content)
             if is_special:
                 special_tokens.append(token)

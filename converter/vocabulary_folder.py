@@ -36,7 +36,7 @@ def read_vocabulary_folder(folder: str | os.PathLike[str], n_vocab: int) -> Voca
             f"{path}: no vocabulary in it, expected {' and '.join(OPENAI)}, or {' and '.join(HUGGING_FACE)}, or"
             f" tokenizer.json ({WHERE})"
         )
-    vocabulary = Vocabulary.read(*(path / name for name in OPENAI))
+    vocabulary = Vocabulary.read(path / OPENAI[0], path / OPENAI[1], n_vocab)
     if vocabulary.n_vocab > n_vocab:
         raise VocabularyError(f"{path}: {vocabulary.n_vocab} tokens, expected at most the model's {n_vocab}")
     for token in range(vocabulary.n_vocab, n_vocab):

@@ -1,4 +1,4 @@
-"""The records of a zip archive whose content is stored as it is: where each lies in the mapped file.
+"""The records of a zip archive whose content is stored as it is: where each lies in the file.
 
 torch.save writes such archives. The standard library's zipfile reads through a copy, and trusts counts that a damaged
 file may claim; here each number is checked against the file's size first.
@@ -6,14 +6,15 @@ file may claim; here each number is checked against the file's size first.
 
 from __future__ import annotations
 
-import mmap
 import struct
 import zlib
 from typing import Any, NamedTuple
 
-MAX_RECORDS = 1 << 17
+from gpt2rt.converter.source_file import SourceFile
+
+MAX_RECORDS = 1 << 15
 MAX_COMMENT = 1 << 16  # bytes between the end record and the end of the file
-PIECE = 4 << 20  # bytes checked, then released, at a time
+PIECE = 4 << 20  # bytes checked at a time
 
 CENTRAL = struct.Struct("<4s6H3I5H2I")  # an entry of the directory, up to its name
 LOCAL = struct.Struct("<4s5H3I2H")  # the header before a record, up to its name
@@ -35,35 +36,29 @@ class Record(NamedTuple):
     size: int
     checksum: int
 
-    def is_damaged(self, content: mmap.mmap) -> bool:
-        """Return whether the record differs from its checksum; its pages are released."""
+    def is_damaged(self, file: SourceFile) -> bool:
+        """Return whether the record differs from its checksum."""
         if not self.checksum:
             return False
-        checksum, view = 0, memoryview(content)
+        checksum = 0
         for begin in range(self.offset, self.offset + self.size, PIECE):
-            end = min(begin + PIECE, self.offset + self.size)
-            with view[begin:end] as piece:
-                checksum = zlib.crc32(piece, checksum)
-            if hasattr(mmap, "MADV_DONTNEED"):
-                first = begin // mmap.PAGESIZE * mmap.PAGESIZE
-                content.madvise(mmap.MADV_DONTNEED, first, end - first)
-        view.release()
+            checksum = zlib.crc32(file[begin : min(begin + PIECE, self.offset + self.size)], checksum)
         return checksum != self.checksum
 
 
-def read_records(content: mmap.mmap) -> dict[str, Record]:
+def read_records(file: SourceFile) -> dict[str, Record]:
     """Return the records of an archive by name.
 
     Raises:
         BadZipError: it is damaged or too large, or a record is compressed or encrypted.
     """
-    position, end, n_records = _directory(content)
+    position, end, n_records = _directory(file)
     if n_records > MAX_RECORDS:
         raise BadZipError(f"{n_records} records, expected at most {MAX_RECORDS}")
     records: dict[str, Record] = {}
     directory = position
     for _ in range(n_records):
-        entry = _unpacked(CENTRAL, content, position, end)
+        entry = _unpacked(CENTRAL, file, position, end)
         if entry[0] != b"PK\1\2":
             raise BadZipError(f"its directory has no entry at byte {position}")
         flags, method, checksum, compressed, size, n_name, n_extra, n_comment, offset = (
@@ -72,15 +67,15 @@ def read_records(content: mmap.mmap) -> dict[str, Record]:
         position += CENTRAL.size
         if position + n_name + n_extra + n_comment > end:
             raise BadZipError(f"an entry of its directory ends after byte {end}")
-        name = content[position : position + n_name].decode(errors="replace")
-        extra = content[position + n_name : position + n_name + n_extra]
+        name = file[position : position + n_name].decode(errors="replace")
+        extra = file[position + n_name : position + n_name + n_extra]
         size, compressed, offset = _wide(extra, [size, compressed, offset])
         position += n_name + n_extra + n_comment
         if method or compressed != size:
             raise BadZipError(f"record {name!r:.80} is compressed, expected the archive that torch.save wrote")
         if flags & ENCRYPTED:
             raise BadZipError(f"record {name!r:.80} is encrypted")
-        header = _unpacked(LOCAL, content, offset, directory)
+        header = _unpacked(LOCAL, file, offset, directory)
         if header[0] != b"PK\3\4":
             raise BadZipError(f"record {name!r:.80} does not begin at byte {offset}")
         begin = offset + LOCAL.size + header[9] + header[10]
@@ -92,17 +87,18 @@ def read_records(content: mmap.mmap) -> dict[str, Record]:
     return records
 
 
-def _directory(content: mmap.mmap) -> tuple[int, int, int]:
+def _directory(file: SourceFile) -> tuple[int, int, int]:
     """Return where the directory begins and ends, and the number of its entries."""
-    at = content.rfind(b"PK\5\6", max(0, len(content) - MAX_COMMENT - END.size))
-    if at < 0:
+    begin = max(0, len(file) - MAX_COMMENT - END.size)
+    at = begin + file[begin:].rfind(b"PK\5\6")
+    if at < begin:
         raise BadZipError("it has no directory at its end")
-    _, disk, first_disk, _, n_records, size, begin, _ = _unpacked(END, content, at, len(content))
+    _, disk, first_disk, _, n_records, size, begin, _ = _unpacked(END, file, at, len(file))
     if n_records == 0xFFFF or IN_EXTRA in (size, begin):
-        locator, _, at, _ = _unpacked(LOCATOR64, content, at - LOCATOR64.size, at)
+        locator, _, at, _ = _unpacked(LOCATOR64, file, at - LOCATOR64.size, at)
         if locator != b"PK\6\7":
             raise BadZipError("it has no 64-bit directory")
-        sign, _, _, _, disk, first_disk, _, n_records, size, begin = _unpacked(END64, content, at, len(content))
+        sign, _, _, _, disk, first_disk, _, n_records, size, begin = _unpacked(END64, file, at, len(file))
         if sign != b"PK\6\6":
             raise BadZipError(f"its 64-bit directory does not end at byte {at}")
     if disk or first_disk:
@@ -112,10 +108,10 @@ def _directory(content: mmap.mmap) -> tuple[int, int, int]:
     return begin, begin + size, n_records
 
 
-def _unpacked(layout: struct.Struct, content: mmap.mmap, position: int, end: int) -> tuple[Any, ...]:
+def _unpacked(layout: struct.Struct, file: SourceFile, position: int, end: int) -> tuple[Any, ...]:
     if not 0 <= position <= end - layout.size:
         raise BadZipError(f"its header at byte {position} ends after byte {end}")
-    return layout.unpack_from(content, position)
+    return file.unpack(layout, position)
 
 
 def _wide(extra: bytes, numbers: list[int]) -> list[int]:

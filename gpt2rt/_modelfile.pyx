@@ -31,6 +31,7 @@ cdef extern from "layout.h" nogil:
         C_MAX_N_LAYER "MAX_N_LAYER"
         C_MAX_METADATA "MAX_METADATA"
         C_MAX_TOKEN_BYTES "MAX_TOKEN_BYTES"
+        C_MAX_TOKEN_LENGTH "MAX_TOKEN_LENGTH"
         C_MAX_EOS "MAX_EOS"
         N_TYPES, N_GROUP_SIZES, N_SECTIONS, N_TABLES
         SECTION_METADATA, SECTION_VOCABULARY, SECTION_WEIGHTS
@@ -70,9 +71,12 @@ cdef extern from "modelfile.h" nogil:
     ctypedef struct Vocabulary:
         VocabularyCounts counts
     ctypedef struct ModelFile:
+        const uint8_t* data
+        int64_t size
         ModelShape shape
         Section* sections
         Vocabulary vocabulary
+    bint header_is_valid(ModelFile* f, Problem* problem)
     bint modelfile_open(ModelFile* f, const void* data, size_t size, Problem* problem)
     bint section_checksum(const Section* section, int (*stop)() noexcept nogil, uint32_t* checksum)
     int64_t modelfile_nonzero_padding(const ModelFile* f)
@@ -88,6 +92,9 @@ cdef extern from "mapped.h" nogil:
     void mapped_prefetch(const Mapped* m)
     void mapped_close(Mapped* m)
 
+cdef extern from "cut_file.h" nogil:
+    void c_end_when_a_file_is_cut "end_when_a_file_is_cut"()
+
 crc32c_init()
 
 MAGIC = MODEL_MAGIC[:8]
@@ -96,7 +103,7 @@ WEIGHT_TYPES = tuple([TYPE_NAMES[i].decode() for i in range(N_TYPES)])
 GROUP_SIZES = tuple([C_GROUP_SIZES[i] for i in range(N_GROUP_SIZES)])
 SECTIONS = tuple([SECTION_NAMES[i].decode() for i in range(N_SECTIONS)])
 MAX_N_VOCAB, MAX_N_LAYER, MAX_METADATA = C_MAX_N_VOCAB, C_MAX_N_LAYER, C_MAX_METADATA
-MAX_TOKEN_BYTES, MAX_EOS = C_MAX_TOKEN_BYTES, C_MAX_EOS
+MAX_TOKEN_BYTES, MAX_TOKEN_LENGTH, MAX_EOS = C_MAX_TOKEN_BYTES, C_MAX_TOKEN_LENGTH, C_MAX_EOS
 
 
 cdef str sentence(const Problem* problem):
@@ -325,6 +332,14 @@ cdef class FileBytes:
         PyBuffer_FillInfo(buffer, self, <void*>self.mapped.data, <Py_ssize_t>self.mapped.size, True, flags)
 
 
+def end_when_a_file_is_cut():
+    """From now on, end the process with a sentence and status 1 when it reads what was cut from a mapped file.
+
+    It is for programs: in a library, the signal is its host's.
+    """
+    c_end_when_a_file_is_cut()
+
+
 cdef int signal_raised() noexcept nogil:
     """Return whether a signal handler has raised an exception, which is then set."""
     with gil:
@@ -334,6 +349,19 @@ cdef int signal_raised() noexcept nogil:
 cdef int raise_pending() except -1:
     """Raise the exception that C code has set."""
     return -1
+
+
+def check_header(bytes content, int64_t size, str path):
+    """Check the header at the beginning of a file of this size, as far as it can be checked without the rest.
+
+    Raises:
+        ModelFileError: it is not that of a sound model file.
+    """
+    cdef ModelFile file
+    cdef Problem problem
+    file.data, file.size = content, size
+    if len(content) >= C_ALIGNMENT and not header_is_valid(&file, &problem):
+        raise ModelFileError(f"{path}: {sentence(&problem)}")
 
 
 @cython.final

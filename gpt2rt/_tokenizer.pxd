@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Declarations of the C headers in `core/` for `_tokenizer.pyx`; the headers document the shape of every pointer."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "problem.h":
@@ -52,6 +52,17 @@ cdef extern from "tokenizer.h" nogil:
     EncodeStatus encode_text(Encoding* e, const uint8_t* text, size_t n)
 
 
+cdef extern from "text.h" nogil:
+    ctypedef struct Text:
+        const uint8_t* at
+        size_t n
+    ctypedef struct Buffer:
+        uint8_t* at
+        size_t n, capacity
+    bint buffer_reserve(Buffer* b, size_t more)
+    void buffer_close(Buffer* b)
+
+
 cdef extern from "utf8.h" nogil:
     ctypedef struct Utf8Decoder:
         size_t n
@@ -73,3 +84,46 @@ cdef extern from "stops.h" nogil:
     void stops_close(Stops* s)
     size_t stops_feed(Stops* s, const uint8_t* p, size_t n, uint8_t* text)
     size_t stops_finish(Stops* s, uint8_t* text)
+
+
+cdef extern from "stream.h" nogil:
+    ctypedef enum FinishReason:
+        FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_INTERRUPTED, FINISH_BLANK
+    const char** FINISH_REASONS
+    ctypedef struct CTextStream "TextStream":
+        uint64_t n_tokens
+        FinishReason reason
+        Stops stops
+        Buffer piece
+    ctypedef enum StreamStatus:
+        STREAM_OK, STREAM_NO_MEMORY, STREAM_DAMAGED
+    bint stream_open(CTextStream* s, const CTokenizer* tokenizer, const StopText* stops, int n_stops,
+                     uint64_t max_tokens)
+    void stream_close(CTextStream* s)
+    StreamStatus stream_accept(CTextStream* s, const uint32_t* tokens, size_t n, bint is_full, Buffer* text,
+                               size_t* n_used, Problem* problem)
+
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals()
+
+
+cdef inline int signal_raised() noexcept nogil:
+    """Return whether a signal handler has raised an exception, which is then set."""
+    with gil:
+        return PyErr_CheckSignals() != 0
+
+
+cdef enum:
+    N_TABLES = 6
+
+
+cdef class Tokenizer:
+    cdef CTokenizer c
+    cdef Py_buffer views[N_TABLES]  # the buffers that the tables are in
+    cdef readonly tuple eos_token_ids  # ids that end a text; may be empty
+    cdef readonly object bos_token_id, pad_token_id  # None: the vocabulary has none
+    cdef readonly bint add_bos_token, add_prefix_space
+    cdef list list_of(self, const uint32_t* ids, size_t n)
+    cdef int find(self, token, TokenBytes* found) except -1
+    cdef int join(self, ids, Buffer* joined) except -1

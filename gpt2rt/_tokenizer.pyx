@@ -1,6 +1,6 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Text in tokens, out of tokens, and up to where it stops: Python's side of `core/tokenizer.h`, `core/utf8.h` and
-`core/stops.h`, which do the work.
+"""Text in tokens, out of tokens, and up to where it stops: Python's side of `core/tokenizer.h`, `core/utf8.h`,
+`core/stops.h` and `core/stream.h`, which do the work.
 """
 
 cimport cython
@@ -8,29 +8,21 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from gpt2rt.errors import UsageError, VocabularyError
 
 cdef extern from "Python.h":
-    int PyErr_CheckSignals()
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     str PyUnicode_DecodeUTF8(const char* content, Py_ssize_t size, const char* errors)
 
 
 cdef enum:
-    N_TABLES = 6
     SHORT = 256  # bytes of text for which no memory is allocated
     LONG = 0x10000  # bytes of text; encoding more lets other threads run
 
 cdef tuple TABLES = ("token_offsets", "byte_tokens", "special_tokens", "controls", "merge_slots", "token_bytes")
-
-
-cdef int signal_raised() noexcept nogil:
-    """Return whether a signal handler has raised an exception, which is then set."""
-    with gil:
-        return PyErr_CheckSignals() != 0
 
 
 cdef int raise_pending() except -1:
@@ -40,24 +32,6 @@ cdef int raise_pending() except -1:
 
 cdef int raise_damage(const Problem* problem) except -1:
     raise VocabularyError(problem.text.decode())
-
-
-cdef struct Bytes:
-    uint8_t* at  # (capacity), of which n are in use
-    size_t n, capacity
-
-
-cdef int reserve(Bytes* content, size_t more) except -1:
-    """Make room for more bytes."""
-    cdef size_t capacity = content.n + more
-    if capacity < content.capacity:  # also for nothing at first, so that `at` is not NULL
-        return 0
-    capacity += capacity // 2 + SHORT
-    cdef void* at = realloc(content.at, capacity)
-    if at == NULL:
-        raise MemoryError
-    content.at, content.capacity = <uint8_t*>at, capacity
-    return 0
 
 
 # --- the tokenizer -------------------------------------------------------------------------------------------------
@@ -73,12 +47,6 @@ cdef class Tokenizer:
         add_bos_token: whether a text begins with that token. add_prefix_space: whether a text that doesn't begin with a
             space gets one.
     """
-
-    cdef CTokenizer c
-    cdef Py_buffer views[N_TABLES]  # the buffers that the tables are in
-    cdef readonly tuple eos_token_ids  # ids that end a text; may be empty
-    cdef readonly object bos_token_id, pad_token_id  # None: the vocabulary has none
-    cdef readonly bint add_bos_token, add_prefix_space
 
     def __cinit__(self, tables, n_vocab):
         """
@@ -194,10 +162,12 @@ cdef class Tokenizer:
     cdef list list_of(self, const uint32_t* ids, size_t n):
         """Return ids as a list. In a long one, equal ids are the same object, which takes a fifth of the memory."""
         cdef size_t i
-        cdef list result, known
+        cdef list result = [], known  # comprehensions of Cython 3.3 damage memory if it runs out
         if n < self.c.tables.n_vocab // 8:
-            return [ids[i] for i in range(n)]
-        result, known = [], [None] * self.c.tables.n_vocab
+            for i in range(n):
+                result.append(ids[i])
+            return result
+        known = [None] * self.c.tables.n_vocab
         for i in range(n):
             token = known[ids[i]]
             if token is None:
@@ -225,7 +195,7 @@ cdef class Tokenizer:
             raise_damage(&problem)
         return 0
 
-    cdef int join(self, ids, Bytes* joined) except -1:
+    cdef int join(self, ids, Buffer* joined) except -1:
         """Add the bytes of tokens. Raises as `decode_bytes`."""
         cdef TokenBytes found
         try:
@@ -234,9 +204,12 @@ cdef class Tokenizer:
             items = None
         if items is None:
             raise UsageError(f"tokens: got {ids!r:.80}, expected ids")
+        if not buffer_reserve(joined, 0):  # so that there is an address, also of nothing
+            raise MemoryError
         for token in items:
             self.find(token, &found)
-            reserve(joined, found.n)
+            if not buffer_reserve(joined, found.n):
+                raise MemoryError
             memcpy(joined.at + joined.n, found.at, found.n)
             joined.n += found.n
         return 0
@@ -259,21 +232,21 @@ cdef class Tokenizer:
             UsageError: an item of `ids` is not an integer.
             VocabularyError: an id is out of range.
         """
-        cdef Bytes joined = Bytes(NULL, 0, 0)
+        cdef Buffer joined = Buffer(NULL, 0, 0)
         try:
             self.join(ids, &joined)
             return PyBytes_FromStringAndSize(<const char*>joined.at, <Py_ssize_t>joined.n)
         finally:
-            free(joined.at)
+            buffer_close(&joined)
 
     def decode(self, ids):
         """Decode tokens to text; bytes that are not UTF-8 become U+FFFD. Raises as `decode_bytes`."""
-        cdef Bytes joined = Bytes(NULL, 0, 0)
+        cdef Buffer joined = Buffer(NULL, 0, 0)
         try:
             self.join(ids, &joined)
             return PyUnicode_DecodeUTF8(<const char*>joined.at, <Py_ssize_t>joined.n, "replace")
         finally:
-            free(joined.at)
+            buffer_close(&joined)
 
     def problems(self, most=100):
         """Check the contents of all tables.
@@ -360,6 +333,18 @@ def stop_strings(stop):
     return stops
 
 
+cdef list stop_texts(tuple strings, StopText* texts):
+    """Return the content of `stop_strings`, to which `texts` then points."""
+    cdef bytes one
+    cdef int i
+    cdef list content = []
+    for i, string in enumerate(strings):
+        one = string.encode("utf-8", "surrogatepass")  # a lone surrogate is a character here, as it is for str.find
+        content.append(one)
+        texts[i].text, texts[i].n = <const uint8_t*><const char*>one, <size_t>len(one)
+    return content
+
+
 @cython.final
 cdef class StopStrings:
     """Passes text through until a stop string is complete, and holds back text that may become one.
@@ -374,13 +359,8 @@ cdef class StopStrings:
     def __cinit__(self, stop=()):
         """Raises UsageError as `stop_strings` does."""
         cdef StopText[MAX_STOPS] texts
-        cdef bytes one
-        cdef int i
         self.strings = stop_strings(stop)
-        # A lone surrogate is a character like any other here, as it is for str.find.
-        content = [string.encode("utf-8", "surrogatepass") for string in self.strings]
-        for i, one in enumerate(content):
-            texts[i].text, texts[i].n = <const uint8_t*><const char*>one, <size_t>len(one)
+        content = stop_texts(self.strings, texts)
         if not stops_open(&self.stops, texts, <int>len(content)):
             raise MemoryError
 
@@ -432,3 +412,89 @@ cdef class StopStrings:
         held = PyUnicode_DecodeUTF8(<const char*>text, <Py_ssize_t>stops_finish(&after, text), "surrogatepass")
         self.stops = after
         return held
+
+
+cdef tuple REASONS = (None, "stop", "length")  # as FINISH_REASONS
+
+
+@cython.final
+cdef class TextStream:
+    """The text of sampled tokens: whole characters, up to a stop string, a token that ends a text, or a limit.
+
+    Attributes:
+        finish_reason: None while it goes on, then "stop" (a stop string, or a token of `eos_token_ids`) or "length"
+            (max_tokens, or the sequence is full).
+        n_tokens: how many tokens belong to the text.
+    """
+
+    cdef Tokenizer tokenizer
+    cdef CTextStream c
+
+    def __cinit__(self, Tokenizer tokenizer not None, stop=(), max_tokens=None, /):
+        """
+        Args:
+            stop: strings that end the text; they are not part of it. max_tokens: None for as many as there is room for.
+
+        Raises:
+            UsageError: as for `stop_strings`.
+        """
+        cdef StopText[MAX_STOPS] texts
+        cdef uint64_t most = 0 if max_tokens is None else min(max_tokens, 1 << 62)
+        content = stop_texts(stop_strings(stop), texts)
+        self.tokenizer = tokenizer
+        if not stream_open(&self.c, &tokenizer.c, texts, <int>len(content), most):
+            raise MemoryError
+
+    def __dealloc__(self):
+        stream_close(&self.c)
+
+    @property
+    def finish_reason(self):
+        return REASONS[<int>self.c.reason]
+
+    @property
+    def n_tokens(self):
+        return self.c.n_tokens
+
+    @cython.critical_section
+    def accept(self, list tokens not None, bint is_full, /):
+        """Add the tokens that a step sampled.
+
+        Args:
+            is_full: whether the sequence has no position left after them.
+
+        Returns:
+            The text that is now final, which may be empty, and how many of the tokens were used: once there is a
+            finish reason, the others are not part of the text.
+
+        Raises:
+            VocabularyError: the vocabulary is damaged.
+        """
+        cdef uint32_t[SHORT] few
+        cdef uint32_t* ids = few
+        cdef Py_ssize_t i, n = len(tokens)
+        cdef size_t n_used
+        cdef Buffer text = Buffer(NULL, 0, 0)
+        cdef Problem problem
+        cdef CTextStream before = self.c
+        if n > SHORT:
+            ids = <uint32_t*>malloc(<size_t>n * sizeof(uint32_t))
+            if ids == NULL:
+                raise MemoryError
+        try:
+            for i in range(n):
+                ids[i] = tokens[i]
+            status = stream_accept(&self.c, ids, <size_t>n, is_full, &text, &n_used, &problem)
+            if status == STREAM_NO_MEMORY:
+                raise MemoryError
+            if status == STREAM_DAMAGED:
+                raise_damage(&problem)
+            return PyUnicode_DecodeUTF8(<const char*>text.at, <Py_ssize_t>text.n, NULL), n_used
+        except MemoryError:
+            before.piece = self.c.piece  # scratch
+            self.c = before
+            raise
+        finally:
+            buffer_close(&text)
+            if ids != few:
+                free(ids)

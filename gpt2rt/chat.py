@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 from collections import namedtuple
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from time import perf_counter
 
 from gpt2rt import _engine
+from gpt2rt._chat import MAX_TOKENS as MAX_TOKENS  # noqa: PLC0414 (others import it from here)
+from gpt2rt._chat import ChatFormat, earlier_answers, kept_answer, prompt_of
 from gpt2rt.arguments import whole_number
-from gpt2rt.chat_format import ChatFormat, chat_format
+from gpt2rt.chat_format import chat_format
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.generate import run_together, stop_strings
 from gpt2rt.messages import turns_of
@@ -23,11 +24,8 @@ if TYPE_CHECKING:
     from gpt2rt.model import Model
     from gpt2rt.sampling import SamplingKeywords
 
-MAX_TOKENS = 120  # of an answer, unless the caller says otherwise
 MAX_BATCH = 16  # drafts that may be sampled together
 GOLDEN_RATIO = 0x9E3779B97F4A7C15  # of 2^64: multiples of it are spread well
-ANSWERS_REMEMBERED = 8  # that the next answer must differ from
-ECHO_WORDS = 4  # a message of so many words must not come back as the answer
 
 Turn = namedtuple("Turn", "user answer tokens")
 Turn.__doc__ = "A message, its answer, and the answer's ids as they were sampled."
@@ -169,12 +167,8 @@ class Answer:
 
     def _earlier_answers(self) -> set[str]:
         """The answers that must not be given again, as `words_of`; none if this is no talk."""
-        if not self._conversation.format.is_talk:
-            return set()
-        turns = [*self._other_turns()[-ANSWERS_REMEMBERED:], *filter(None, [self._replaced])]
-        earlier = {words_of(turn.answer) for turn in turns}
-        message = words_of(self._message)
-        return earlier | {message} if len(message.split()) >= ECHO_WORDS else earlier
+        replaced = self._replaced.answer if self._replaced else None
+        return earlier_answers(self._conversation.format, self._other_turns(), replaced, self._message)
 
     def _new_tokens(self) -> list[int]:
         """Return the part of the prompt that is new to the conversation's sequence, which is cut back to the rest."""
@@ -191,9 +185,13 @@ class Answer:
     def _keep(self) -> None:
         """Make the turn, of the tokens before a stop string; or none, where nothing is left."""
         conversation = self._conversation
-        tokens = conversation.answer_tokens(self._sampled, self.finish_reason == "interrupted")
-        text = conversation.model.tokenizer.decode(tokens)
-        self._text = text.strip() if conversation.format.is_talk and self._is_whole else text
+        tokens, self._text = kept_answer(
+            conversation.model.tokenizer,
+            self._sampled,
+            (*conversation.format.stop, *conversation.stop),
+            self.finish_reason == "interrupted",
+            conversation.format.is_talk and self._is_whole,
+        )
         if self._text:
             n_turns = len(conversation.turns) - bool(self._replaced)
             conversation.turns[n_turns:] = [Turn(self._message, self._text, tokens)]
@@ -356,11 +354,7 @@ class Conversation:
     ) -> ChatFormat:
         """Return a format; arguments that are None come from the model file. Raises UsageError, ModelFileError."""
         made = chat_format(self.model, name, user_name, bot_name, opening)
-        if len(made.opening_tokens) > self.sequence.n_ctx // 2:
-            raise UsageError(
-                f"opening: {len(made.opening_tokens)} tokens, expected at most {self.sequence.n_ctx // 2},"
-                " half of the model's context"
-            )
+        made.check_opening(self.sequence.n_ctx)
         return made
 
     # --- talk
@@ -433,47 +427,8 @@ class Conversation:
         self._answer = Answer(self, message, tokens, n_more, replaced)
         return self._answer
 
-    def _turn_tokens(self, turn: Turn) -> list[int]:
-        return [*self.format.prompt(turn.user), *turn.tokens, *self.format.closing_tokens]
-
     def _prompt(self, message: str, turns: list[Turn]) -> tuple[list[int], int]:
-        """Return the ids of the prompt, and how many of the first turns it leaves out.
-
-        Positions are learned, so old tokens can't be shifted out of the cache. Several turns are dropped at once, so
-        that the rest is evaluated again only once in a while.
-        """
-        n_dropped = first = min(self.n_dropped, len(turns))
-        if self.format.turns_kept is not None:
-            first = max(first, len(turns) - self.format.turns_kept)
-        asked = self.format.prompt(message)
-        opening = self.format.opening_tokens
-        kept = [self._turn_tokens(turn) for turn in turns[first:]]
-        room = self.sequence.n_ctx - min(self.max_tokens, self.sequence.n_ctx // 4) - len(opening)
-        if len(asked) > room:
-            raise ContextFullError(f"message: {len(asked)} tokens, the context has room for {room} (shorten it)")
-        used = len(asked) + sum(map(len, kept))
-        if used > room:
-            while kept and used > room - self.sequence.n_ctx // 4:
-                used -= len(kept.pop(0))
-            n_dropped = len(turns) - len(kept)
-        return [*opening, *(token for tokens in kept for token in tokens), *asked], n_dropped
-
-    def answer_tokens(self, sampled: list[int], is_interrupted: bool) -> list[int]:
-        """Return the sampled ids up to a stop string, without the part of a character that an interruption leaves."""
-        tokenizer = self.model.tokenizer
-        content = tokenizer.decode_bytes(sampled)
-        stops = [one.encode() for one in (*self.format.stop, *self.stop)]
-        complete = [(at + len(one), at) for one in stops if (at := content.find(one)) >= 0]
-        if complete:
-            content = content[: min(complete)[1]]  # the one that StopStrings found
-        if is_interrupted:
-            content = content[: codecs.utf_8_decode(content, "replace", False)[1]]
-        kept: list[int] = []
-        length = 0
-        for token in sampled:
-            piece = len(tokenizer.token_bytes(token))
-            if length + piece > len(content):
-                break
-            kept.append(token)
-            length += piece
-        return kept + tokenizer.encode(content[length:].decode("utf-8", "ignore"), continues=True)
+        """Return the ids of the prompt, and how many of the first turns it leaves out."""
+        n_before = min(self.n_dropped, len(turns))
+        tokens, n_dropped = prompt_of(self.format, turns[n_before:], message, self.sequence.n_ctx, self.max_tokens)
+        return tokens, n_before + n_dropped

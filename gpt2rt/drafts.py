@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from time import perf_counter
 
 from gpt2rt import _engine
-from gpt2rt.chat_format import ChatFormat
+from gpt2rt._chat import ChatFormat
 from gpt2rt.generate import Continuation, run_together
 from gpt2rt.sampling import SamplingParams
 

@@ -7,7 +7,7 @@ from time import perf_counter
 
 from gpt2rt import _engine
 from gpt2rt._engine import Event, step_together
-from gpt2rt._tokenizer import StopStrings, StreamDecoder
+from gpt2rt._tokenizer import TextStream
 from gpt2rt._tokenizer import stop_strings as stop_strings  # noqa: PLC0414 (others import it from here)
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import ContextFullError, UsageError
@@ -75,8 +75,8 @@ class Continuation:
         if not isinstance(sequence, _engine.Sequence):
             raise UsageError(f"sequence: got {sequence!r:.80}, expected a Sequence (model.sequence() returns one)")
         self.max_tokens = None if max_tokens is None else whole_number("max_tokens", max_tokens, 1)
-        self._stops = StopStrings(stop)
-        self._eos = sequence.model.tokenizer.eos_token_ids
+        tokenizer = sequence.model.tokenizer
+        self._stream = TextStream(tokenizer, stop, self.max_tokens)
         prompt = prompt_ids(sequence.model, prompt, continues=bool(len(sequence) or sequence.pending))
         if not prompt and not len(sequence) and not sequence.pending:
             prompt = start_of_text(sequence.model)
@@ -91,7 +91,7 @@ class Continuation:
             seed=seed,
             history=history,
             exempt=exempt,
-            stop_tokens=self._eos,
+            stop_tokens=tokenizer.eos_token_ids,
             logprobs=logprobs,
             logit_bias=logit_bias,
             prompt_logprobs=prompt_logprobs,
@@ -102,7 +102,6 @@ class Continuation:
         self.tokens: list[int] = []
         self.scored: list[ScoredToken] = []
         self.finish_reason: str | None = None
-        self._decoder = StreamDecoder(sequence.model.tokenizer)
         self._lookup = PromptLookup() if lookup else None
         self._known = sequence.tokens + sequence.pending if lookup else []
         self._n_guesses = 0
@@ -127,29 +126,19 @@ class Continuation:
         """
         if event.error is not None:
             raise event.error
-        piece, tokens = "", event.tokens
-        for i, token in enumerate(tokens):
-            if event.logprobs is not None:
-                top = None if event.top_logprobs is None else event.top_logprobs[i]
-                self.scored.append((token, event.logprobs[i], top))
-            if token in self._eos:
-                piece += self.end("stop")
-            else:
-                self.tokens.append(token)
-                piece += self._stops.feed(self._decoder.feed(token))
-                if self._stops.found is not None:
-                    self.finish_reason = "stop"
-                elif len(self.tokens) == self.max_tokens:
-                    piece += self.end("length")
-            if self.finish_reason:
-                self.sequence.retract(len(tokens) - i - 1)
-                return piece
-        if self._lookup is not None:
+        tokens = event.tokens
+        piece, n_used = self._stream.accept(tokens, len(self.sequence) == self.sequence.n_ctx)
+        if event.logprobs is not None:
+            tops = [None] * n_used if event.top_logprobs is None else event.top_logprobs
+            self.scored += zip(tokens[:n_used], event.logprobs, tops, strict=False)
+        self.tokens += tokens[: self._stream.n_tokens - len(self.tokens)]
+        self.finish_reason = self._stream.finish_reason
+        if n_used < len(tokens):
+            self.sequence.retract(len(tokens) - n_used)
+        elif self._lookup is not None:
             self._known += tokens
             if self._n_guesses:
                 self._lookup.learn(len(tokens) - 1)
-        if len(self.sequence) == self.sequence.n_ctx:
-            piece += self.end("length")
         return piece
 
     @property
@@ -161,13 +150,6 @@ class Continuation:
     def top_logprobs(self) -> list[list[tuple[int, float]]]:
         """For each of `tokens`, the most likely tokens, a list of (id, log probability); empty unless requested."""
         return [top for _, _, top in self.scored[: len(self.tokens)] if top is not None]
-
-    def end(self, reason: str) -> str:
-        """End the continuation and return the text that was held back."""
-        tail = self._stops.feed(self._decoder.finish())
-        tail += self._stops.finish()
-        self.finish_reason = reason if self._stops.found is None else "stop"
-        return tail
 
 
 def begun(

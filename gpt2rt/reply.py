@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpt2rt import _engine
+from gpt2rt._chat import MAX_DRAFTS as MAX_DRAFTS  # noqa: PLC0414 (others import them from here)
+from gpt2rt._chat import ReplyText
+from gpt2rt._chat import words_of as words_of  # noqa: PLC0414
 from gpt2rt._engine import Event
 from gpt2rt.generate import Continuation
 from gpt2rt.sampling import SamplingParams
@@ -14,15 +17,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpt2rt.generate import ScoredToken
-
-MAX_DRAFTS = 5  # of an answer: blank ones and repeated ones are sampled again
-WARMER = 1.25  # factor of the temperature from one draft to the next, up to a temperature of 1
-
-
-def words_of(text: str) -> str:
-    """Return the text as it is compared: letters and digits in lower case, separated by single spaces."""
-    kept = (c if c.isalnum() else " " if c.isspace() else "" for c in text.casefold())
-    return " ".join("".join(kept).split())
 
 
 class Reply:
@@ -60,7 +54,8 @@ class Reply:
             The others are those of `Generation`; `history` has the ids of the earlier answers.
         """
         self.finish_reason: str | None = None
-        self._sequence, self._sampling, self._is_talk, self._earlier = sequence, sampling, is_talk, earlier
+        self._sequence, self._sampling = sequence, sampling
+        self._text = ReplyText(is_talk, sampling.temperature, earlier)
         self._arguments: dict[str, Any] = {
             "max_tokens": max_tokens,
             "stop": stop,
@@ -70,20 +65,15 @@ class Reply:
             "logit_bias": logit_bias,
             "lookup": lookup,
         }
-        self._last_draft = MAX_DRAFTS - 1 if is_talk and sampling.temperature > 0 else 0
-        self._draft = 0
         self._n_discarded = 0
         self._start(prompt, seed)
         self.n_prompt_tokens = self._continuation.n_prompt_tokens
         self._n_prompt = len(sequence) + len(sequence.pending)
 
     def _start(self, prompt: Iterable[int], seed: int | None) -> None:
-        """Begin a draft. The same words come again if they are the likely ones, so each one is sampled warmer."""
-        temperature = self._sampling.temperature
-        warmer = min(max(temperature, 1.0), temperature * WARMER**self._draft)
-        sampling = self._sampling.replace(temperature=warmer)
+        """Begin a draft, with its own temperature."""
+        sampling = self._sampling.replace(temperature=self._text.temperature)
         self._continuation = Continuation(self._sequence, prompt, sampling, seed=seed, **self._arguments)
-        self._raw, self._n_returned = "", 0
 
     @property
     def sequence(self) -> _engine.Sequence:
@@ -119,24 +109,12 @@ class Reply:
         Raises:
             Gpt2rtError: sampling failed.
         """
-        continuation = self._continuation
-        self._raw += continuation.accept(event)
-        text = self._raw.strip() if self._is_talk else self._raw
-        is_last = self._draft == self._last_draft
-        if continuation.finish_reason is None:
-            words = words_of(text)
-            may_repeat = not is_last and any(answer.startswith(words) for answer in self._earlier)
-            return "" if may_repeat else self._new_part(text)
-        if self._n_returned or is_last or (text and words_of(text) not in self._earlier):
-            self.finish_reason = continuation.finish_reason if text else "blank"
-            return self._new_part(text)
+        piece = self._continuation.accept(event)
+        text = self._text.accept(piece, self._continuation.finish_reason)
+        if text is not None:
+            self.finish_reason = self._text.finish_reason
+            return text
         self._n_discarded += len(self.tokens)
-        self._draft += 1
         self._sequence.truncate(self._n_prompt)
         self._start((), None)  # the generator continues
         return ""
-
-    def _new_part(self, text: str) -> str:
-        part = text[self._n_returned :]
-        self._n_returned += len(part)
-        return part

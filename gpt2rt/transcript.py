@@ -7,13 +7,15 @@ import os
 from gpt2rt.arguments import whole_number
 from gpt2rt.chat import Conversation, Turn
 from gpt2rt.errors import Gpt2rtError, UsageError
+from gpt2rt.foreign import translated
+from gpt2rt.regular_file import open_regular, read_regular
 from gpt2rt.sampling import MAX_SEED, SamplingParams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from gpt2rt.chat_format import ChatFormat
+    from gpt2rt._chat import ChatFormat
 
 VERSION = 1
 MARK = b'{\n "gpt2rt_transcript"'  # the first bytes of a transcript
@@ -29,7 +31,8 @@ def save_transcript(conversation: Conversation, path: str) -> None:
         UsageError: the file exists and is not a transcript, or it can't be written.
     """
     import json
-    import tempfile
+
+    from gpt2rt.modelfile.unfinished import Unfinished
 
     chat = conversation.format
     document = {
@@ -47,20 +50,22 @@ def save_transcript(conversation: Conversation, path: str) -> None:
     content = json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "replace")
     try:
         if os.path.exists(path):
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 if file.read(len(MARK)) != MARK:
                     raise UsageError(f"{path}: exists and is not a transcript (choose another name)")
-        folder, name = os.path.split(path)
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=folder or ".")
+        unfinished = Unfinished(path)
         try:
-            with open(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            unfinished.make()
+            os.chmod(unfinished.path, 0o600)  # a conversation is private
+            with open(unfinished.path, "wb") as part:
+                part.write(content)
+                part.flush()
+                os.fsync(part.fileno())
+            os.replace(unfinished.path, path)
         except BaseException:
-            os.unlink(temporary)
+            unfinished.remove()
             raise
+        unfinished.release()
     except (OSError, ValueError) as error:
         raise _refusal(path, "can't be written", error) from None
 
@@ -71,8 +76,9 @@ def load_transcript(conversation: Conversation, path: str) -> None:
     Raises:
         UsageError: the file can't be read, is not a transcript, or does not fit the model; the message names the field.
     """
-    document = _read(path)
-    conversation.reset_to(*_checked(conversation, document, path))
+    with translated(path, UsageError):
+        found = _checked(conversation, _read(path), path)
+    conversation.reset_to(*found)
 
 
 def _refusal(path: str, what: str, error: Exception) -> UsageError:
@@ -82,19 +88,16 @@ def _refusal(path: str, what: str, error: Exception) -> UsageError:
 
 
 def _read(path: str) -> dict[str, Any]:
-    import json
+    from gpt2rt.bounded_json import loads
 
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_SIZE + 1)
-    except (OSError, ValueError) as error:
-        raise _refusal(path, "can't be read", error) from None
-    if len(content) > MAX_SIZE:
-        raise UsageError(f"{path}: more than {MAX_SIZE} bytes, expected a transcript")
+        content = read_regular(path, MAX_SIZE)
+    except OSError as error:
+        raise _refusal(path, "can't be read", error) from error
     try:
-        document: dict[str, Any] = json.loads(content)
-    except (ValueError, RecursionError):
-        raise UsageError(f"{path}: not a transcript (not valid JSON)") from None
+        document: dict[str, Any] = loads(content)
+    except ValueError as error:
+        raise UsageError(f"{path}: not a transcript (not valid JSON)") from error
     version = document.get("gpt2rt_transcript") if isinstance(document, dict) else None
     if version is None:
         raise UsageError(f"{path}: not a transcript (no 'gpt2rt_transcript')")

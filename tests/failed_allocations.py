@@ -13,8 +13,10 @@ from expected_sequence import assert_as_fresh
 from token_tables import tokenizer_with
 
 import gpt2rt
+from gpt2rt._chat import ChatFormat, ReplyText, earlier_answers, kept_answer, prompt_of, words_of
 from gpt2rt._engine import Engine, Event
-from gpt2rt._tokenizer import StopStrings, StreamDecoder
+from gpt2rt._tokenizer import StopStrings, StreamDecoder, TextStream
+from gpt2rt.chat import Turn
 
 MODEL, OPERATION = sys.argv[1:]
 TEXT = [(7 * i * i + 3 * i) % 256 for i in range(400)]
@@ -51,10 +53,48 @@ OPERATIONS = {  # on the first sequence, or on all of them with an engine
     "decode": lambda all, engine: [TOKENIZER.decode([256] * 5 + [97])],
     "stream": lambda all, engine: fed(StreamDecoder(TOKENIZER), [0xF0, 256, 97]),
     "stop_strings": lambda all, engine: fed(StopStrings(["a" * 200 + "c", "b"]), ["a" * 600, "d" * 200, "ab"]),
+    "text_stream": lambda all, engine: given(TextStream(TOKENIZER, "d" * 200), STREAM_STEPS),
+    "reply_text": lambda all, engine: given(ReplyText(True, 0.7, ["hi"]), REPLY_PIECES),
+    "words": lambda all, engine: [words_of("É " * 400)],
+    "chat_format": lambda all, engine: ids_of(ChatFormat(TOKENIZER, 512, TEMPLATE, {"user_name": "Ann"})),
+    "chat_format_of_a_scene": lambda all, engine: ids_of(ChatFormat(TOKENIZER, 2048, {}, {})),
+    "chat_clean": lambda all, engine: [FORMAT.clean("a  b" * 100)],
+    "chat_prompt": lambda all, engine: FORMAT.prompt("a \ud83d\ude42"),
+    "chat_answer": lambda all, engine: FORMAT.answer("a"),
+    "prompt_of": lambda all, engine: list(prompt_of(FORMAT, TURNS * 9, "Hello", 512, 100)),
+    "earlier_answers": lambda all, engine: sorted(earlier_answers(FORMAT, TURNS * 9, "Hi", "A long message here")),
+    "kept_answer": lambda all, engine: list(kept_answer(TOKENIZER, [*b"abcde", 257], ["e<"], False, True)),
 }
 
 
-TOKENIZER = tokenizer_with([b"long " * 1000, b"<b>"], special=[257], flags=1)  # a space comes before a text
+TOKENIZER = tokenizer_with([b"long " * 200, b"<b>"], special=[257], flags=1)  # a space comes before a text
+FORMAT = ChatFormat(TOKENIZER, 512, {}, {"opening": "An opening"})
+TEMPLATE = {"format": "template", "template": "a{user}<b>b{bot}<b>", "opening": "User: Hi"}
+TURNS = [Turn("Hi", "Hello " * 5, [257] * 20)]
+STREAM_STEPS = [([0xF0, 256], False), ([256] * 3 + [97] * 300, True)]
+REPLY_PIECES = [(" Hi", None), ("!" * 100, None), (" there", None), ("", "stop")]
+
+
+def ids_of(chat):
+    """Return the ids that a format has."""
+    return [*chat.opening_tokens, *chat.closing_tokens, *sorted(chat.exempt)]
+
+
+def given(subject, items):
+    """Give items to a stream or a reply, and return what it accepts; a failure leaves it unchanged."""
+    results = [None] * len(items)
+    for i, item in enumerate(items):
+        try:
+            results[i] = subject.accept(*item)
+        except MemoryError:
+            results[i:] = [subject.accept(*one) for one in items[i:]]
+            assert results == EXPECTED[OPERATION]
+            raise
+    EXPECTED.setdefault(OPERATION, results)
+    return results
+
+
+EXPECTED = {}  # {operation: what the first call returned}
 
 
 def fed(subject, items):
@@ -72,7 +112,7 @@ def fed(subject, items):
 
 
 FED = {
-    "stream": ["", "\ufffd" + "long " * 1000, "a", ""],
+    "stream": ["", "\ufffd" + "long " * 200, "a", ""],
     "stop_strings": ["a" * 400, "a" * 200 + "d" * 200, "a", ""],
 }
 

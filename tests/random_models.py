@@ -46,12 +46,12 @@ def byte_vocabulary(n_vocab):
     return vocabulary_section(n_vocab, 0, tables)
 
 
-def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=None):
-    """Write tensors as a model file at `path`; return `path`."""
+def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=None, **metadata):
+    """Write tensors as a model file at `path`; return `path`. metadata: besides the name."""
     if group_size is None:
         group_size = modelfile.DEFAULT_GROUP_SIZE[weight_type]
     vocabulary = byte_vocabulary(hyperparameters.n_vocab)
-    with Writer(path, hyperparameters, weight_type, group_size, {"name": "random"}, vocabulary) as writer:
+    with Writer(path, hyperparameters, weight_type, group_size, {"name": "random", **metadata}, vocabulary) as writer:
         for tensor in writer.tensors:
             values = tensors[tensor.name]
             content = bytearray(tensor.length)

@@ -1,4 +1,4 @@
-"""A pseudo-terminal with `gpt2rt chat` in it, for tests; every step waits for a text, never for a time."""
+"""A pseudo-terminal with a chat in it, for tests; every step waits for a text, never for a time."""
 
 import os
 import re
@@ -13,18 +13,24 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from gpt2rt.__main__ import main
 main()
 """
+PROGRAM_AT_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 PATIENCE = 60  # seconds without a sign of life
 PASTE_MODE = re.compile(r"\x1b\[\?2004[hl]")  # readline switches bracketed paste on and off
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """Runs `gpt2rt chat` at a terminal of its own."""
+    """Runs `gpt2rt chat`, or another program, at a terminal of its own."""
 
-    def __init__(self, folder, arguments, columns=0, command="chat", **environment):
+    def __init__(self, folder, arguments, columns=0, command="chat", program=None, **environment):
         """
         Args:
-            folder: for its state. command: of gpt2rt. columns: the width, 0 for a terminal that does not tell it.
+            folder: for its state. command: of gpt2rt. program: the path of a program to run instead of gpt2rt.
+            columns: the width, 0 for a terminal that does not tell it.
             environment: variables besides those that there are, None to take one away.
         """
         import pty  # not on Windows
@@ -37,7 +43,12 @@ class Terminal:
             **{"INPUTRC": os.devnull, **environment},
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", AT_TERMINAL, command, *arguments],
+            [
+                sys.executable,
+                "-c",
+                *([PROGRAM_AT_TERMINAL, program] if program else [AT_TERMINAL, command]),
+                *arguments,
+            ],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -299,7 +299,7 @@ def test_a_transcript_is_replaced_and_another_file_is_not(conversation, transcri
 
 @pytest.mark.parametrize("path", ["missing/talk.json", ".", "a\0b"])
 def test_a_transcript_that_cant_be_written_is_said(conversation, tmp_path, path):
-    with pytest.raises(UsageError, match="can't be written"):
+    with pytest.raises(UsageError, match=r"can't (be written|write there)"):
         save_transcript(conversation, f"{tmp_path}/{path}")
     assert list(tmp_path.iterdir()) == []
 
@@ -350,7 +350,7 @@ def test_a_damaged_transcript_is_refused_by_name_and_the_talk_stays(conversation
 def test_a_file_that_is_no_transcript_is_refused(conversation, tmp_path, content):
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"x\.json: (not a transcript|more than)"):
+    with pytest.raises(UsageError, match=r"x\.json.*(not a transcript|expected at most)"):
         load_transcript(conversation, str(path))
 
 

@@ -6,8 +6,8 @@ import pytest
 from conversations import open_byte_model, say, shown_to
 from demo import DEMO, demo_model
 
+from gpt2rt._chat import ChatFormat
 from gpt2rt.chat import Conversation
-from gpt2rt.chat_format import renamed
 from gpt2rt.errors import UsageError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import ModelFile
@@ -126,11 +126,24 @@ def test_an_opening_from_the_file_is_for_its_own_format(opened_model, format):
         ("Bot: Robots, Bot!", {"Bot": "Al"}, "Al: Robots, Al!"),
         ("A: Hi B!", {"A": "B", "B": "A"}, "B: Hi A!"),
         ("A.B: Hi AxB!", {"A.B": r"\1"}, r"\1: Hi AxB!"),
-        ("A: Hi!", {"": "B", "A": 3}, "A: Hi!"),
+        ("A: Hi Ann!", {"A": "B", "Ann": "C"}, "B: Hi C!"),
+        ("ab: a!", {"a": "B", "ab": "C"}, "C: B!"),
+        ("A_ éA A² _A A.", {"A": "B"}, "A_ éA A² _A B."),
+        ("-A A-A", {"-A": "B"}, "B A-A"),
+        ("A- A-A", {"A-": "B", "A": "C"}, "B C-C"),
+        ("\ud800A A\udfff", {"A": "B"}, "\ud800B B\udfff"),
     ],
 )
-def test_names_are_replaced_as_whole_words(text, names, expected):
-    assert renamed(text, names) == expected
+def test_names_are_replaced_as_whole_words(byte_model, text, names, expected):
+    (user_name, new_user_name), (bot_name, new_bot_name) = [*names.items(), ("never", "Never")][:2]
+    own = {"opening": text, "user_name": user_name, "bot_name": bot_name}
+    options = {"user_name": new_user_name, "bot_name": new_bot_name}
+    assert ChatFormat(byte_model.tokenizer, 4096, own, options).opening == expected
+
+
+def test_of_equal_names_the_second_is_replaced(byte_model):
+    own = {"opening": "A, A", "user_name": "A", "bot_name": "A"}
+    assert ChatFormat(byte_model.tokenizer, 4096, own, {"user_name": "B", "bot_name": "C"}).opening == "C, C"
 
 
 def test_dialogpt_turns_are_separated_by_end_of_text(model):

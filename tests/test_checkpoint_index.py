@@ -137,7 +137,7 @@ def test_flipped_bit_anywhere_in_the_index_is_refused(folder, tmp_path):
 def test_overlong_index_is_refused(tmp_path):
     with (tmp_path / "x.index").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(CheckpointError, match=r"1099511627776 bytes, expected an index of at most"):
+    with pytest.raises(CheckpointError, match=r"1099511627776 bytes, expected at most"):
         read_index(tmp_path / "x.index")
 
 

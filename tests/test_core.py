@@ -66,6 +66,12 @@ def test_all_headers_compile_for_other_systems(target, tmp_path):
         source = tmp_path / "alone.c"
         source.write_text(f'#include "{header.as_posix()}"\nextern int not_empty;\n', encoding="utf-8")
         compile_strictly([sys.executable, "-m", "ziglang", "cc", "-target", target], source, tmp_path / "alone.o")
+    compile_strictly([sys.executable, "-m", "ziglang", "cc", "-target", target], CORE / "main.c", tmp_path / "main.o")
+
+
+@pytest.mark.slow
+def test_the_standalone_program_compiles_without_a_warning(tmp_path):
+    compile_strictly(system_compiler(), CORE / "main.c", tmp_path / "main.o")
 
 
 # --- text, in a program without Python
@@ -77,8 +83,21 @@ def trained(trained_vocabulary):
 
 
 def build(program, compiler, *options):
-    subprocess.run([*compiler, *FLAGS, *STRICT, *options, ROOT / "tests" / "text.c", "-o", program], check=True)
+    """Compile the source of this name in tests/."""
+    source = ROOT / "tests" / f"{program.name}.c"
+    subprocess.run([*compiler, *FLAGS, *STRICT, *options, source, "-o", program], check=True)
     return program
+
+
+def build_sanitized(program):
+    """Compile the source of this name in tests/ with sanitizers, where these run."""
+    options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
+    nothing = program.with_name("nothing")
+    nothing.with_suffix(".c").write_text("int main(void) { return 0; }\n")
+    built = subprocess.run([*system_compiler(), *options, nothing.with_suffix(".c"), "-o", nothing], check=False)
+    if built.returncode or subprocess.run([nothing], check=False).returncode:
+        pytest.skip("the address sanitizer does not run here")
+    return build(program, system_compiler(), *options)
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +107,7 @@ def program(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sanitized_program(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sanitized")
-    (folder / "nothing.c").write_text("int main(void) { return 0; }\n")
-    options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
-    built = subprocess.run([*system_compiler(), *options, folder / "nothing.c", "-o", folder / "nothing"], check=False)
-    if built.returncode or subprocess.run([folder / "nothing"], check=False).returncode:
-        pytest.skip("the address sanitizer does not run here")
-    return build(folder / "text", system_compiler(), *options)
+    return build_sanitized(tmp_path_factory.mktemp("sanitized") / "text")
 
 
 def run(program, folder, tables, n_vocab, text, stops):

@@ -34,6 +34,17 @@ OPERATIONS = {  # {operation: minimum number of allocations}
     "decode": 2,
     "stream": 1,
     "stop_strings": 2,
+    "text_stream": 3,
+    "reply_text": 3,
+    "words": 1,
+    "chat_format": 5,
+    "chat_format_of_a_scene": 5,
+    "chat_clean": 1,
+    "chat_prompt": 3,
+    "chat_answer": 2,
+    "prompt_of": 6,
+    "earlier_answers": 3,
+    "kept_answer": 5,
 }
 
 
@@ -72,7 +83,11 @@ def test_a_failed_allocation_changes_nothing(path, failing_malloc, operation):
 
 
 @pytest.mark.parametrize(
-    "operation", ["append", "score", "fork", "logits_again", "step", "encode", "decode", "stream", "stop_strings"]
+    "operation",
+    [
+        *("append", "score", "fork", "logits_again", "step", "encode", "decode", "stream", "stop_strings"),
+        *("text_stream", "reply_text", "chat_format", "prompt_of", "earlier_answers", "kept_answer"),
+    ],
 )
 def test_a_failed_allocation_of_a_python_object_leaves_usable_sequences(path, failing_malloc, operation):
     assert number_of_failures(path, failing_malloc, operation, "malloc") > OPERATIONS[operation]

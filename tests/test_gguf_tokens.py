@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-gguf = pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 
 from checkpoints import write_checkpoint  # noqa: E402
 from test_gguf import SMALL, gguf_tensors, write_gguf  # noqa: E402

@@ -104,7 +104,7 @@ def test_weights_of_another_model_are_not_downloaded(hub, folder):
 
 
 def test_of_gguf_files_the_one_of_the_best_type_is_converted_and_named(hub, folder, tmp_path, checkpoint):
-    pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+    pytest.importorskip("gguf", reason="the package gguf is not installed")
     from test_gguf import write_gguf
 
     for name in (*TOKENIZER, *UNUSED):

@@ -85,7 +85,7 @@ class TestFolder:
         assert batch.refused(source, out=source) == f"{source}: File exists"
         assert batch.refused(source, out=source / "out") == f"{source / 'out'}: Not a directory"
         assert ": it has no manifest.json, but 'rows.jsonl' (" in batch.refused(source, out=batch.folder)
-        assert batch.refused(source, out="\0") == "\0: embedded null byte"
+        assert batch.refused(source, out="\0") == "\\x00: embedded null byte"
         code, error = batch.cli("batch", batch.model, source, "", "--task", "score")[::2]
         assert (code, error) == (2, "gpt2rt: OUT_DIR: got '', expected the name of a folder\n")
 

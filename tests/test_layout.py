@@ -19,7 +19,7 @@ from demo import DEMO, demo_model
 import gpt2rt
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = ("_engine", "_kernels", "_modelfile", "_sampler", "_tokenizer")  # of the gpt2rt package itself
+MODULES = ("_chat", "_engine", "_kernels", "_modelfile", "_sampler", "_tokenizer")  # of the gpt2rt package itself
 # As users start Python, with the current folder first in the search path.
 USERS_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
 NOT_SOURCES = shutil.ignore_patterns(
@@ -56,7 +56,7 @@ def test_running_a_source_folder_without_extensions_as_a_module_says_what_to_do(
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"gpt2rt: {source / 'gpt2rt'}: this source folder has no built extension modules (_engine, _kernels, "
+        f"gpt2rt: {source / 'gpt2rt'}: this source folder has no built extension modules (_chat, _engine, "
     )
     assert "pip install -e ." in line
     assert "-P" in line
@@ -75,7 +75,7 @@ def test_importing_a_source_folder_without_extensions_is_an_import_error(source,
 def test_only_extensions_that_are_missing_are_named(source):
     for suffix, name in zip((EXTENSION_SUFFIXES[0], EXTENSION_SUFFIXES[-1]), MODULES[:2], strict=True):
         (source / "gpt2rt" / f"{name}{suffix}").touch()
-    assert "(_modelfile, _sampler, _tokenizer)" in python("-c", "import gpt2rt", folder=source).stderr
+    assert "(_kernels, _modelfile, _sampler, _tokenizer)" in python("-c", "import gpt2rt", folder=source).stderr
 
 
 def test_the_source_folder_does_not_matter_with_safe_path(source):
@@ -160,8 +160,8 @@ def touched_by(build_script, header):
 
 
 def test_a_header_affects_only_the_extensions_that_include_it(build_script):
-    assert touched_by(build_script, "gpt2rt/core/merges.h") == {"gpt2rt._tokenizer"}
-    assert touched_by(build_script, "gpt2rt/core/unicode.h") == {"gpt2rt._tokenizer"}  # through pieces.h
+    assert touched_by(build_script, "gpt2rt/core/mapped.h") == {"gpt2rt._modelfile"}
+    assert touched_by(build_script, "gpt2rt/core/reply.h") == {"gpt2rt._chat"}
     assert touched_by(build_script, "converter/pack.h") == {"gpt2rt.converter._pack"}
 
 
@@ -288,7 +288,7 @@ def test_an_install_without_changes_builds_nothing(checkout):
 @pytest.mark.slow
 def test_a_changed_header_rebuilds_what_includes_it(checkout):
     (checkout.root / "gpt2rt" / "core" / "merges.h").touch()
-    assert checkout.rebuilt(**PLAIN) == {"_tokenizer"}
+    assert checkout.rebuilt(**PLAIN) == {"_chat", "_tokenizer"}
     (checkout.root / "converter" / "pack.h").touch()
     assert checkout.rebuilt(**PLAIN) == {"_pack"}
 

@@ -188,3 +188,9 @@ def test_a_damaged_header_or_tokenizer_raises_nothing_else(tmp_path, data):
         LlmcFile(tmp_path / "gpt2.bin").vocabulary()
     except Gpt2rtError as error:
         assert "gpt2" in str(error)  # noqa: PT017 (valid by chance is fine too)
+
+
+def test_many_long_tokens_are_refused_before_their_merges_are_searched(tmp_path):
+    tokens = [*(bytes([byte]) for byte in range(256)), *(b"%03d" % i + b"a" * 250 for i in range(200))]
+    with pytest.raises(VocabularyError, match="its tokens are longer than those of a vocabulary of bytes"):
+        vocabulary_of(tmp_path / "gpt2_tokenizer.bin", tokens)

@@ -23,8 +23,8 @@ SIZE_LIMIT = 24 << 20  # bytes of a wheel
 CODE_SIZE_LIMIT = 800 << 10  # bytes of a wheel, the models not counted
 SDIST_SIZE_LIMIT = 26 << 20
 COMPILED = {
-    *("gpt2rt/_engine", "gpt2rt/_kernels", "gpt2rt/_modelfile", "gpt2rt/_sampler", "gpt2rt/_tokenizer"),
-    "gpt2rt/converter/_pack",
+    *("gpt2rt/_chat", "gpt2rt/_engine", "gpt2rt/_kernels", "gpt2rt/_modelfile", "gpt2rt/_sampler"),
+    *("gpt2rt/_tokenizer", "gpt2rt/converter/_pack"),
 }
 MODELS = {"gpt2rt/demo.bin", "gpt2rt/arena/lstm.npz"}
 LSTM_SIZE_LIMIT = 600 << 10

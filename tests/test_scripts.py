@@ -259,7 +259,10 @@ class TestPerformance:
         found = json.loads((tmp_path / "results.json").read_text())
         off = {}
         for contender in found["peers"]["contenders"]:
-            assert min(contender["medians"][what] for what in ("decode", "deep", "prompt", "start", "memory")) > 0
+            assert min(contender["medians"][what] for what in ("start", "memory")) > 0
+            if contender["runtime"] == "gpt2rt-chat":
+                continue
+            assert min(contender["medians"][what] for what in ("decode", "deep", "prompt")) > 0
             off[contender["runtime"], contender["kind"]] = contender["medians"]["off"]
         assert off["gpt2rt", "f32"] == 0 < off["gpt2rt", "f16"] < off["gpt2rt", "int8"] < off["gpt2rt", "int4"]
         missing = {line.split(":")[0] for line in found["peers"]["missing"]}

@@ -7,7 +7,6 @@ import struct
 import pytest
 from vocabularies import END_OF_TEXT, tokenizer_of, tokenizers, write_vocabulary
 
-from gpt2rt import modelfile
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.converter.vocabulary import Vocabulary, byte_characters
 from gpt2rt.errors import VocabularyError
@@ -197,10 +196,17 @@ def test_an_empty_encoder_is_refused(paths):
     refused(paths, "{encoder}: 0 tokens, expected 1 to 1048576")
 
 
-@pytest.mark.slow
-def test_too_many_tokens_are_refused(paths):
-    paths[0].write_text(json.dumps({str(i): i for i in range(modelfile.MAX_N_VOCAB + 1)}), encoding="utf-8")
-    refused(paths, "{encoder}: 1048577 tokens, expected 1 to 1048576")
+def test_too_many_tokens_are_refused(paths, monkeypatch):
+    monkeypatch.setattr("gpt2rt.converter.vocabulary.MAX_N_VOCAB", 260)
+    refused(paths, "{encoder}: 261 tokens, expected 1 to 260")
+
+
+def test_a_large_vocabulary_is_read_if_the_weights_have_as_many_tokens(paths):
+    ids = {text: i for i, text in enumerate((*byte_characters(), *map(str, range(10, 360_000))))}
+    paths[0].write_text(json.dumps(ids), encoding="utf-8")
+    refused(paths, "{encoder}: not valid JSON: too many values .*")
+    with pytest.raises(VocabularyError, match="line 2 merges"):
+        Vocabulary.read(*paths, len(ids))
 
 
 def test_a_gap_in_the_ids_is_refused(paths):

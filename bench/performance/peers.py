@@ -2,15 +2,18 @@
 
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 from collections import namedtuple
 from pathlib import Path
 
 from environments import NotInstalledError, PeerError, python_of, run, this_python
 from worker import Worker, WorkerError
 
+import gpt2rt
 from gpt2rt._kernels import available_isas
 from gpt2rt.benchmark import START_PROMPT, cpu_name, some_tokens, timed
 
@@ -18,6 +21,7 @@ HERE = Path(__file__).parent
 PROMPT, DEPTH = 512, 900  # tokens
 DECODED = 24  # tokens per measurement
 GENERATED = 64  # tokens of the run whose memory is measured
+STANDALONE = "gpt2rt-chat"  # the program without Python: only its start and its memory are measured
 SAME_MODEL = 0.35  # largest error, in standard deviations of the logits; int4 is far below, another model far above
 
 Contender = namedtuple("Contender", "runtime kind threads isa")
@@ -29,6 +33,7 @@ def contenders(threads):
     """Return the contenders with `threads` threads, and some with one thread or a lesser instruction set."""
     everyone = {
         "gpt2rt": ("int8", "int4", "f16", "f32"),
+        STANDALONE: ("int8",),
         "llama.cpp": ("Q8_0", "Q4_0", "F16"),
         "openvino": ("int8",),
         "ctranslate2": ("int8",),
@@ -57,7 +62,7 @@ class Entrant:
             installed_only: use only peers in the environment of this process, and install none.
         """
         self.contender, self.values = contender, {}
-        if contender.runtime == "gpt2rt":
+        if contender.runtime in ("gpt2rt", STANDALONE):
             self._python = sys.executable
         else:
             self._python = this_python(contender.runtime) if installed_only else python_of(contender.runtime, cache)
@@ -67,6 +72,10 @@ class Entrant:
         if contender.isa:
             self._environment["GPT2RT_ISA"] = contender.isa
         self._continue = self._continuation(cache)
+        self._worker = None
+        if contender.runtime == STANDALONE:
+            self.version = gpt2rt.__version__
+            return
         self._worker = Worker(
             self._python,
             contender.runtime,
@@ -75,11 +84,16 @@ class Entrant:
             log=cache / "workers.log",
             environment=self._environment,
         )
-        self.version, self.ask, self.close = self._worker.version, self._worker.ask, self._worker.close
+        self.version, self.ask = self._worker.version, self._worker.ask
+
+    def close(self):
+        """End its worker."""
+        if self._worker is not None:
+            self._worker.close()
 
     def _made_model(self, models):
         runtime, kind = self.contender.runtime, self.contender.kind
-        if runtime == "gpt2rt":
+        if runtime in ("gpt2rt", STANDALONE):
             return models.gpt2rt(kind)
         if runtime == "torch":
             return models.hugging_face()
@@ -91,19 +105,23 @@ class Entrant:
         model, threads = str(self._model), str(self.contender.threads)
         if self.contender.runtime == "gpt2rt":
             return [self._python, "-m", "gpt2rt", "generate", model, START_PROMPT, "--threads", threads, "-n"]
+        if self.contender.runtime == STANDALONE:
+            return [str(standalone_program()), model, "--threads", threads, "-p", START_PROMPT, "-n"]
         if self.contender.runtime == "llama.cpp":
             return [str(continue_text(self._python, cache)), model, threads, START_PROMPT]
         return [self._python, str(HERE / "continue_text.py"), self.contender.runtime, model, threads, START_PROMPT]
 
     def measure(self, tokens):
         """Add one value to each figure, in tokens/s or seconds. Tokens differ each time, because some cache prompts."""
+        self._add("start", timed([*self._continue, "1"], self._environment)[0])
+        if self._worker is None:
+            return
         first, prompt, deep = tokens[:1], tokens[:PROMPT], tokens[-DEPTH:]
         if self.contender.runtime == "gpt2rt":
             self._add("memory_limit", self.ask("memory_limit"))
         self._add("decode", DECODED / self.ask("decode", tokens=first, n=DECODED))
         self._add("deep", DECODED / self.ask("decode", tokens=deep, n=DECODED))
         self._add("prompt", PROMPT / self.ask("prompt", tokens=prompt))
-        self._add("start", timed([*self._continue, "1"], self._environment)[0])
 
     def measure_memory(self):
         """Add the peak memory of a process that continues a text."""
@@ -146,6 +164,14 @@ def continue_text(python, cache):
     return program
 
 
+def standalone_program():
+    """Return the path of gpt2rt-chat. Raises PeerError if it is not installed."""
+    found = shutil.which("gpt2rt-chat", path=sysconfig.get_path("scripts"))
+    if found is None:
+        raise NotInstalledError("gpt2rt-chat: skipped, the package was built without it")
+    return found
+
+
 def check_same_model(entrants, n_vocab):
     """Record the error of each runtime's logits. Raises PeerError if they are those of another model."""
     tokens = some_tokens(32, n_vocab)
@@ -154,6 +180,8 @@ def check_same_model(entrants, n_vocab):
     mean = statistics.fmean(expected)
     spread = statistics.fmean((a - mean) ** 2 for a in expected) ** 0.5
     for entrant in entrants:
+        if entrant.contender.runtime == STANDALONE:
+            continue
         logits = entrant.ask("logits", tokens=tokens)[:n_vocab]
         off = statistics.fmean((a - b) ** 2 for a, b in zip(expected, logits, strict=True)) ** 0.5 / spread
         if not off < SAME_MODEL:
@@ -196,7 +224,7 @@ def compare(models, cache, threads, rounds, say, installed_only=False):
                 entrant.measure(tokens)
             if i == 0:
                 for entrant in entrants:
-                    entrant.values = {"off": entrant.values["off"]}
+                    entrant.values = {what: entrant.values[what] for what in ("off",) if what in entrant.values}
             say(f"round {i} of {rounds}")
         for entrant in entrants:
             entrant.measure_memory()

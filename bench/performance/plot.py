@@ -45,7 +45,7 @@ def read_table(text):
     ]
     rows = [dict(zip(head, row, strict=True)) for row in rows]
     return [
-        (row[""], {column: float(row[column].replace(",", "")) for column, *_ in PANELS})
+        (row[""], {column: float(row[column].replace(",", "")) for column, *_ in PANELS if row[column]})
         for row in rows
         if row["threads"] == rows[0]["threads"] and "," not in row[""]
     ]
@@ -68,18 +68,20 @@ def draw(rows, colors, n_columns):
         parts.append(f'<g transform="translate({x} {y})">')
         parts.append(f'<text class="title" y="16">{escape(title)}</text>')
         parts.append(f'<text class="remark" y="34">{escape(better)}</text>')
-        parts += panel([(label, values[column]) for label, values in rows])
+        parts += panel([(label, values.get(column)) for label, values in rows])
         parts.append("</g>")
     return "\n".join([*parts, "</svg>", ""])
 
 
 def panel(rows):
-    """Return the bars of one figure, with their labels and values."""
-    longest, second = sorted((value for _, value in rows), reverse=True)[:2]
+    """Return the bars of one figure, with their labels and values; None is a figure that there is not."""
+    longest, second = sorted((value for _, value in rows if value is not None), reverse=True)[:2]
     broken = longest > BROKEN * second
     room = WIDTH - LABELS - VALUES
     parts = []
     for i, (label, value) in enumerate(rows):
+        if value is None:
+            continue
         y = HEAD + i * ROW
         kind = "ours" if label.startswith("gpt2rt") else "peer"
         length = value / (1.5 * second if broken else longest) * room

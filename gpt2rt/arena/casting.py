@@ -18,9 +18,11 @@ from gpt2rt.arena.contestants import (
 )
 from gpt2rt.errors import UsageError
 from gpt2rt.model_folder import SUFFIX, named_model
+from gpt2rt.regular_file import read_regular
 from gpt2rt.sampling import SAMPLING_OPTIONS
 
 MAX_CHILDREN = 16
+MAX_FILE = 1 << 20  # bytes of TOML
 RANGE = re.compile(r"(\w+)=(-?[\d.]+)\.\.(-?[\d.]+)")
 
 
@@ -52,12 +54,11 @@ def from_toml(path: str) -> list[Contestant]:
         UsageError: the file is not valid, or a table is not. ContestantError: a file that it names can't be read.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            tables = tomllib.loads(file.read()).get("contestant")
+        tables = tomllib.loads(read_regular(path, MAX_FILE).decode("utf-8-sig")).get("contestant")
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number with thousands of digits
+        raise UsageError(f"{path}: not valid TOML: {error!s:.200}") from error
     if not isinstance(tables, list) or not tables:
         raise UsageError(f"{path}: got no table [[contestant]], expected at least one")
     found = []

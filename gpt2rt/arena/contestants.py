@@ -17,6 +17,7 @@ from gpt2rt.chat import MAX_TOKENS
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.model import Model, open_model
 from gpt2rt.model_folder import bundled_model
+from gpt2rt.regular_file import open_regular, read_regular
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 
 Messages = Sequence[Mapping[str, str]]
@@ -25,6 +26,7 @@ KINDS = ("model", "eliza", "lstm", "url", "imported")
 MAX_NAME = 60  # characters
 URL_SECONDS = 30.0  # in which a server must send something
 MAX_LINE = 1 << 20  # bytes of a server's event
+MAX_SCRIPT = 1 << 20  # bytes of a script of ELIZA
 FORMAT_SETTINGS = ("format", "user_name", "bot_name", "opening")
 
 # Ways to sample, by the name that --preset takes.
@@ -137,10 +139,9 @@ class ElizaPerformer:
             UsageError: it is not a valid script. ContestantError: it can't be read.
         """
         try:
-            with open(path, encoding="utf-8-sig") as file:
-                text = file.read()
+            text = read_regular(path, MAX_SCRIPT).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ContestantError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+            raise ContestantError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
         self._script, self._is_strict = Script.parse(text, path), is_strict
 
     def answer(self, messages: Messages, seed: int) -> Iterator[str]:
@@ -254,7 +255,7 @@ def digest_of(path: str) -> str:
         ContestantError: it can't be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ContestantError(f"{path}: {error.strerror or error}") from None

@@ -9,10 +9,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from gpt2rt._chat import clean
 from gpt2rt.arguments import real_number, whole_number
-from gpt2rt.chat_format import clean
 from gpt2rt.errors import ModelFileError
 from gpt2rt.messages import turns_of
+from gpt2rt.regular_file import read_regular
 from gpt2rt.sampling import MAX_SEED
 
 TYPE_CHECKING = False
@@ -186,12 +187,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
     name = os.fsdecode(path)
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_FILE + 1)
-        size = len(content)
-        if size <= MAX_FILE:
-            with zipfile.ZipFile(io.BytesIO(content)) as members:
-                size = sum(member.file_size for member in members.infolist())
+        content = read_regular(path, MAX_FILE)
+        with zipfile.ZipFile(io.BytesIO(content)) as members:
+            size = sum(member.file_size for member in members.infolist())
         if size > MAX_FILE:
             raise ModelFileError(f"{name}: got more than {MAX_FILE:,} bytes, expected the weights of a small LSTM")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:

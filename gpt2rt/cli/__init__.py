@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from io import TextIOWrapper
+from itertools import takewhile
 
 import click
 
@@ -92,6 +93,7 @@ def print_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> 
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Print the version."
 )
+@click.option("--debug", is_flag=True, expose_value=False, help="Print the Python traceback of an error, too.")
 @click.pass_context
 def group(ctx: click.Context, /) -> None:
     """Run GPT-2 on ordinary CPUs.
@@ -144,8 +146,21 @@ def needing(what: str, extra: str) -> Iterator[None]:
 
 
 def complain(message: object) -> None:
-    """Print one sentence to standard error."""
-    click.echo(f"gpt2rt: {message}", err=True)
+    """Print one sentence to standard error. Files and servers may be quoted in it, so it is made printable."""
+    from gpt2rt.cli.terminal import sentence
+
+    click.echo(f"gpt2rt: {sentence(message)}", err=True)
+
+
+def complain_of(error: BaseException, message: object, args: list[str]) -> None:
+    """Print a sentence about an exception, and its traceback if it was asked for."""
+    if "--debug" in takewhile(lambda argument: argument.startswith("-"), args):
+        from traceback import format_exception
+
+        from gpt2rt.cli.terminal import printable
+
+        click.echo(printable("".join(format_exception(error))), nl=False, err=True)
+    complain(message)
 
 
 def print_warning(message: Warning | str, *_where: object, **_line: object) -> None:
@@ -155,15 +170,16 @@ def print_warning(message: Warning | str, *_where: object, **_line: object) -> N
 
 def run(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    given = sys.argv[1:] if args is None else args
     try:
         status = group.main(args, prog_name="gpt2rt", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.UsageError as error:
-        complain(usage_sentence(error, sys.argv[1:] if args is None else args))
+        complain_of(error, usage_sentence(error, given), given)
         return EXIT_USAGE
     except click.ClickException as error:
-        complain(error.format_message())
+        complain_of(error, error.format_message(), given)
         return EXIT_ERROR
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
@@ -171,17 +187,18 @@ def run(args: list[str] | None = None) -> int:
         complain(f"stopped by signal {stopped.number}; what was unfinished is removed")
         return 128 + stopped.number
     except UsageError as error:
-        complain(str(error))
+        complain_of(error, error, given)
         return EXIT_USAGE
     except Gpt2rtError as error:
-        complain(str(error))
+        complain_of(error, error, given)
         return EXIT_ERROR
-    except MemoryError:
-        complain("not enough memory")
+    except MemoryError as error:
+        complain_of(error, "not enough memory", given)
         return EXIT_ERROR
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # whoever read the pipe is gone
-            complain(f"{error.filename + ': ' if isinstance(error.filename, str) else ''}{error.strerror or error}")
+            subject = f"{error.filename}: " if isinstance(error.filename, str) else ""
+            complain_of(error, f"{subject}{error.strerror or error}", given)
         drop_output()
         return EXIT_ERROR
 

@@ -14,7 +14,7 @@ from gpt2rt.cli.files import read_line as next_line
 from gpt2rt.cli.model_argument import MODEL, model_path, yes_option
 from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import threads_option
-from gpt2rt.cli.terminal import counted, print_table, write
+from gpt2rt.cli.terminal import counted, print_json, print_table, write
 from gpt2rt.errors import UsageError
 from gpt2rt.lines import lines_of
 from gpt2rt.model_folder import model_folder
@@ -279,12 +279,10 @@ def list_contestants(as_json: bool, db: str | None) -> None:
     counts, known = votes.n_rounds(), votes.contestants()
     names = {one.id: one.name for one in known}
     if as_json:
-        import json
-
         for one in known:
             row: dict[str, Any] = {"id": one.id, "name": one.name, "kind": one.kind, "settings": dict(one.settings)}
             row |= {"parent": names.get(one.parent or ""), "retired": one.retired, "rounds": counts[one.id]}
-            click.echo(json.dumps(row, ensure_ascii=False))
+            print_json(row, indent=None)
         return
     rows = [("name", "id", "kind", "rounds", "")]
     for one in tree(known):
@@ -382,9 +380,7 @@ def leaderboard(as_json: bool, html: str | None, category: str | None, judges: b
     standings = Standings(opened_votes(db), origins=JUDGES if judges else PEOPLE, category=category)
     found = standings.as_dict()
     if as_json:
-        import json
-
-        click.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        print_json(found)
     elif html is not None:
         from gpt2rt.arena.page import html_board
 

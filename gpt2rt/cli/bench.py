@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 
 from gpt2rt.cli.model_argument import model_argument
-from gpt2rt.cli.terminal import print_table
+from gpt2rt.cli.terminal import print_json, print_table
 from gpt2rt.errors import UsageError
 
 TYPE_CHECKING = False
@@ -106,9 +106,7 @@ def command(
     else:
         result = benchmark(model, **arguments)
     if as_json:
-        import json
-
-        click.echo(json.dumps(result, indent=1))
+        print_json(result)
     else:
         show(result, as_markdown)
 

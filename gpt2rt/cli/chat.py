@@ -15,7 +15,7 @@ from gpt2rt.cli.line_editor import LineEditor, file_completions
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
-from gpt2rt.cli.terminal import BOLD_CYAN, BOLD_GREEN, PLAIN, counted, has_colors, printable, speed, write
+from gpt2rt.cli.terminal import BOLD_CYAN, BOLD_GREEN, PLAIN, counted, has_colors, printable, sentence, speed, write
 from gpt2rt.cli.wrap import WordWrapper, terminal_columns, text_width
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS
@@ -178,7 +178,7 @@ class Talk:
                     self.react(message)
                 except Gpt2rtError as error:
                     if self.is_interactive:
-                        self.note(f"gpt2rt: {error}")
+                        self.note(f"gpt2rt: {sentence(error)}")
                     else:
                         complain(error)
                         self.status = EXIT_ERROR
@@ -292,7 +292,7 @@ class Talk:
     def note(self, text: str) -> None:
         """Print a remark that is no answer."""
         if not self.is_interactive:
-            click.echo(text, err=True)
+            click.echo(printable(text), err=True)
             return
         output = WordWrapper(write, terminal_columns())
         output.write(f"{text}\n")

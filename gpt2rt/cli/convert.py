@@ -11,6 +11,7 @@ from gpt2rt.cli import complain
 from gpt2rt.cli.files import read_any_text, read_text
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE, WEIGHT_TYPE, Renamed
 from gpt2rt.cli.signals import undone_when_stopped
+from gpt2rt.cli.terminal import printable
 from gpt2rt.errors import UsageError
 
 MOST_GROWTH = 0.01  # of the loss, before there is a warning
@@ -211,8 +212,8 @@ def show_result(result: Conversion, options: dict[str, Any]) -> None:
     for note in result.notes:
         click.echo(f"({note})", err=True)
     click.echo(
-        f"{result.path}: {sizes(result)}, in {result.seconds:.1f} s; largest quantization error {result.max_error:.2g},"
-        f" mean {result.mean_error:.2g}"
+        f"{printable(result.path)}: {sizes(result)}, in {result.seconds:.1f} s; largest quantization error"
+        f" {result.max_error:.2g}, mean {result.mean_error:.2g}"
     )
     if options["quality_text"] is not None:
         show_quality(result.quality, options["weight_type"])

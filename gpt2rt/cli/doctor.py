@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gpt2rt.cli import EXIT_ERROR, complain
+from gpt2rt.cli.terminal import print_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ def command(ctx: click.Context, /, as_json: bool) -> None:
     found = examine()
     wrong = [isa for isa, digest in found["digests"].items() if digest != found["golden"]]
     if as_json:
-        import json
-
-        click.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        print_json(found)
     else:
         rows = [
             ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),

@@ -7,6 +7,7 @@ import click
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import FOLDER, OneOf
 from gpt2rt.cli.signals import undone_when_stopped
+from gpt2rt.cli.terminal import printable
 
 
 @click.command("export", short_help="Write a model file as a Hugging Face folder.")
@@ -31,4 +32,4 @@ def command(model: str, form: str, folder: str) -> None:
 
     with undone_when_stopped():
         size = export(model, folder)
-    click.echo(f"{folder}: {size / 1e6:.1f} MB")
+    click.echo(f"{printable(folder)}: {size / 1e6:.1f} MB")

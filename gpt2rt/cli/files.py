@@ -6,9 +6,16 @@ A byte order mark at the beginning is no text. `prepare_streams` has made standa
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from gpt2rt.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
+
+MAX_STREAM = 1 << 28
 
 
 def read_text(path: str) -> str:
@@ -16,10 +23,12 @@ def read_text(path: str) -> str:
     try:
         if path == "-":
             return sys.stdin.read().replace("\r\n", "\n")
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read().replace("\r\n", "\n")
+        with open(path, "rb") as file:
+            return _content(file, path).decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except UsageError:
+        raise
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: can't be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
 
@@ -36,11 +45,26 @@ def read_any_text(path: str) -> str:
         if path == "-":
             return sys.stdin.buffer.read().decode("utf-8-sig")
         with lzma.open(path) if path.endswith(".xz") else open(path, "rb") as file:
-            return file.read().decode("utf-8-sig")
+            return _content(file, path).decode("utf-8-sig")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except UsageError:
+        raise
     except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
         raise UsageError(f"{path}: can't be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _content(file: IO[bytes], path: str) -> bytes:
+    """Return the content of a file; of one that may have no end, or is packed, at most MAX_STREAM bytes.
+
+    A pipe is read as standard input is: shells make one for <(command).
+    """
+    if stat.S_ISREG(os.stat(path).st_mode) and not path.endswith(".xz"):
+        return file.read()
+    content = file.read(MAX_STREAM + 1)
+    if len(content) > MAX_STREAM:
+        raise UsageError(f"{path}: more than {MAX_STREAM} bytes, expected a text")
+    return content
 
 
 def read_line() -> str:

@@ -8,7 +8,7 @@ from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options, special_option
-from gpt2rt.cli.terminal import counted, speed, write
+from gpt2rt.cli.terminal import counted, json_text, speed, write
 from gpt2rt.errors import UsageError
 from gpt2rt.lines import lines_of
 
@@ -111,7 +111,6 @@ def command(
 
 def continue_lines(model: Model, path: str, batch_size: int | None, arguments: dict[str, Any]) -> None:
     """Continue each line of a file, and print each result as soon as all before it are printed."""
-    import json
     from time import perf_counter
 
     lines = lines_of(read_text(path))
@@ -125,7 +124,7 @@ def continue_lines(model: Model, path: str, batch_size: int | None, arguments: d
         nonlocal printed
         while printed < len(lines) and (ended := generation.continuations[printed]) and ended.finish_reason:
             result = {"prompt": lines[printed], "text": texts[printed], "finish_reason": ended.finish_reason}
-            write(json.dumps(result, ensure_ascii=False) + "\n")
+            write(json_text(result) + "\n")
             printed += 1
 
     for i, piece in generation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpt2rt.cli.model_argument import model_argument
-from gpt2rt.cli.terminal import printable
+from gpt2rt.cli.terminal import print_json, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
     h = file.hyperparameters
     tokenizer = Tokenizer(file.vocabulary(), h.n_vocab)
     if as_json:
-        import json
-
         document = {
             "path": file.path,
             "size": file.size,
@@ -57,7 +55,7 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
             },
             "metadata": file.metadata,
         }
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        print_json(document, indent=2)
         return
     groups = f" in groups of {file.group_size}" if file.group_size else ""
     rows = [
@@ -97,7 +95,9 @@ def sha256(path: str) -> str:
     """Return the SHA-256 of a file, in hexadecimal. Raises OSError."""
     import hashlib
 
-    with open(path, "rb") as file:
+    from gpt2rt.regular_file import open_regular
+
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -184,6 +184,9 @@ def model_path(argument: str, yes: bool = False) -> str:
     Raises:
         ModelFileError: there is neither a file nor a model with this name. click.exceptions.Exit: the answer was no.
     """
+    from gpt2rt._modelfile import end_when_a_file_is_cut  # not needed for help texts and completion
+
+    end_when_a_file_is_cut()
     if os.path.exists(argument) and not os.path.isdir(argument):
         return argument
     if path := named_model(argument):

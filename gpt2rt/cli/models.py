@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpt2rt.cli import complain
-from gpt2rt.cli.terminal import print_table, printable
+from gpt2rt.cli.terminal import print_json, print_table, printable
 from gpt2rt.model_folder import SIZES, model_folder, model_names, named_model, path_of
 
 TYPE_CHECKING = False
@@ -30,9 +30,7 @@ def command(as_json: bool) -> None:
     """
     models = found_models()
     if as_json:
-        import json
-
-        click.echo(json.dumps(models, ensure_ascii=False, indent=1))
+        print_json(models)
         return
     rows = [("name", "type", "size", "parameters", "path")]
     for model in models:

@@ -11,7 +11,7 @@ import click
 from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.sampling_options import model_options, special_option
-from gpt2rt.cli.terminal import write
+from gpt2rt.cli.terminal import print_json, write
 from gpt2rt.cli.tokenize import shown
 from gpt2rt.errors import ContextFullError
 
@@ -62,7 +62,7 @@ def command(
     if text.endswith(" "):
         click.echo("(the text ends with a space; most tokens begin with one, so leave it out)", err=True)
     if as_json:
-        print_json(opened, text, ids, found)
+        print_found(opened, text, ids, found)
     else:
         print_bars(opened, found)
 
@@ -120,10 +120,8 @@ def bar(share: float, columns: int) -> str:
     return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
 
 
-def print_json(model: Model, text: str, ids: list[int], found: list[tuple[int, float]]) -> None:
+def print_found(model: Model, text: str, ids: list[int], found: list[tuple[int, float]]) -> None:
     """Print what was found as a JSON object."""
-    import json
-
     tokens = [
         {
             "token": model.tokenizer.decode([token]),
@@ -135,4 +133,4 @@ def print_json(model: Model, text: str, ids: list[int], found: list[tuple[int, f
     ]
     total = math.fsum(math.exp(logprob) for _, logprob in found)
     document = {"model": model.path, "text": text, "ids": ids, "next": tokens, "probability": total}
-    click.echo(json.dumps(document, ensure_ascii=False, indent=1))
+    print_json(document)

@@ -11,7 +11,7 @@ from gpt2rt.cli.files import read_any_text
 from gpt2rt.cli.model_argument import MODEL, model_and_text_arguments
 from gpt2rt.cli.parameters import OneOf
 from gpt2rt.cli.sampling_options import model_options, special_option
-from gpt2rt.cli.terminal import print_table, printable
+from gpt2rt.cli.terminal import print_json, print_table, printable
 from gpt2rt.errors import UsageError
 
 TYPE_CHECKING = False
@@ -106,9 +106,7 @@ def command(
     else:
         result = measure()
     if as_json:
-        import json
-
-        click.echo(json.dumps({"model": model, "other": against, **result}, ensure_ascii=False, indent=1))
+        print_json({"model": model, "other": against, **result})
     elif task:
         print_table(lambada_rows(result, model, against), as_markdown)
     else:

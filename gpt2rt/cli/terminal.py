@@ -8,12 +8,56 @@ from collections.abc import Sequence
 
 BOLD_GREEN, BOLD_CYAN, PLAIN = "\033[1;32m", "\033[1;36m", "\033[0m"
 # C0 but tab and newline, DEL, and C1: a model's text must not move the cursor or change the title.
+MOST_SHOWN = 500  # characters of a sentence about what is wrong
 CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
 
 
 def printable(text: str) -> str:
     """Return the text with its control characters replaced."""
     return text.translate(CONTROLS)
+
+
+def sentence(message: object) -> str:
+    """Return a message as one line of at most MOST_SHOWN characters that can be printed; others are escaped.
+
+    The middle of a longer one is left out, since a message begins with its subject and ends with what to do.
+    """
+    text = shortened(str(message))
+    if not text.isprintable():
+        text = shortened("".join(c if c.isprintable() else escaped(c) for c in text))
+    return text
+
+
+def shortened(text: str) -> str:
+    """Return the beginning and the end of a text that is longer than MOST_SHOWN."""
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]} ... {text[5 - MOST_SHOWN // 2 :]}"
+
+
+def escaped(character: str) -> str:
+    """Return a character as in a literal of Python: \\x1b."""
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def json_text(document: object, indent: int | None = None) -> str:
+    """Return JSON, in which characters that can't be printed are escaped: they mean the same."""
+    import json
+    import re
+
+    text = json.dumps(document, ensure_ascii=False, indent=indent)
+    return re.sub("[^\n -~]+", lambda found: "".join(map(_json_escaped, found[0])), text)
+
+
+def _json_escaped(character: str) -> str:
+    import json
+
+    return character if character.isprintable() else json.dumps(character)[1:-1]
+
+
+def print_json(document: object, indent: int | None = 1) -> None:
+    """Print JSON to standard output."""
+    import click
+
+    click.echo(json_text(document, indent))
 
 
 def write(text: str) -> None:

@@ -8,6 +8,7 @@ import click
 
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.sampling_options import special_option
+from gpt2rt.cli.terminal import print_json
 
 IDS_AT_A_TIME = 10_000  # whose text is in memory
 
@@ -35,10 +36,8 @@ def command(model: str, text: str, pieces: bool, special: bool, as_json: bool) -
     tokenizer = Tokenizer(file.vocabulary(), file.hyperparameters.n_vocab)
     ids = tokenizer.encode(sys.stdin.read() if text == "-" else text, special=special)
     if as_json:
-        import json
-
         tokens = [{"id": token, "text": tokenizer.decode([token])} for token in ids] if pieces else ids
-        click.echo(json.dumps(tokens, ensure_ascii=False))
+        print_json(tokens, indent=None)
     elif pieces:
         for token in ids:
             click.echo(f"{token}\t{shown(tokenizer.token_bytes(token))}")

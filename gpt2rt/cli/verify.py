@@ -6,6 +6,7 @@ import click
 
 from gpt2rt.cli import EXIT_ERROR, complain
 from gpt2rt.cli.model_argument import model_argument
+from gpt2rt.cli.terminal import printable
 
 
 @click.command("verify", short_help="Check a model file for damage.")
@@ -46,5 +47,6 @@ def command(ctx: click.Context, /, model: str) -> None:
         ctx.exit(EXIT_ERROR)
     _ = file.metadata  # raises where it is not a JSON object
     click.echo(
-        f"{file.path}: {len(file.sections)} sections, {file.size} bytes, no damage\nSHA-256: {sha256(file.path)}"
+        f"{printable(file.path)}: {len(file.sections)} sections, {file.size} bytes, no damage\n"
+        f"SHA-256: {sha256(file.path)}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 FIRST_UNUSUAL = "\u0300"  # all before it are one column wide, and break at spaces only
 TAB = 8  # columns
@@ -32,7 +32,7 @@ def char_width(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def text_width(text: str) -> int:
+def text_width(text: Iterable[str]) -> int:
     """Return how many columns a text in one line takes."""
     return sum(map(char_width, text))
 
@@ -65,7 +65,8 @@ class WordWrapper:
             columns: of a line, 0 to wrap nothing. column: where the text begins.
         """
         self._write, self._columns, self._column = write, columns, column
-        self._spaces = self._word = ""
+        self._spaces = ""
+        self._word: list[str] = []  # characters: a word may be as long as the answer
         self._base = ""  # the word's last character that does not combine
         self._output = ""
 
@@ -87,7 +88,7 @@ class WordWrapper:
                     if self._base and may_break(self._base, char):
                         self._end_word()
                     self._base = char
-                self._word += char
+                self._word.append(char)
         self._print()
 
     def end(self) -> None:
@@ -113,8 +114,9 @@ class WordWrapper:
             column = 0
         else:
             self._output += self._spaces
-        self._output += self._word
+        self._output += "".join(self._word)
         for char in self._word if width > self._columns else ():
             column = column + char_width(char) if column + char_width(char) <= self._columns else char_width(char)
         self._column = column if width > self._columns else column + width
-        self._spaces = self._word = self._base = ""
+        self._spaces = self._base = ""
+        self._word = []

@@ -24,6 +24,7 @@
 #define MAX_N_LAYER (1 << 10)
 #define MAX_METADATA (1 << 20)
 #define MAX_TOKEN_BYTES (1 << 28) /* of all tokens of a vocabulary together */
+#define MAX_TOKEN_LENGTH 1024     /* bytes of one token; GPT-2's longest has 128 */
 #define MAX_EOS 16                /* tokens that end a text */
 #define FIXED_CONTROLS 3          /* flags, bos and pad; the tokens that end a text follow */
 #define FLAG_HEAD 1u              /* the output head is a separate matrix */
@@ -107,6 +108,12 @@ static inline int shape_is_valid(const ModelShape *s, Problem *problem) {
     for (int i = 0; i < N_GROUP_SIZES; i++)
         if (s->group == GROUP_SIZES[i]) return 1;
     return problem_set(problem, "group size %" PRId64 ", expected one of (16, 32, 64, 128, 256)", s->group);
+}
+
+/* Returns the number of parameters of the network, a separate output head not counted, as is usual. */
+static inline int64_t shape_parameters(const ModelShape *s) {
+    const int64_t n = s->n_embd;
+    return (s->n_vocab + s->n_ctx) * n + s->n_layer * (12 * n * n + 13 * n) + 2 * n;
 }
 
 /* --- the weights ------------------------------------------------------------------------------------------------- */

@@ -9,6 +9,9 @@
 #ifndef NOMINMAX
 #define NOMINMAX
 #endif
+#ifndef _CRT_RAND_S /* hides rand_s() otherwise */
+#define _CRT_RAND_S
+#endif
 #elif defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1 /* -std=c11 alone hides POSIX; same value as in Python.h */
 #endif

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 typedef struct {
-    char text[256]; /* ends with 0 */
+    char text[512]; /* ends with 0 */
 } Problem;
 
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(_WIN32)

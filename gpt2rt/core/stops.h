@@ -69,6 +69,12 @@ static inline int stops_open(Stops *s, const StopText *texts, int n) {
 
 static inline void stops_close(Stops *s) { free(s->stops); }
 
+/* Begins another text. */
+static inline void stops_restart(Stops *s) {
+    memset(s->matched, 0, sizeof(s->matched));
+    s->held = 0, s->found = -1;
+}
+
 /* Adds n bytes, whole characters if the result should be. Returns the number of bytes that can't become part of a stop
  * string, or that came before one; after one was found there are none. OUT: text (s->held + n). */
 static inline size_t stops_feed(Stops *s, const uint8_t *p, size_t n, uint8_t *text) {

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layout.h"
 #include "merges.h"
 #include "pieces.h"
 #include "problem.h"
@@ -79,6 +80,9 @@ static inline int token_bytes(const Tables *t, uint32_t token, TokenBytes *bytes
                            "token %" PRIu32 ": is at bytes %" PRIu32 " to %" PRIu32
                            ", expected ascending and at most %" PRIu32 " " DAMAGE_REMEDY,
                            token, start, end, t->n_token_bytes);
+    if (end - start > MAX_TOKEN_LENGTH)
+        return problem_set(problem, "token %" PRIu32 ": has %" PRIu32 " bytes, expected at most %d " DAMAGE_REMEDY, token,
+                           end - start, MAX_TOKEN_LENGTH);
     *bytes = (TokenBytes){.at = t->token_bytes + start, .n = end - start};
     return 1;
 }
@@ -116,6 +120,13 @@ static inline int tokenizer_open(Tokenizer *t, const Tables *tables, Problem *pr
     t->eos = tables->controls + 4 * CONTROL_EOS, t->n_eos = tables->n_controls - CONTROL_EOS;
     t->add_bos = !!(flags & CONTROL_ADD_BOS), t->add_prefix_space = !!(flags & CONTROL_PREFIX_SPACE);
     return 1;
+}
+
+/* Returns whether a token is one of those that end a text. */
+static inline int tokenizer_ends_text(const Tokenizer *t, uint32_t token) {
+    for (uint32_t i = 0; i < t->n_eos; i++)
+        if (table_value(t->eos, i) == token) return 1;
+    return 0;
 }
 
 /* --- special tokens ---------------------------------------------------------------------------------------------- */
@@ -192,6 +203,14 @@ static inline EncodeStatus encode_token(Encoding *e, uint32_t token) {
     if (!encoding_reserve(e, 1)) return ENCODE_NO_MEMORY;
     e->ids[e->n++] = token;
     return ENCODE_OK;
+}
+
+/* Adds n ids; returns 0 if memory runs out. */
+static inline int encoding_add(Encoding *e, const uint32_t *ids, size_t n) {
+    if (!encoding_reserve(e, n)) return 0;
+    if (n) memcpy(e->ids + e->n, ids, n * sizeof(uint32_t));
+    e->n += n;
+    return 1;
 }
 
 /* Adds the tokens of a piece. */

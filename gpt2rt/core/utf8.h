@@ -36,6 +36,23 @@ static inline size_t utf8_size(const uint8_t *p, size_t n, int *is_character) {
     return size;
 }
 
+static inline int utf8_is_valid(const uint8_t *p, size_t n) {
+    int is_character = 1;
+    for (size_t at = 0, size; at < n; at += size) {
+        size = utf8_size(p + at, n - at, &is_character);
+        if (!size || !is_character) return 0;
+    }
+    return 1;
+}
+
+/* Writes a code point, no surrogate. Returns the number of its bytes. OUT: bytes. */
+static inline size_t utf8_write(int32_t point, uint8_t bytes[4]) {
+    const size_t n = point < 0x80 ? 1 : point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
+    for (size_t i = n - 1; i; i--, point >>= 6) bytes[i] = (uint8_t)(0x80 | (point & 0x3F));
+    bytes[0] = (uint8_t)(n == 1 ? point : (0xF00 >> n & 0xFF) | point);
+    return n;
+}
+
 /* Returns whether p, of n bytes, are the first two of a surrogate in UTF-8. They can't belong to a character, but
  * Python's decoder waits for the third. */
 static inline int utf8_is_half_surrogate(const uint8_t *p, size_t n) {

@@ -12,13 +12,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
+from gpt2rt.bounded_json import loads
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.modelfile.unfinished import Unfinished, remove_abandoned
+from gpt2rt.regular_file import open_regular, read_regular
 
 if sys.platform != "win32":
     import fcntl
 
 MANIFEST, SHARDS = "manifest.json", "shards"
+MAX_MANIFEST = 1 << 20  # bytes
 FORMAT = 1
 
 
@@ -71,8 +74,7 @@ class JobFolder:
     def _compare(self) -> None:
         path = os.path.join(self.path, MANIFEST)
         try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
+            found = loads(read_regular(path, MAX_MANIFEST))
             # Through JSON, which has no tuples.
             different = next(_differences(found, json.loads(json.dumps(self._manifest))), None)
         except (ValueError, RecursionError) as error:
@@ -98,7 +100,7 @@ class JobFolder:
         with contextlib.ExitStack() as stack:
             if sys.platform != "win32":
                 with self._saying():
-                    file = stack.enter_context(open(os.path.join(self.path, MANIFEST), "rb"))
+                    file = stack.enter_context(open_regular(os.path.join(self.path, MANIFEST)))
                 try:
                     fcntl.flock(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -173,7 +175,7 @@ class JobFolder:
         """Yield the content of all shards, after a look at each line: a file may have been cut or edited."""
         for begin in range(0, n_rows, shard_size):
             path = os.path.join(self._shards, self._name(begin // shard_size))
-            with self._saying(path), open(path, "rb") as shard:
+            with self._saying(path), open_regular(path) as shard:
                 n_lines, expected = 0, min(shard_size, n_rows - begin)
                 for n_lines, line in enumerate(shard, 1):
                     starts = b'{"row": %d, ' % (begin + n_lines - 1), b'{"id": "batch_req_'

@@ -14,6 +14,7 @@ from gpt2rt.jobs.folder import FORMAT, JobFolder
 from gpt2rt.jobs.shard import Answers
 from gpt2rt.jobs.source import Shard, Source
 from gpt2rt.model import Model
+from gpt2rt.regular_file import open_regular
 
 if TYPE_CHECKING:
     from gpt2rt.jobs.shard import AnyTask
@@ -68,7 +69,7 @@ class Job:
             raise UsageError(f"{source.path}: no row has a field {task.needed_field!r:.80} ({task.hint})")
         self.shard_size = max(SHARD_SIZE, -(-self.n_rows // MOST_SHARDS)) if shard_size is None else shard_size
         self.n_shards = -(-self.n_rows // self.shard_size)
-        with open(model.path, "rb") as file:
+        with open_regular(model.path) as file:
             model_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         manifest = {
             "format": FORMAT,

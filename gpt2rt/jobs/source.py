@@ -20,6 +20,7 @@ import numpy as np
 
 from gpt2rt.errors import UsageError
 from gpt2rt.jobs.row import MAX_ROW_BYTES, Row, RowError, parsed, row_key
+from gpt2rt.regular_file import open_regular
 
 BOM = b"\xef\xbb\xbf"
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # modules that unpack
@@ -157,7 +158,7 @@ class Source:
             system, path = _file_system(self.path)
             unpacked = system.open_input_file(path) if self._is_parquet else io.BufferedReader(_Native(system, path))
         else:
-            unpacked = open(self.path, "rb")  # noqa: SIM115 (the caller closes it)
+            unpacked = open_regular(self.path)
         for ending, module in PACKED.items():
             if self.path.endswith(ending):
                 unpacked = import_module(module).open(unpacked)

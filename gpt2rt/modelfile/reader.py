@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from gpt2rt._modelfile import CheckedFile, FileBytes, Shape, Tensor
+from gpt2rt._modelfile import ALIGNMENT, CheckedFile, FileBytes, Shape, Tensor, check_header
 from gpt2rt.errors import ModelFileError, UsageError
 from gpt2rt.modelfile.layout import Hyperparameters
 
@@ -44,6 +44,8 @@ class ModelFile:
             self.path = os.fsdecode(path)
         except TypeError:
             raise UsageError(f"path: got {path!r:.80}, expected the path of a model file") from None
+        if not use_mmap:
+            _check_header(self.path)  # before all of another file is read
         view = memoryview(FileBytes(self.path, use_mmap, prefetch))
         self._file = CheckedFile(view, self.path)
         self.size = len(view)
@@ -94,6 +96,10 @@ class ModelFile:
         section = self.sections["vocabulary"]
         return {name: section[offset : offset + length] for name, offset, length in self._file.tables()}
 
+    def section_table(self) -> list[tuple[str, int, int, int]]:
+        """Return (name, offset, length, stored CRC32C) of each section, in the order of the file."""
+        return self._file.sections()
+
     def damaged_sections(self) -> Iterator[tuple[str, int, int]]:
         """Read the whole file; yield (section, stored CRC32C, actual CRC32C) for each section where they differ."""
         for name, stored in self.checksums.items():
@@ -104,3 +110,13 @@ class ModelFile:
     def nonzero_padding(self) -> int | None:
         """Return the offset of the first byte between the sections that is not zero, or None."""
         return self._file.nonzero_padding()
+
+
+def _check_header(path: str) -> None:
+    """Check the header of a file. Raises ModelFileError; a file that can't be opened is left to `FileBytes`."""
+    import contextlib  # not needed where files are mapped
+
+    from gpt2rt.regular_file import open_regular
+
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        check_header(file.read(ALIGNMENT), os.fstat(file.fileno()).st_size, path)

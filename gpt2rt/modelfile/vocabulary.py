@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from gpt2rt._modelfile import slots_for, vocabulary_header, vocabulary_tables
+from gpt2rt._modelfile import MAX_TOKEN_LENGTH, slots_for, vocabulary_header, vocabulary_tables
 from gpt2rt.modelfile.layout import NO_TOKEN
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
@@ -90,7 +90,11 @@ def problems(tables: Mapping[str, ReadableBuffer], n_vocab: int, most: int = 100
             limit = len(content) if i else 0
             found.append(f"token offset {i} is {offset}, expected {previous} to {limit}")
             return found  # the bytes of the tokens are unknown
+        if offset - previous > MAX_TOKEN_LENGTH:
+            found.append(f"token {i - 1}: has {offset - previous} bytes, expected at most {MAX_TOKEN_LENGTH}")
         previous = offset
+    if len(found) >= most:
+        return found[:most]
     if previous != len(content):
         found.append(f"the last token ends at byte {previous}, expected {len(content)}")
         return found

@@ -1,4 +1,7 @@
-/* The kernels of all instruction sets in this build, and the choice among them. */
+/* The kernels of all instruction sets in this build, and the choice among them.
+ *
+ * With GPT2RT_STANDALONE, the build is small: it lacks what only Python and tests call, and avx512f, without which its
+ * processors run avx2. */
 #ifndef GPT2RT_KERNELS_H
 #define GPT2RT_KERNELS_H
 
@@ -71,6 +74,7 @@ ISA_BEGIN(AVX_VNNI_TARGET)
 ISA_END
 #endif
 
+#ifndef GPT2RT_STANDALONE
 ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #define ISA avx512f
 #define AVX512_VNNI 0
@@ -83,6 +87,7 @@ ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #include "ops.h"
 #undef AVX512_VNNI
 ISA_END
+#endif
 
 ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #define ISA avx512
@@ -131,7 +136,9 @@ static inline int kernels_here(const Kernels *found[MAX_KERNELS]) {
     int n = 0;
 #ifdef GPT2RT_X86_64
     if (cpu_has_avx512(1)) found[n++] = &kernels_avx512;
+#ifndef GPT2RT_STANDALONE
     if (cpu_has_avx512(0)) found[n++] = &kernels_avx512f;
+#endif
 #ifdef GPT2RT_AVX_VNNI
     if (cpu_has_avx_vnni()) found[n++] = &kernels_avxvnni;
 #endif

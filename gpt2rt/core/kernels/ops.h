@@ -44,6 +44,7 @@ ALWAYS_INLINE F32 FN(gelu)(F32 x) {
     return FN(div)(x, FN(add)(FN(splat)(1.0f), e));
 }
 
+#ifndef GPT2RT_STANDALONE
 static void FN(evaluate)(int function, float *x, const float *y, const float *z, int64_t n) {
     for (int64_t i = 0; i < n; i += 16) {
         F32 a = FN(load)(x + i);
@@ -53,6 +54,7 @@ static void FN(evaluate)(int function, float *x, const float *y, const float *z,
         FN(store)(x + i, a);
     }
 }
+#endif
 
 static void FN(layernorm)(float *out, const float *x, const float *g, const float *b, int64_t n) {
     int64_t whole = n / 16 * 16, rest = n - whole;
@@ -335,6 +337,7 @@ static void FN(attention)(const AttentionArgs *args) {
     }
 }
 
+#ifndef GPT2RT_STANDALONE
 static uint64_t FN(read_bytes)(const uint8_t *p, int64_t n) {
     const int64_t stride = MAX_PREFETCH / TILES_ALONE; /* as of the longest tiles that a block prefetches */
     FN(u64x8) sums[TILES_ALONE];
@@ -357,6 +360,7 @@ static uint64_t FN(read_bytes)(const uint8_t *p, int64_t n) {
     }
     return sum;
 }
+#endif
 
 static const Kernels FN(kernels) = {
     .name = STRING(ISA),
@@ -365,8 +369,10 @@ static const Kernels FN(kernels) = {
     .matmul = FN(matmul),
     .kv_store = FN(kv_store),
     .attention = FN(attention),
+#ifndef GPT2RT_STANDALONE
     .evaluate = FN(evaluate),
     .read_bytes = FN(read_bytes),
+#endif
 };
 
 #undef F32
