@@ -76,9 +76,11 @@ class Terminal:
                     rest = rest[os.write(self.master, rest[:256]) :]
 
     def next_message(self):
-        """Return (status, text) of the next message that was read."""
+        """Return (status, text) of the next message that was read, when the one after it is being read."""
         self.read_to("<")
         status, _, text = self.read_to(">\r\n").partition(" ")
+        if int(status) != INPUT_END and self.hold is None:
+            self.read_to("\x1b[?2004h")  # until then, the terminal itself acts on Ctrl-D
         return int(status), text.replace("\\n", "\n").replace("\\t", "\t")
 
     def read(self, keys):
