@@ -51,4 +51,5 @@ def label(param: click.Parameter | None) -> str:
 FILE = AnyPath()
 FOLDER = AnyPath(file_okay=False)
 WEIGHT_TYPE = OneOf(["int8", "int4", "f16", "f32"])
+KV_TYPE = OneOf(["int8", "f16", "f32"])
 CHAT_FORMAT = OneOf(CHAT_FORMATS)
