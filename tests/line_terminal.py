@@ -1,6 +1,7 @@
 """Terminal: a pseudo-terminal with tests/line_editor.c in it; not on Windows."""
 
 import codecs
+import contextlib
 import os
 import pty
 import select
@@ -19,6 +20,7 @@ class Terminal:
 
     def __init__(self, program, *arguments, prompt=PROMPT, columns=80, rows=24, echo=True):
         self.master, self.slave = pty.openpty()
+        os.set_blocking(self.master, False)
         termios.tcsetwinsize(self.master, (rows, columns))
         if not echo:  # by the terminal, of what is typed before the program asks
             mode = termios.tcgetattr(self.slave)
@@ -62,12 +64,23 @@ class Terminal:
             self.read_more()
 
     def type(self, keys):
-        os.write(self.master, keys if isinstance(keys, bytes) else keys.encode())
+        """Write keys, and read meanwhile: a terminal has little room in both directions."""
+        rest = keys if isinstance(keys, bytes) else keys.encode()
+        while rest:
+            readable, writable, _ = select.select([self.master], [self.master], [], PATIENCE)
+            assert readable or writable, f"takes no keys after {self.text!r}"
+            if readable:
+                self.read_more()
+            elif writable:
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[os.write(self.master, rest[:256]) :]
 
     def next_message(self):
-        """Return (status, text) of the next message that was read."""
+        """Return (status, text) of the next message that was read, when the one after it is being read."""
         self.read_to("<")
         status, _, text = self.read_to(">\r\n").partition(" ")
+        if int(status) != INPUT_END and self.hold is None:
+            self.read_to("\x1b[?2004h")  # until then, the terminal itself acts on Ctrl-D
         return int(status), text.replace("\\n", "\n").replace("\\t", "\t")
 
     def read(self, keys):
