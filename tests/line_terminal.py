@@ -18,13 +18,13 @@ OK, INPUT_END, INTERRUPTED = range(3)  # LineStatus
 class Terminal:
     """The program at a terminal of its own."""
 
-    def __init__(self, program, *arguments, prompt=PROMPT, columns=80, rows=24, echo=True):
+    def __init__(self, program, *arguments, prompt=PROMPT, columns=80, rows=24, acts=True):
         self.master, self.slave = pty.openpty()
         os.set_blocking(self.master, False)
         termios.tcsetwinsize(self.master, (rows, columns))
-        if not echo:  # by the terminal, of what is typed before the program asks
+        if not acts:  # on what is typed between two messages: it echoes, and Ctrl-C drops what is written
             mode = termios.tcgetattr(self.slave)
-            mode[3] &= ~termios.ECHO
+            mode[3] &= ~(termios.ECHO | termios.ISIG)
             termios.tcsetattr(self.slave, termios.TCSANOW, mode)
         self.screen = Screen(columns, rows)
         self.hold, self.text, self.decoder = None, "", codecs.getincrementaldecoder("utf-8")()
