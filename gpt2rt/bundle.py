@@ -17,6 +17,7 @@ import sysconfig
 import gpt2rt
 from gpt2rt.cross import TARGETS, own_target, version_macro, zig_command, zig_path
 from gpt2rt.errors import Gpt2rtError, ModelFileError, UsageError
+from gpt2rt.lines import lines_of
 from gpt2rt.model import Model
 from gpt2rt.modelfile.layout import align
 from gpt2rt.modelfile.unfinished import Unfinished, check_output, errors_named, move
@@ -185,9 +186,10 @@ def link(command: list[str], target: str | None, model: str, temporary: str, out
         check=False,
     )
     if result.returncode != 0:
-        lines = result.stderr.splitlines() or [f"exit code {result.returncode}"]
+        lines = lines_of(result.stderr) or [f"exit code {result.returncode}"]
         cause = next((line for line in lines if "error" in line), lines[-1])
-        raise Gpt2rtError(f"{output}: zig can't compile it for {target}: {cause:.400} (is the disk full?)")
+        hint = " (free some space)" if "NoSpaceLeft" in result.stderr else ""
+        raise Gpt2rtError(f"{output}: zig can't compile it for {target}: {cause:.400}{hint}")
 
 
 def model_assembly(target: str, model: str) -> str:

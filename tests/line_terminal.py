@@ -5,6 +5,7 @@ import contextlib
 import os
 import pty
 import select
+import signal
 import subprocess
 import termios
 
@@ -28,15 +29,23 @@ class Terminal:
             termios.tcsetattr(self.slave, termios.TCSANOW, mode)
         self.screen = Screen(columns, rows)
         self.hold, self.text, self.decoder = None, "", codecs.getincrementaldecoder("utf-8")()
-        files = {}
+        begin, files = None, {}
         if "hold" in arguments:
             begin, self.hold = os.pipe()
-            files = {"preexec_fn": lambda: os.dup2(begin, 3), "pass_fds": [3, begin]}
+            files = {"pass_fds": [3, begin]}
+
+        def prepare():
+            for number in (signal.SIGINT, signal.SIGQUIT):  # a shell's jobs in the background ignore them
+                signal.signal(number, signal.SIG_DFL)
+            if begin is not None:
+                os.dup2(begin, 3)
+
         environment = {**os.environ, "TERM": "xterm", "ASAN_OPTIONS": "detect_leaks=1"}
         self.process = subprocess.Popen(
             [program, prompt, *arguments],
             **{"stdin": self.slave, "stdout": self.slave, "stderr": self.slave, "env": environment},
             start_new_session=True,
+            preexec_fn=prepare,
             **files,
         )
         if "hold" in arguments:
