@@ -66,7 +66,12 @@ def text(content, width=1):
 
 
 def chat_seeds():
-    messages = [b"Hello there", b"What is your name? My name is Zo\xc3\xab.", b"  aa\taa ", b"<|user|> hi: \xe6\x97\xa5"]
+    messages = [
+        b"Hello there",
+        b"What is your name? My name is Zo\xc3\xab.",
+        b"  aa\taa ",
+        b"<|user|> hi: \xe6\x97\xa5",
+    ]
     names = ["format", "user_name", "bot_name", "opening", "template", "opening_template"]
     for i, (name, chat) in enumerate(CHATS.items()):
         there = sum(1 << names.index(key) for key in chat)
@@ -100,14 +105,24 @@ def stream_seeds():
         head = bytes([len(stops)])
         for i, stop in enumerate(stops):
             head += text(stop, 2 if i == 5 else 1)
-        for content in (b"Hello ababa Sam: x\n", "日本語 😀é".encode(), b"\xf0\x9f\x98\xe6\xed\xa0\x80\xed\xa0a\xc3", b"aaaab" * 4):
+        for content in (
+            b"Hello ababa Sam: x\n",
+            "日本語 😀é".encode(),
+            b"\xf0\x9f\x98\xe6\xed\xa0\x80\xed\xa0a\xc3",
+            b"aaaab" * 4,
+        ):
             parts = b"".join(text(content[i : i + 3]) for i in range(0, len(content), 3))
             yield head + bytes([0, 255, 255]) + parts
             yield head + bytes([4, 7, 5]) + parts
 
 
 def sampler_seeds():
-    for content in (LOGITS, bytes([0]) + bytes(range(0, 250, 10)), bytes([2]) + b"\x01\xff\x20", bytes([1]) + LOGITS[:8]):
+    for content in (
+        LOGITS,
+        bytes([0]) + bytes(range(0, 250, 10)),
+        bytes([2]) + b"\x01\xff\x20",
+        bytes([1]) + LOGITS[:8],
+    ):
         yield struct.pack("<HBB", 20, 8, 2) + bytes(60) + content
         reals = b"\x00\x01\x00\x01" + bytes([10]) + b"\x08\x20" + b"\x08\x02" + bytes([40, 2])
         yield struct.pack("<HBB", 130, 12, 1) + reals * 3 + content
