@@ -28,7 +28,7 @@ except ImportError:
     atheris = None
 
 SLOW = 2.0  # seconds that no input of these sizes may take
-MOST = 1 << 16  # bytes of an input
+MOST = 1 << 17  # bytes of an input
 MOST_MESSAGE = 1000  # characters
 TEMPORARY = tempfile.TemporaryDirectory(prefix="gpt2rt-fuzz-")
 FOLDER = pathlib.Path(TEMPORARY.name)
@@ -96,7 +96,7 @@ def config_json():
 
 
 def safetensors_file():
-    return in_folder("model.safetensors"), [small_folder()["model.safetensors"][:40000]]
+    return in_folder("model.safetensors"), [small_folder()["model.safetensors"]]
 
 
 def merges_txt():
