@@ -290,7 +290,7 @@ TARGETS = {
     "safetensors": safetensors_file,
     "server_body": server_body,
     "tensorflow_index": tensorflow_index,
-    "tokenizer": tokenizer_json,
+    "tokenizer_json": tokenizer_json,
     "tokenizer_config": tokenizer_config,
     "transcript": transcript,
 }

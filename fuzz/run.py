@@ -24,7 +24,7 @@ CORPUS = FUZZ / "corpus"
 C_TARGETS = ("json", "carried", "stream", "sampler", "tokenizer", "chat", "modelfile")
 READERS = (
     *("batch", "config", "gguf", "merges", "pickle", "pytorch", "pytorch_legacy", "safetensors", "server_body"),
-    *("tensorflow_index", "tokenizer", "tokenizer_config", "transcript"),
+    *("tensorflow_index", "tokenizer_config", "tokenizer_json", "transcript"),
 )
 FLAGS = ["-std=c11", "-g", "-ffp-contract=off", "-DGPT2RT_STANDALONE", f"-I{FUZZ}", f"-I{CORE}"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
