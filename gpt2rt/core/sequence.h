@@ -139,6 +139,7 @@ static inline int sequence_open(Sequence *s, const Network *network) {
 /* Copies the first `length` positions of the cache, of all layers. */
 static inline void sequence_copy_cache(const KVCache *to, const KVCache *from, int64_t n_layer, int64_t length) {
     KVCache a = *to, b = *from;
+    if (!length) return; /* there may be no memory, to which C allows no offset, not even 0 */
     for (int64_t i = 0; i < n_layer; i++) {
         kvcache_copy(&a, &b, length);
         a.k += kvcache_k_size(to), a.v += kvcache_v_size(to);
