@@ -80,7 +80,9 @@ CHANGES = [  # what is found, and what may replace it
 ]
 DECLARED = re.compile(r"^\s*(?:#|cdef |cimport|from |import |include|typedef|@|class |def |raise |return\b|static )")
 STATEMENT = {
-    "c": re.compile(r"^(\s*)((?:[\w.>\[\]*()-]+ (?:[-+*/|&^]|<<|>>)?= [^;{]*|\w+\([^;{]*\)|[\w.>\[\]-]+(?:\+\+|--));)$"),
+    "c": re.compile(
+        r"^(\s*)((?:[\w.>\[\]*()-]+ (?:[-+*/|&^]|<<|>>)?= [^;{]*|\w+\([^;{]*\)|[\w.>\[\]-]+(?:\+\+|--));)$"
+    ),
     "python": re.compile(r"^(\s+)([\w.\[\], ]+ [-+*/|]?= .*[^(\[{,]|[\w.]+\(.*\))$"),
 }
 
@@ -128,9 +130,7 @@ def build(folder):
 
 
 def binaries(folder):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).digest() for path in (folder / "site").rglob("*.so")
-    }
+    return {path.name: hashlib.sha256(path.read_bytes()).digest() for path in (folder / "site").rglob("*.so")}
 
 
 def killer(folder, tests):

@@ -8,7 +8,7 @@ import pytest
 from demo import demo_model
 from job_runs import Batch, tiny_model
 from release_server import SIZE, serving
-from small_model_file import make_writer, write
+from small_model_file import write, write_weights
 
 from gpt2rt.chat import Conversation
 from gpt2rt.converter.mirror import Mirror, Part
@@ -116,10 +116,9 @@ class TestWithoutHardLinks:
     @pytest.mark.parametrize("appears", ["file", "dangling link"])
     def test_what_appeared_in_the_meantime_is_not_overwritten(self, tmp_path, appears):
         path = tmp_path / "small.bin"
-        writer = make_writer(path)
-        with pytest.raises(UsageError, match="already exists"), writer:
-            for tensor in writer.tensors:
-                writer.write_tensor([bytes(tensor.length)])
-            path.write_bytes(b"theirs") if appears == "file" else path.symlink_to(tmp_path / "nowhere")
+        writer = write_weights(path)
+        path.write_bytes(b"theirs") if appears == "file" else path.symlink_to(tmp_path / "nowhere")
+        with pytest.raises(UsageError, match="already exists"):
+            writer.__exit__(None, None, None)
         assert os.listdir(tmp_path) == ["small.bin"]
         assert path.is_symlink() or path.read_bytes() == b"theirs"

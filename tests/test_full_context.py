@@ -19,7 +19,6 @@ def model(tmp_path_factory):
     return gpt2rt.open_model(path, n_threads=1)
 
 
-
 @pytest.mark.parametrize("lookup", [False, True])
 @pytest.mark.parametrize("n_free", [0, 1, 2, 7])
 def test_every_position_is_used_and_one_token_follows_the_last(model, n_free, lookup):

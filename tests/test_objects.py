@@ -1,4 +1,4 @@
-"""No Python object crashes the process: objects without a constructor call, objects that lie, and those that call back."""
+"""No Python object crashes the process: those that were not constructed, those that lie, and those that call back."""
 
 import pathlib
 import subprocess

@@ -34,7 +34,9 @@ VERSION_1 = "3:cpu,cpuacct:/a/b\n2:memory:/a\n"
         pytest.param("0::/\n", {}, None, id="none"),
         pytest.param("0::/a\n", {"/a/cpu.max": "max 100000\n"}, None, id="max"),
         pytest.param("0::/a\n", {"/a/cpu.max": "150000 100000\n"}, 1.5, id="own"),
-        pytest.param("0::/a/b\n", {"/a/b/cpu.max": "400000 100000\n", "/a/cpu.max": "150000 100000\n"}, 1.5, id="outer"),
+        pytest.param(
+            "0::/a/b\n", {"/a/b/cpu.max": "400000 100000\n", "/a/cpu.max": "150000 100000\n"}, 1.5, id="outer"
+        ),
         pytest.param("0::/a/b\n", {"/a/b/cpu.max": "50000 100000\n", "/a/cpu.max": "300000 100000\n"}, 0.5, id="inner"),
         pytest.param("0::/a/b\n", {"/a/b/cpu.max": "max 100000\n", "/cpu.max": "200000 100000\n"}, 2.0, id="root"),
         pytest.param("0::/a\n", {"/a/cpu.max": "100000 0\n"}, None, id="no_period"),

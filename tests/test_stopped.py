@@ -35,9 +35,7 @@ gpt2rt.__main__.main()
 MOMENTS = [1, 2, 10, 100, 500, 1500]
 
 
-@pytest.mark.parametrize(
-    "moment", [*MOMENTS, *(pytest.param(n, marks=pytest.mark.slow) for n in range(200, 6000, 97))]
-)
+@pytest.mark.parametrize("moment", [*MOMENTS, *(pytest.param(n, marks=pytest.mark.slow) for n in range(200, 6000, 97))])
 def test_ctrl_c_while_a_command_loads_gives_no_traceback(moment):
     demo_model()
     command = [sys.executable, "-c", INTERRUPTED, str(moment), "tokenize", "Hello!"]
