@@ -35,7 +35,7 @@ class Terminal:
             files = {"pass_fds": [3, begin]}
 
         def prepare():
-            for number in (signal.SIGINT, signal.SIGQUIT):  # a shell's jobs in the background ignore them
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # jobs in the background may ignore them
                 signal.signal(number, signal.SIG_DFL)
             if begin is not None:
                 os.dup2(begin, 3)

@@ -168,6 +168,20 @@ def test_verify_names_the_damaged_section(cli, demo, tmp_path, section):
     assert err.startswith(f"gpt2rt: {path}: section '{section}' is damaged: checksum ")
 
 
+def test_verify_fails_if_padding_is_not_zero(cli, demo, tmp_path):
+    content = bytearray(pathlib.Path(demo).read_bytes())
+    end = 4096
+    for found in json.loads(cli("info", demo, "--json")[1])["sections"].values():
+        end = -(-end // 4096) * 4096 + found["length"]
+        if end % 4096:
+            break
+    content[end] = 1
+    path = tmp_path / "damaged.bin"
+    path.write_bytes(content)
+    sentence = f"gpt2rt: {path}: byte {end}, between the sections, is not zero (copy or convert again)\n"
+    assert cli("verify", path) == (1, "", sentence)
+
+
 def test_tokenize(cli, demo):
     assert cli("tokenize", demo, "User: Hello!")[:2] == (0, "271 25 807 0\n")
     assert cli("tokenize", demo, "-", "--json", typed="User: Hello!")[1] == "[271, 25, 807, 0]\n"
