@@ -45,7 +45,7 @@ class Terminal:
             [program, prompt, *arguments],
             **{"stdin": self.slave, "stdout": self.slave, "stderr": self.slave, "env": environment},
             start_new_session=True,
-            preexec_fn=prepare,
+            preexec_fn=prepare,  # noqa: PLW1509 (there are no other threads)
             **files,
         )
         if "hold" in arguments:
