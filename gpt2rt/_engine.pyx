@@ -60,7 +60,7 @@ cdef class Ids:
                 token = None
             if token is None:
                 raise UsageError(f"tokens: got an item {item!r:.80}, expected ids")
-            number = PyLong_AsLongLongAndOverflow(token, &overflow)  # the number itself: a subclass compares as it likes
+            number = PyLong_AsLongLongAndOverflow(token, &overflow)  # a subclass compares as it likes
             if overflow or not 0 <= number < n_vocab:
                 raise VocabularyError(f"token {token}: out of range, expected 0 to {n_vocab - 1}")
             self.data[self.n] = <int32_t>number
