@@ -1,6 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
 """Text in tokens, out of tokens, and up to where it stops: Python's side of `core/tokenizer.h`, `core/utf8.h`,
-`core/stops.h` and `core/stream.h`, which do the work.
+`core/stops.h` and `core/stream.h`, which do the work. It has about 500 lines because half of them are docstrings and
+checks.
 """
 
 cimport cython
