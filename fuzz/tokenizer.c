@@ -78,7 +78,7 @@ static void decode_all(const Tokenizer *t, Input *input) {
         CHECK(token < n_vocab || status == STREAM_DAMAGED);
         if (stream.reason) stream_restart(&stream);
     }
-    CHECK(stream_end(&stream, FINISH_INTERRUPTED, &text) == STREAM_OK);
+    CHECK(stream_accept(&stream, NULL, 0, 1, &text, &n_used, &problem) == STREAM_OK);
     CHECK(utf8_is_valid(buffer_text(&text).at, text.n));
     buffer_close(&text);
     stream_close(&stream);
