@@ -19,6 +19,7 @@ cdef extern from "kernels/kernels.h" nogil:
     const int FUNCTION_EXP, FUNCTION_GELU, FUNCTION_FMA
     enum: MAX_KERNELS
     int kernels_here(const Kernels** found)
+    const Kernels* kernels_on_request(const char* name)
 
 KV_TYPES = ("f16", "f32", "int8")
 
@@ -26,15 +27,25 @@ cdef const Kernels* KERNELS[MAX_KERNELS]
 cdef int N_KERNELS = kernels_here(KERNELS)
 
 
-def available_isas():
-    """Return the names of the instruction sets that this build contains and this processor supports, best first."""
-    return [KERNELS[i].name.decode() for i in range(N_KERNELS)]
+def available_isas(str wanted=None):
+    """Return the names of the instruction sets that this build contains and this processor supports, best first.
+
+    Args:
+        wanted: the last name, if it is available but runs only when asked for.
+    """
+    names = [KERNELS[i].name.decode() for i in range(N_KERNELS)]
+    if wanted is not None and kernels_on_request(wanted.encode(errors="replace")) != NULL:
+        names.append(wanted)
+    return names
 
 
 cdef const Kernels* kernels_named(str isa) except NULL:
     for i in range(N_KERNELS):
         if KERNELS[i].name.decode() == isa:
             return KERNELS[i]
+    cdef const Kernels* on_request = kernels_on_request(isa.encode(errors="replace"))
+    if on_request != NULL:
+        return on_request
     raise UsageError(
         f"instruction set {isa!r}: not available, expected one of {', '.join(available_isas())} (see GPT2RT_ISA)"
     )
@@ -46,7 +57,7 @@ def evaluate(str function, bytes x, bytes y, bytes z, str isa):
     Args:
         function: "exp" or "gelu" of x, or "fma": x * y + z.
         x, y, z: bytes of f32 (n,), n a multiple of 16.
-        isa: one of `available_isas()`.
+        isa: one of `available_isas(isa)`.
 
     Returns:
         Bytes of f32 (n,).
@@ -66,7 +77,7 @@ def read_bytes(bytes content, str isa):
     The last word is padded with zeros.
 
     Args:
-        isa: one of `available_isas()`.
+        isa: one of `available_isas(isa)`.
     """
     return kernels_named(isa).read_bytes(content, len(content))
 
@@ -79,7 +90,8 @@ cdef class Weights:
         """
         Args:
             section: buffer of the weights section; a reference is kept. shape: of the network.
-            isa: one of `available_isas()`; None for the environment variable GPT2RT_ISA, or, without it, the best one.
+            isa: one of `available_isas(isa)`; None for the environment variable GPT2RT_ISA, or, without it, the best
+                one.
             kv_type: one of `KV_TYPES`, of the sequences' KV caches; None for f32 if the weights are, and f16 otherwise.
 
         Raises:

@@ -41,7 +41,8 @@ def examine() -> dict[str, Any]:
         or None if the wanted one is not available; `threads`; `thread_limits`; `golden`, the expected digest;
         `digests`, {instruction set: actual digest}, empty if the package was built without the bundled model.
     """
-    wanted, available = os.environ.get("GPT2RT_ISA") or None, available_isas()
+    wanted = os.environ.get("GPT2RT_ISA") or None
+    available = available_isas(wanted)
     path = bundled_model()
     digests = {}
     if os.path.exists(path):

@@ -6,6 +6,9 @@
 #include "cpu.h"
 #define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32
 #endif
+#ifdef EMULATED_AMX
+#include "emulated_amx.h"
+#endif
 #include "kernels/kernels.h"
 
 #include <stdio.h>
@@ -67,10 +70,12 @@ static void run_layernorm(const Kernels *k) {
     print_digest("layernorm", k->name);
 }
 
-/* A matrix of random bits where every bit pattern is valid, times several numbers of tokens. If `extreme`, integers are
- * only the smallest and the largest, so that sums that saturate are detected. */
-static void run_matmul(const Kernels *k, int type, const char *name, int64_t group, int extreme) {
-    enum { ROWS = 7 * TILE, INPUTS = 256, TOKENS = 13 };
+/* A matrix of random bits where every bit pattern is valid, times several numbers of tokens: 1 to 13, or, if `is_long`,
+ * those of longer prompts. If `extreme`, integers are only the smallest and the largest, so that sums that saturate are
+ * detected. */
+static void run_matmul(const Kernels *k, int type, const char *name, int64_t group, int extreme, int is_long) {
+    enum { ROWS = 7 * TILE, INPUTS = 256, SHORT = 13, TOKENS = 33 };
+    const int64_t long_prompts[] = {1, 15, 16, 17, 31, 33}, n_lengths = is_long ? 6 : SHORT;
     Matrix m = {.tiles = ROWS / TILE, .layout = tile_layout(type, INPUTS, group)};
     const int64_t groups = group ? INPUTS / group : 0, stride = m.layout.stride;
     uint8_t *data = allocate((size_t)(m.tiles * stride));
@@ -98,10 +103,11 @@ static void run_matmul(const Kernels *k, int type, const char *name, int64_t gro
     add_to_digest(in.q, INPUTS * TOKENS); /* without the offsets, which depend on the instruction set */
     add_to_digest(in.scale, 4 * (size_t)groups * TOKENS);
     int modes[] = {MATMUL_STORE, MATMUL_ADD, MATMUL_GELU};
-    for (int64_t T = 1; T <= TOKENS; T++)
+    for (int64_t length = 0; length < n_lengths; length++)
         for (int64_t first = 0; first < 3; first++) { /* 7, 6 and 5 tiles */
+            const int64_t T = is_long ? long_prompts[length] : length + 1;
             for (int i = 0; i < ROWS * TOKENS; i++) out[i] = in.x[i % (INPUTS * TOKENS)];
-            const MatmulArgs args = {&m, &in, T, out, ROWS, modes[(T + first) % 3]};
+            const MatmulArgs args = {&m, &in, T, out, ROWS, modes[(length + first) % 3]};
             k->matmul(&args, first, m.tiles);
             add_to_digest(out, 4 * ROWS * TOKENS);
         }
@@ -179,21 +185,31 @@ int main(void) {
 #ifdef EVEX_FOR_AVX_VNNI
     if (cpu_has_avx512(1) && !cpu_has_avx_vnni()) found[n++] = &kernels_avxvnni;
 #endif
+#ifdef EMULATED_AMX
+    n = 0; /* a build without it runs the others */
+    if (cpu_has_avx512(1)) found[n++] = &kernels_amx;
+#endif
     for (int i = 0; i < n; i++) {
         run_functions(found[i]);
         run_layernorm(found[i]);
-        run_matmul(found[i], TYPE_F32, "matmul-f32", 0, 0);
-        run_matmul(found[i], TYPE_F16, "matmul-f16", 0, 0);
+        run_matmul(found[i], TYPE_F32, "matmul-f32", 0, 0, 0);
+        run_matmul(found[i], TYPE_F16, "matmul-f16", 0, 0, 0);
         for (int extreme = 0; extreme < 2; extreme++) {
-            run_matmul(found[i], TYPE_INT8, "matmul-int8", 64, extreme);
-            run_matmul(found[i], TYPE_INT8, "matmul-int8", 16, extreme);
-            run_matmul(found[i], TYPE_INT4, "matmul-int4", 32, extreme);
-            run_matmul(found[i], TYPE_INT4, "matmul-int4", 256, extreme);
+            run_matmul(found[i], TYPE_INT8, "matmul-int8", 64, extreme, 0);
+            run_matmul(found[i], TYPE_INT8, "matmul-int8", 16, extreme, 0);
+            run_matmul(found[i], TYPE_INT4, "matmul-int4", 32, extreme, 0);
+            run_matmul(found[i], TYPE_INT4, "matmul-int4", 256, extreme, 0);
+            for (int64_t group = 16; group <= 256; group *= 2)
+                run_matmul(found[i], TYPE_INT8, "matmul-int8-prompts", group, extreme, 1);
+            run_matmul(found[i], TYPE_INT4, "matmul-int4-prompts", 32, extreme, 1);
         }
         run_attention(found[i], TYPE_F32, "attention-f32");
         run_attention(found[i], TYPE_F16, "attention-f16");
         run_attention(found[i], TYPE_INT8, "attention-int8");
         run_read_bytes(found[i]);
     }
+#ifdef EMULATED_AMX
+    amx_check(amx_shapes.palette == 0, "the shapes were released");
+#endif
     return 0;
 }

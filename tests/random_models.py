@@ -10,7 +10,7 @@ from gpt2rt.converter._pack import pack_rows
 from gpt2rt.modelfile.vocabulary import vocabulary_section
 from gpt2rt.modelfile.writer import Writer
 
-ISAS = available_isas()
+ISAS = available_isas("amx")
 
 
 def random_tensors(hyperparameters, seed=0, scale=0.3):

@@ -2,7 +2,8 @@
 
 A C program prints a digest of each operation on each instruction set that it finds. It is built for this machine and,
 where a cross compiler and qemu's user mode are installed (Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and
-qemu-user-static), for 64-bit Arm, with and without dot products.
+qemu-user-static), for 64-bit Arm, with and without dot products. No emulator at hand runs AMX, so its instructions are
+functions in C (emulated_amx.h).
 """
 
 import collections
@@ -62,6 +63,17 @@ def test_all_available_instruction_sets_give_the_same_bits(compiler, native, exp
     options = ["-DEVEX_FOR_AVX_VNNI"] if X86_64 and "avxvnni" not in native else []
     found = digests(build(compiler, tmp_path / "kernels", *options))
     assert found
+    for isa, operations in found.items():
+        assert operations == expected, isa
+
+
+@pytest.mark.skipif(not X86_64, reason="AMX is of x86-64 processors")
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_amx_gives_the_same_bits(compiler, native, expected, tmp_path):
+    if "avx512" not in native:
+        pytest.skip("all of amx but its own instructions is avx512, which this processor doesn't have")
+    found = digests(build(compiler, tmp_path / "kernels", "-DEMULATED_AMX"))
+    assert found == {"amx": expected}
     for isa, operations in found.items():
         assert operations == expected, isa
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from demo import DEMO, demo_model
+from random_models import ISAS
 
 from gpt2rt import doctor
 from gpt2rt._kernels import available_isas
@@ -24,14 +25,14 @@ GOLDEN_INT8_CACHE = "6491589b96188a5cca52a76c52458b59913233047bc7a67567821150e52
         pytest.param(1, id="token by token", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_logits_of_the_bundled_model_are_golden(isa, piece):
     demo_model()
     assert logits_digest(open_model(DEMO, isa=isa, n_threads=1), piece) == GOLDEN
 
 
 @pytest.mark.parametrize("piece", [N_TOKENS, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_logits_with_a_cache_of_int8_are_golden(isa, piece):
     demo_model()
     assert logits_digest(open_model(DEMO, isa=isa, n_threads=1, kv_type="int8"), piece) == GOLDEN_INT8_CACHE

@@ -349,6 +349,19 @@ def test_an_unavailable_instruction_set_is_refused(model, monkeypatch):
     assert available_isas()[-1] == "portable"
 
 
+@pytest.mark.skipif("amx" in ISAS, reason="this processor has AMX, and all tests run it")
+def test_amx_is_refused_on_a_processor_without_it(model, monkeypatch):
+    with pytest.raises(UsageError, match=r"instruction set 'amx': not available, expected one of .*portable"):
+        open_sequence(model[1], "amx")
+    monkeypatch.setenv("GPT2RT_ISA", "amx")
+    with pytest.raises(UsageError, match="instruction set 'amx': not available"):
+        open_sequence(model[1])
+
+
+def test_amx_is_never_the_default():
+    assert "amx" not in available_isas()
+
+
 INTERRUPTED = """
 import signal, sys
 sys.path.insert(0, {tests!r})

@@ -11,6 +11,9 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #define GPT2RT_X86_64 1
 #include <immintrin.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #elif defined(__aarch64__) || defined(_M_ARM64)
 #define GPT2RT_ARM64 1
 #include <arm_neon.h>
@@ -42,6 +45,11 @@
 /* GCC 10 and clang 11 don't have AVX-VNNI. */
 #if __has_include(<avxvnniintrin.h>) || (defined(_MSC_VER) && _MSC_VER >= 1930)
 #define GPT2RT_AVX_VNNI 1
+#endif
+/* GCC 10 and clang 11 don't have all of AMX; macOS runs on no processor that does. */
+#if defined(GPT2RT_X86_64) && (defined(__linux__) || defined(_WIN32)) && \
+    (__has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>))
+#define GPT2RT_AMX 1
 #endif
 /* Before clang 16, dot products are declared only if the whole build has them. */
 #if !defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_DOTPROD)
@@ -126,6 +134,23 @@ static inline int cpu_has_avx512(int vnni) {
     cpu_id(7, 0, seven);
     return (seven[1] >> 16 & 1) && (seven[1] >> 30 & 1) && (seven[1] >> 17 & 1) && (seven[1] >> 31 & 1) &&
            (!vnni || (seven[2] >> 11 & 1));
+}
+
+/* The tile registers of AMX and their products of int8, with the registers saved. Linux saves them once a process has
+ * asked for it, which also raises the minimum size of the stacks of its signal handlers: call this only to use them. */
+static inline int cpu_request_amx(void) {
+    uint32_t seven[4];
+    if ((cpu_saved_state() & 0x60000) != 0x60000) return 0; /* TILECFG and TILEDATA */
+    cpu_id(7, 0, seven);
+    if (!(seven[3] >> 24 & 1) || !(seven[3] >> 25 & 1)) return 0;
+#if defined(__linux__)
+    extern long syscall(long number, ...); /* declared by unistd.h only if _GNU_SOURCE came before other headers */
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0; /* ARCH_REQ_XCOMP_PERM, TILEDATA; since Linux 5.16 */
+#elif defined(_WIN32)
+    return 1;
+#else
+    return 0;
+#endif
 }
 #endif
 

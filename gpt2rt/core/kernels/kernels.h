@@ -1,6 +1,6 @@
 /* The kernels of all instruction sets in this build, and the choice among them.
  *
- * With GPT2RT_STANDALONE, the build is small: it lacks what only Python and tests call, caches of int8, and avx512f,
+ * With GPT2RT_STANDALONE, the build is small: it lacks what only Python and tests call, caches of int8, amx, and avx512f,
  * without which its processors run avx2. */
 #ifndef GPT2RT_KERNELS_H
 #define GPT2RT_KERNELS_H
@@ -13,7 +13,7 @@
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #elif defined(__GNUC__)
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #else
 #define UNROLL
 #endif
@@ -101,6 +101,14 @@ ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #include "ops.h"
 #undef AVX512_VNNI
 ISA_END
+
+#if defined(GPT2RT_AMX) && !defined(GPT2RT_STANDALONE)
+ISA_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
+#define ISA avx512
+#include "amx.h"
+#undef ISA
+ISA_END
+#endif
 #endif
 
 #ifdef GPT2RT_ARM64
@@ -152,6 +160,16 @@ static inline int kernels_here(const Kernels *found[MAX_KERNELS]) {
 #endif
     found[n++] = &kernels_portable;
     return n;
+}
+
+/* Returns the kernels with this name that run only when asked for, because they have been tested under emulation alone;
+ * NULL if there are none or if this processor can't run them. */
+static inline const Kernels *kernels_on_request(const char *name) {
+#if defined(GPT2RT_AMX) && !defined(GPT2RT_STANDALONE)
+    if (!strcmp(name, "amx") && cpu_has_avx512(1) && cpu_request_amx()) return &kernels_amx;
+#endif
+    (void)name;
+    return NULL;
 }
 
 #endif

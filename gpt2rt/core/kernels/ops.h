@@ -159,8 +159,12 @@ ALWAYS_INLINE void FN(block_float)(const Block block, const MatmulArgs *args, in
     FN(finish)(acc, block, args, out);
 }
 
-/* A block of an int8 or int4 product. The dot product of a group is exact in i32; then
- * acc = fma(dot, scale of the weights * scale of the inputs, acc). */
+/* Adds the dot product of a group, which is exact in i32, times the scales of its weights and inputs. */
+ALWAYS_INLINE F32 FN(add_group)(F32 acc, I32 dot, F32 scale, float input_scale) {
+    return FN(fma)(FN(to_float)(dot), FN(mul)(scale, FN(splat)(input_scale)), acc);
+}
+
+/* A block of an int8 or int4 product. */
 ALWAYS_INLINE void FN(block_int)(const Block block, const MatmulArgs *args, int64_t tile, int64_t token) {
     const Matrix *m = args->matrix;
     const int type = block.type, tiles = block.tiles, tokens = block.tokens;
@@ -197,8 +201,7 @@ ALWAYS_INLINE void FN(block_int)(const Block block, const MatmulArgs *args, int6
         UNROLL for (int k = 0; k < tiles; k++) {
             F32 scale = FN(load_half)((const uint16_t *)(scales + k * stride));
             UNROLL for (int t = 0; t < tokens; t++)
-                acc[k][t] = FN(fma)(FN(to_float)(dot[k][t]),
-                                    FN(mul)(scale, FN(splat)(input_scale[t * groups + g])), acc[k][t]);
+                acc[k][t] = FN(add_group)(acc[k][t], dot[k][t], scale, input_scale[t * groups + g]);
         }
     }
     FN(finish)(acc, block, args, out);
