@@ -118,9 +118,11 @@ def command(
         with Progress("tracing") as progress:
             return opened.trace(ids, progress=progress, **keywords)
 
-    found = trace(text, max_tokens=max_tokens, seed=seed, **given({**dict.fromkeys(SAMPLING_OPTIONS), **options}))
+    sampling = given({**dict.fromkeys(SAMPLING_OPTIONS), **options})
+    found = trace(text, max_tokens=max_tokens, seed=seed, **sampling)
     if html is not None:
-        raise UsageError("--html: not yet")
+        write_lesson(found, SamplingParams(**sampling), html)
+        return
     if as_json:
         from gpt2rt.cli.terminal import print_json
         from gpt2rt.explain.document import trace_document
@@ -128,6 +130,19 @@ def command(
         print_json(trace_document(found, shown), indent=None)
         return
     show(opened, found, shown or most_important_head(found), trace, as_text)
+
+
+def write_lesson(found: TextTrace, sampling: SamplingParams, path: str) -> None:
+    """Write the page."""
+    from gpt2rt.cli.terminal import counted, printable
+    from gpt2rt.explain.lesson import html_page, lesson_data
+
+    with Progress("branching") as progress:
+        data = lesson_data(found, sampling, progress)
+    page = html_page(data, f"What the model saw: {' '.join(found.text.split())[:60]}").encode()
+    with open(path, "wb") as file:
+        file.write(page)
+    click.echo(f"{printable(path)}: {counted(found.n_tokens, 'token')}, {len(page) / 1e6:.2f} MB", err=True)
 
 
 def part_named(option: str, name: str) -> Part:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpt2rt._engine import Trace
+    from gpt2rt.explain.trace import TextTrace
     from gpt2rt.model import Model
 
     Numbers = NDArray[np.float64]
@@ -49,7 +50,7 @@ class Contributions:
 
 
 def contributions_of(
-    model: Model, trace: Trace, positions: list[int], tokens: list[int], against: list[int] | None = None
+    model: Model, trace: Trace | TextTrace, positions: list[int], tokens: list[int], against: list[int] | None = None
 ) -> Contributions:
     """Return the contributions to the logit of a token after each position.
 
