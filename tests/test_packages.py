@@ -59,8 +59,8 @@ def test_a_wheel_holds_python_its_types_the_compiled_modules_and_the_models(path
         elif name.endswith((".so", ".pyd")):
             compiled.add(name.partition(".")[0])
         else:
-            is_python = re.fullmatch(r"gpt2rt/((arena|cli|converter|jobs|modelfile|serve)/)?\w+\.pyi?", name)
-            is_page = re.fullmatch(r"gpt2rt/serve/page/\w+\.(html|css|js|svg)", name)
+            is_python = re.fullmatch(r"gpt2rt/((arena|cli|converter|explain|jobs|modelfile|serve)/)?\w+\.pyi?", name)
+            is_page = re.fullmatch(r"gpt2rt/(explain|serve)/page/\w+\.(html|css|js|svg)", name)
             assert name in DATA or is_python or is_page
     assert compiled == COMPILED
     assert {f"{name}.pyi" for name in COMPILED} | {"gpt2rt/py.typed", *MODELS} <= set(members(path))

@@ -95,7 +95,7 @@ def command(
     \b
     Examples:
       gpt2rt explain "The cat sat on the"
-      gpt2rt explain 124M "When Mary and John went to the store, John gave a drink to" --head 9.9
+      gpt2rt explain 124M "When Mary and John went to the store, John gave a drink to"
       gpt2rt explain "Once upon a time" -n 20 --seed 7 --html lesson.html
       gpt2rt explain "The cat sat on the" --ablate 3.1 --json
     """

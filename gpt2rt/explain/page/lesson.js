@@ -171,7 +171,7 @@ export class Lesson {
         "2. What comes next",
         () => this.next(),
         "This is all that the model computes: a probability for every token of the vocabulary. A text is made by choosing one, appending it, and starting again.",
-        "The settings (temperature, top-k, top-p) change the probabilities before a random number chooses. With the same seed the numbers are the same, and so is the text. Click a token to see how the text goes on after it.",
+        "The settings (temperature, top-k, top-p) change the probabilities before a random number chooses. With the same seed the numbers are the same, and so is the text. Click a token to see how the text continues after it.",
       ),
       this.section(
         "3. Layer by layer",
@@ -291,7 +291,7 @@ export class Lesson {
         {
           "data-key": id,
           "aria-pressed": String(this.branch === id),
-          title: id in own ? "Show how the text goes on after this token" : "No continuation was made for this token",
+          title: id in own ? "Show how the text continues after this token" : "No continuation was made for this token",
           disabled: !(id in own),
           onclick: () => this.set({ branch: this.branch === id ? null : id }),
         },
@@ -366,7 +366,7 @@ export class Lesson {
         ),
       ),
     );
-    return h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Logit lens" }, h("table", { class: "lens" }, h("thead", {}, h("tr", {}, h("td"), ...head)), h("tbody", {}, ...rows)));
+    return h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Logit lens" }, h("table", { class: "lens" }, h("thead", {}, h("tr", {}, h("td", { class: "corner" }), ...head)), h("tbody", {}, ...rows)));
   }
 
   /**
