@@ -47,13 +47,17 @@ def check_length(trace: TextTrace) -> None:
 
 
 def lesson_data(
-    trace: TextTrace, sampling: SamplingParams, progress: Callable[[int, int], object] | None = None
+    trace: TextTrace,
+    sampling: SamplingParams,
+    progress: Callable[[int, int], object] | None = None,
+    first_branch: int = 0,
 ) -> dict[str, Any]:
     """Return what the page shows; `page/lesson.js` names the fields.
 
     Args:
         sampling: how branches are sampled.
-        progress: called with the number of steps that are done, and of all.
+        progress: called with the number of branches that are done, and of all.
+        first_branch: the first position with branches.
 
     Raises:
         UsageError: the text is too long for a page.
@@ -61,7 +65,7 @@ def lesson_data(
     check_length(trace)
     model, shape = trace.model, trace.model.hyperparameters
     tops = [trace.top(i)[:N_NEXT] for i in range(trace.n_tokens)]
-    branches = branches_of(trace, tops, sampling, progress)
+    branches = branches_of(trace, tops, sampling, progress, first_branch)
     lens = trace.lens
     used = {*trace.ids, *(token for top in tops for token, _ in top), *lens.top_ids[..., 0].ravel().tolist()}
     used |= {token for own in branches.values() for first, rest in own.items() for token in (first, *rest)}
@@ -170,9 +174,10 @@ def branches_of(
     tops: list[list[tuple[int, float]]],
     sampling: SamplingParams,
     progress: Callable[[int, int], object] | None,
+    first: int,
 ) -> dict[int, dict[int, list[int]]]:
     """Return what the model writes after each of the most likely tokens at each position: {position: {id: ids}}."""
-    wanted = [(i, token) for i, top in enumerate(tops) for token, _ in top[:N_BRANCHES]]
+    wanted = [(i, token) for i, top in enumerate(tops) if i >= first for token, _ in top[:N_BRANCHES]]
     sequence = trace.model.sequence()
     sequence.append(trace.ids)
     n_ctx = sequence.n_ctx

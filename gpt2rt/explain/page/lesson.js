@@ -55,6 +55,20 @@ function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/**
+ * Return an item that must be there.
+ *
+ * @template T
+ * @param {readonly T[]} list
+ * @param {number} i negative from the end
+ * @returns {T}
+ */
+function at(list, i) {
+  const found = list.at(i);
+  if (found === undefined) throw new RangeError(`no item ${i}`);
+  return found;
+}
+
 /** @param {number} p */
 const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)}%` : p >= 0.001 ? `${(100 * p).toFixed(1)}%` : "<0.1%");
 /** @param {number} p */
@@ -113,14 +127,14 @@ export class Lesson {
 
   /** @returns {[number, number]} the head that spoke most for the last prediction */
   strongest() {
-    const { heads } = /** @type {any} */ (this.data.contributions.at(-1));
-    let best = [0, 0];
-    heads.forEach((/** @type {number[]} */ row, /** @type {number} */ i) =>
+    let best = /** @type {[number, number]} */ ([0, 0]);
+    let most = -Infinity;
+    at(this.data.contributions, -1).heads.forEach((row, i) =>
       row.forEach((value, j) => {
-        if (value > heads[best[0]][best[1]]) best = [i, j];
+        if (value > most) [best, most] = [[i, j], value];
       }),
     );
-    return /** @type {[number, number]} */ (best);
+    return best;
   }
 
   /**
@@ -262,7 +276,7 @@ export class Lesson {
   }
 
   token() {
-    const token = this.data.tokens[this.position];
+    const token = at(this.data.tokens, this.position);
     const rows = [
       ["Token", h("code", {}, this.name(token.id))],
       ["Number in the vocabulary", `${token.id} of ${token.vocabulary.toLocaleString("en")}`],
@@ -278,11 +292,11 @@ export class Lesson {
 
   next() {
     const { next, steps, tokens, branches } = this.data;
-    const found = next[this.position];
+    const found = at(next, this.position);
     const step = steps.find((one) => one.position === this.position + 1);
     const after = new Map(step?.after ?? []);
     const follows = tokens[this.position + 1]?.id;
-    const most = found[0][1];
+    const most = at(found, 0)[1];
     const mostAfter = Math.max(...after.values(), 1e-9);
     const own = branches[this.position] ?? {};
     const rows = found.map(([id, p]) =>
@@ -306,7 +320,7 @@ export class Lesson {
       h(
         "div",
         { class: "heads" },
-        h("span", {}, `After ${this.name(tokens[this.position].id)}${follows === undefined ? "" : " (◂ follows in this text)"}`),
+        h("span", {}, `After ${this.name(at(tokens, this.position).id)}${follows === undefined ? "" : " (◂ follows in this text)"}`),
         step && h("span", {}, "green: the model, rust: after the settings"),
       ),
       h("div", { class: step ? "bars both" : "bars" }, ...rows),
@@ -424,7 +438,7 @@ export class Lesson {
               {
                 "data-key": `${layer}.${head}`,
                 "aria-label": label,
-                title: `${label}: ${percent(sinks[layer][head])} on the first token`,
+                title: `${label}: ${percent(at(at(sinks, layer), head))} on the first token`,
                 onclick: () => this.set({ layer, head }),
               },
               this.painted(layer, head),
@@ -465,9 +479,9 @@ export class Lesson {
     const { tokens, sinks } = this.data;
     const n = tokens.length;
     const weights = this.weights(this.layer, this.head);
-    const looks = Array.from({ length: this.position + 1 }, (_, i) => [i, weights[this.position * n + i] ** 2])
-      .filter(([i]) => i || !this.hidesSink)
-      .sort((a, b) => b[1] - a[1])
+    const looks = Array.from({ length: this.position + 1 }, (_, i) => ({ i, weight: (weights[this.position * n + i] ?? 0) ** 2 }))
+      .filter(({ i }) => i || !this.hidesSink)
+      .sort((a, b) => b.weight - a.weight)
       .slice(0, 6);
     const checkbox = h("input", { type: "checkbox", "data-key": "sink", onchange: () => this.set({ hidesSink: !this.hidesSink }) });
     checkbox.checked = this.hidesSink;
@@ -481,22 +495,22 @@ export class Lesson {
         h(
           "div",
           {},
-          h("p", {}, `Layer ${this.layer}, head ${this.head}: `, h("code", {}, this.name(tokens[this.position].id)), " looks at"),
+          h("p", {}, `Layer ${this.layer}, head ${this.head}: `, h("code", {}, this.name(at(tokens, this.position).id)), " looks at"),
           h(
             "div",
             { class: "bars" },
-            ...looks.map(([i, weight]) =>
-              h("div", {}, h("code", {}, this.name(tokens[i].id)), h("span", { class: "bar", "--share": weight }), h("span", { class: "n" }, percent(weight))),
+            ...looks.map(({ i, weight }) =>
+              h("div", {}, h("code", {}, this.name(at(tokens, i).id)), h("span", { class: "bar", "--share": weight }), h("span", { class: "n" }, percent(weight))),
             ),
           ),
-          h("p", { class: "soft" }, `On average, ${percent(sinks[this.layer][this.head])} of this head's attention goes to the first token.`),
+          h("p", { class: "soft" }, `On average, ${percent(at(at(sinks, this.layer), this.head))} of this head's attention goes to the first token.`),
         ),
       ),
     ];
   }
 
   contributions() {
-    const found = this.data.contributions[this.position];
+    const found = at(this.data.contributions, this.position);
     const all = [...found.heads.flat(), ...found.mlps];
     const most = Math.max(...all.map(Math.abs), 1e-9);
     const total = all.reduce((sum, one) => sum + one, found.rest);
@@ -527,7 +541,7 @@ export class Lesson {
             onclick: () => this.set({ layer, head }),
           }),
         ),
-        cell(found.mlps[layer], `layer ${layer}, MLP`, { tabindex: "-1" }),
+        cell(at(found.mlps, layer), `layer ${layer}, MLP`, { tabindex: "-1" }),
       ),
     );
     const nodes = [
@@ -538,18 +552,19 @@ export class Lesson {
         h("code", {}, this.name(found.token)),
         " against ",
         h("code", {}, this.name(found.against)),
-        ` after ${this.name(this.data.tokens[this.position].id)}: a lead of ${total.toFixed(2)}, of which ${found.rest.toFixed(2)} come from the embedding and the biases.`,
+        ` after ${this.name(at(this.data.tokens, this.position).id)}: a lead of ${total.toFixed(2)}, of which ${found.rest.toFixed(2)} come from the embedding and the biases.`,
       ),
       h("p", { class: "wide" }, h("span", { class: "layers" }, h("div", { class: "columns" }, h("span", {}, "head"), ...columns, h("b", {}, "MLP")), ...rows)),
     ];
     if (this.data.ablations.length) {
+      const [token, probability] = at(at(this.data.next, -1), 0);
       nodes.push(
-        h("p", {}, `Without this part, the probability of ${this.name(this.data.next.at(-1)?.[0][0] ?? -1)} after the whole text is`),
+        h("p", {}, `Without this part, the probability of ${this.name(token)} after the whole text is`),
         h(
           "div",
           { class: "bars" },
           ...this.data.ablations.map((one) => {
-            const p = (this.data.next.at(-1)?.[0][1] ?? 0) * Math.exp(one.change);
+            const p = probability * Math.exp(one.change);
             return h("div", {}, h("code", {}, one.name), h("span", { class: "bar", "--share": p }), h("span", { class: "n" }, percent(p)));
           }),
         ),
