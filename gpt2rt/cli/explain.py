@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from gpt2rt.explain.parts import Part
     from gpt2rt.explain.trace import TextTrace
-    from gpt2rt.model import Model
 
 PART = re.compile(r"L?(\d{1,6})(?:\.H?(\d{1,6}))?", re.IGNORECASE)
 PATIENCE = 1.0  # seconds before progress is shown
@@ -129,7 +128,8 @@ def command(
 
         print_json(trace_document(found, shown), indent=None)
         return
-    show(opened, found, shown or most_important_head(found), trace, as_text)
+    position = found.n_prompt - 1 if found.steps else found.n_tokens - 1
+    show(found, shown or most_important_head(found, position), position, trace, as_text)
 
 
 def write_lesson(found: TextTrace, sampling: SamplingParams, path: str) -> None:
@@ -153,17 +153,21 @@ def part_named(option: str, name: str) -> Part:
     return int(match[1]), None if match[2] is None else int(match[2])
 
 
-def most_important_head(trace: TextTrace) -> Part:
-    """Return the head that speaks most for the most likely next token, against the second most likely one."""
+def most_important_head(trace: TextTrace, position: int) -> Part:
+    """Return the head that speaks most for the most likely next token, against the second most likely one.
+
+    What a head fetches from the first token, a sink, counts little.
+    """
     import numpy as np
 
-    top = trace.top(-1)
-    heads = trace.contributions(-1, top[0][0], top[1][0] if len(top) > 1 else None).heads[..., 0]
+    top = trace.top(position)
+    heads = trace.contributions(position, top[0][0], top[1][0] if len(top) > 1 else None).heads[..., 0]
+    heads *= 1 - trace.attention[:, :, position, 0]
     layer, head = np.unravel_index(int(np.argmax(heads)), heads.shape)
     return int(layer), int(head)
 
 
-def show(model: Model, found: TextTrace, part: Part, trace: Callable[..., TextTrace], as_text: bool) -> None:
+def show(found: TextTrace, part: Part, position: int, trace: Callable[..., TextTrace], as_text: bool) -> None:
     """Print a trace, or let keys explore it."""
     import shutil
 
@@ -172,13 +176,12 @@ def show(model: Model, found: TextTrace, part: Part, trace: Callable[..., TextTr
     from gpt2rt.cli.terminal import has_colors
 
     layer, head = part
-    view = View(found, found.n_tokens - 1, -1, layer, head or 0, shutil.get_terminal_size().columns, 0, has_colors())
+    view = View(found, position, -1, layer, head or 0, shutil.get_terminal_size().columns, 0, has_colors())
     if not as_text and can_read_keys():
         view.choice = 0
         Explorer(view, trace).run()
         return
     if found.steps:
-        view.position = found.n_prompt - 1
         click.echo(f"(seed {found.seed})", err=True)
     sys.stdout.write("\n".join(frame(view)) + "\n")
 

@@ -125,13 +125,14 @@ export class Lesson {
     this.update();
   }
 
-  /** @returns {[number, number]} the head that spoke most for the last prediction */
+  /** @returns {[number, number]} the head that spoke most for the prediction at the position */
   strongest() {
     let best = /** @type {[number, number]} */ ([0, 0]);
     let most = -Infinity;
-    at(this.data.contributions, -1).heads.forEach((row, i) =>
+    at(this.data.contributions, this.position).heads.forEach((row, i) =>
       row.forEach((value, j) => {
-        if (value > most) [best, most] = [[i, j], value];
+        const own = value * (1 - at(at(this.data.sinks, i), j)); // what comes from the first token counts little
+        if (own > most) [best, most] = [[i, j], own];
       }),
     );
     return best;
