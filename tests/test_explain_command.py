@@ -123,6 +123,11 @@ def test_json_is_the_trace(cli):
     assert [token["logprob"] for token in found["tokens"]][1:] == trace.logprobs[1:].tolist()
     assert found["attention"]["weights"] == trace.attention[3, 1].tolist()
     assert [[cell["id"] for cell in row] for row in found["lens"]] == trace.lens.top_ids[..., 0].tolist()
+    (first, _), (second, _) = trace.top(2)[:2]
+    parts = found["contributions"][2]
+    assert (parts["token"], parts["against"]) == (first, second)
+    heads = trace.contributions(2, first, second).heads[..., 0]
+    assert np.array(parts["heads"]) == pytest.approx(heads, abs=1e-3)
     assert [step["number"] for step in found["steps"]] == [step.number for step in trace.steps]
     assert sum(stage["parameters"] for stage in found["sizes"]) == demo_model().hyperparameters.n_parameters
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from gpt2rt.explain.contributions import contributions_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -52,6 +56,7 @@ def trace_document(trace: TextTrace, head: Part | None = None) -> dict[str, Any]
             )
         ],
         "first_token_attention": [[None if math.isnan(x) else x for x in row] for row in trace.sinks.tolist()],
+        "contributions": contributions_document(trace),
         "attention": None
         if head is None
         else {"layer": head[0], "head": head[1], "weights": trace.attention[head[0], head[1]].tolist()},
@@ -72,3 +77,21 @@ def step_document(trace: TextTrace, step: Step) -> dict[str, Any]:
         return [{"id": token, "text": text([token]), "probability": probability} for token, probability in tokens]
 
     return {**vars(step), "before": likely(step.before), "after": likely(step.after)}
+
+
+def contributions_document(trace: TextTrace) -> list[dict[str, Any]]:
+    """Return for each position what speaks for the most likely token against the second one: logits."""
+    n_top = trace.lens.top_ids.shape[-1]
+    first, second = (trace.lens.top_ids[-1, :, min(i, n_top - 1)].tolist() for i in (0, 1))
+    found = contributions_of(trace.model, trace, list(range(trace.n_tokens)), first, second)
+    rest = found.embedding + found.constant + found.biases.sum(0)
+    return [
+        {
+            "token": first[i],
+            "against": second[i],
+            "heads": np.round(found.heads[..., i], 3).tolist(),
+            "mlps": np.round(found.mlps[..., i], 3).tolist(),
+            "rest": round(float(rest[i]), 3),
+        }
+        for i in range(trace.n_tokens)
+    ]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.errors import UsageError
-from gpt2rt.explain.contributions import contributions_of
+from gpt2rt.explain.document import contributions_document
 from gpt2rt.explain.parts import part_name
 from gpt2rt.generate import Continuation, run_together
 from gpt2rt.sampling import SamplingParams
@@ -115,7 +115,7 @@ def lesson_data(
         ],
         "attention": attention_text(trace.attention),
         "sinks": [[0 if math.isnan(x) else digits(x) for x in row] for row in trace.sinks.tolist()],
-        "contributions": contributions_data(trace, tops),
+        "contributions": contributions_document(trace),
         "ablations": [
             {"name": part_name(part), "change": digits(change)} for part, change in ablations_of(trace).items()
         ],
@@ -136,24 +136,6 @@ def attention_text(attention: NDArray[np.float32]) -> str:
     levels = np.rint(63 * np.sqrt(attention[:, :, rows, columns])).astype(np.uint8)
     content: bytes = np.frombuffer(LEVELS.encode(), np.uint8)[levels].tobytes()
     return content.decode()
-
-
-def contributions_data(trace: TextTrace, tops: list[list[tuple[int, float]]]) -> list[dict[str, Any]]:
-    """Return for each position what speaks for the most likely token against the second one."""
-    first = [top[0][0] for top in tops]
-    second = [top[min(1, len(top) - 1)][0] for top in tops]
-    found = contributions_of(trace.model, trace, list(range(trace.n_tokens)), first, second)
-    rest = found.embedding + found.constant + found.biases.sum(0)
-    return [
-        {
-            "token": first[i],
-            "against": second[i],
-            "heads": np.round(found.heads[..., i], 3).tolist(),
-            "mlps": np.round(found.mlps[..., i], 3).tolist(),
-            "rest": round(float(rest[i]), 3),
-        }
-        for i in range(trace.n_tokens)
-    ]
 
 
 def ablations_of(trace: TextTrace) -> dict[Part, float]:
