@@ -28,6 +28,8 @@ def cli(cli):
 @pytest.fixture
 def terminal(tmp_path):
     """Opens `gpt2rt explain` at a terminal: terminal(*arguments)."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no pseudo-terminals")
     demo_model()
     opened = []
 

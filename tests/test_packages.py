@@ -20,7 +20,7 @@ SDISTS = [path for path in PACKAGES if path.name.endswith(".tar.gz")]
 pytestmark = pytest.mark.skipif(not FOLDER, reason="GPT2RT_PACKAGES names no folder of packages")
 
 SIZE_LIMIT = 24 << 20  # bytes of a wheel
-CODE_SIZE_LIMIT = 800 << 10  # bytes of a wheel, the models not counted
+CODE_SIZE_LIMIT = 880 << 10  # bytes of a wheel, the models not counted
 SDIST_SIZE_LIMIT = 26 << 20
 COMPILED = {
     *("gpt2rt/_chat", "gpt2rt/_engine", "gpt2rt/_kernels", "gpt2rt/_modelfile", "gpt2rt/_sampler"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from gpt2rt.cli.explain_frame import View, cut, frame
-from gpt2rt.cli.terminal import sentence
+from gpt2rt.cli.terminal import processes_escapes, sentence
 from gpt2rt.errors import Gpt2rtError
 
 TYPE_CHECKING = False
@@ -29,7 +29,9 @@ def can_read_keys() -> bool:
     """Return whether standard input and output are a terminal that can be drawn on."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    return sys.platform == "win32" or os.environ.get("TERM", "") not in ("", "dumb")
+    if sys.platform == "win32":
+        return processes_escapes()
+    return os.environ.get("TERM", "") not in ("", "dumb")
 
 
 @contextlib.contextmanager

@@ -59,11 +59,6 @@ class TextTrace:
         n_prompt: how many tokens were given; the others were sampled.
         logprobs: f64 (n_tokens,): the log probability (natural logarithm) of each token given those before it; NaN for
             the first.
-        hidden: f32 (n_layer + 1, n_tokens, n_embd): the residual stream before each layer and after the last one.
-        middle: f32 (n_layer, n_tokens, n_embd): the residual stream between each layer's attention and its MLP.
-        heads: f32 (n_layer, n_tokens, n_head, head_dim): what each head puts out, before attn.c_proj.
-        attention: f32 (n_layer, n_head, n_tokens, n_tokens): how much each token (row) attends to each token (column);
-            0 for later ones. Most heads put most of their weight on the first token when they find nothing: a sink.
         lens: the `Lens`.
         steps: a `Step` for each sampled token.
         seed: of the random generator, None if nothing was sampled.
@@ -93,22 +88,25 @@ class TextTrace:
 
     @property
     def hidden(self) -> NDArray[np.float32]:
-        """See the class."""
+        """The residual stream before each layer and after the last one: f32 (n_layer + 1, n_tokens, n_embd)."""
         return self._pass.hidden
 
     @property
     def middle(self) -> NDArray[np.float32]:
-        """See the class."""
+        """The residual stream between each layer's attention and its MLP: f32 (n_layer, n_tokens, n_embd)."""
         return self._pass.middle
 
     @property
     def heads(self) -> NDArray[np.float32]:
-        """See the class."""
+        """What each head puts out, before the matrix attn.c_proj: f32 (n_layer, n_tokens, n_head, head_dim)."""
         return self._pass.heads
 
     @property
     def attention(self) -> NDArray[np.float32]:
-        """See the class."""
+        """How much each token (row) attends to each token (column): f32 (n_layer, n_head, n_tokens, n_tokens).
+
+        It is 0 for later tokens. Most heads attend to the first token when they find nothing: a sink, see `sinks`.
+        """
         return self._pass.attention
 
     @property
