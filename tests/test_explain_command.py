@@ -1,6 +1,7 @@
 """gpt2rt explain and /why: what they print, as text, as JSON and at a terminal."""
 
 import functools
+import io
 import json
 import math
 import subprocess
@@ -191,6 +192,23 @@ def test_a_terminal_that_cannot_be_drawn_on_gets_text(terminal):
     screen = terminal(TEXT, TERM="dumb")
     assert screen.exit_code() == 0
     assert "\x1b" not in screen.text
+
+
+def test_long_work_shows_progress_on_a_terminal(monkeypatch):
+    class Tty(io.StringIO):
+        def isatty(self):
+            return True
+
+    from gpt2rt.cli import explain
+
+    for patience, shown in ((0.0, True), (1e9, False)):
+        monkeypatch.setattr(explain, "PATIENCE", patience)
+        monkeypatch.setattr(sys, "stderr", Tty())
+        with explain.Progress("tracing") as progress:
+            progress(5, 10)
+        written = sys.stderr.getvalue()
+        assert ("tracing [##########          ] 5 of 10" in written) == shown
+        assert written.endswith("\r\033[K") == shown
 
 
 # --- mistakes

@@ -115,6 +115,11 @@ def test_a_longer_text_is_refused():
         lesson_data(trace, SamplingParams())
 
 
+def test_a_lesson_is_of_the_whole_model():
+    with pytest.raises(UsageError, match="ablate: a lesson is of the whole model"):
+        lesson_data(demo_model().trace("Hi", ablate=[1]), SamplingParams())
+
+
 def test_the_command_writes_it(cli, tmp_path):
     demo_model()
     path = tmp_path / "lesson.html"

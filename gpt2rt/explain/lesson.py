@@ -38,8 +38,10 @@ def most_tokens(n_layer: int, n_head: int) -> int:
     return (math.isqrt(1 + 8 * (MOST_WEIGHTS // (n_layer * n_head))) - 1) // 2
 
 
-def check_length(trace: TextTrace) -> None:
-    """Raise UsageError if a trace is too long for a page."""
+def check(trace: TextTrace) -> None:
+    """Raise UsageError if a trace is too long for a page, or not of the whole model."""
+    if trace.ablated:
+        raise UsageError("ablate: a lesson is of the whole model (leave it out)")
     shape = trace.model.hyperparameters
     most = most_tokens(shape.n_layer, shape.n_head)
     if trace.n_tokens > most:
@@ -60,9 +62,9 @@ def lesson_data(
         first_branch: the first position with branches.
 
     Raises:
-        UsageError: the text is too long for a page.
+        UsageError: the text is too long for a page, or parts of the model were left out.
     """
-    check_length(trace)
+    check(trace)
     model, shape = trace.model, trace.model.hyperparameters
     tops = [trace.top(i)[:N_NEXT] for i in range(trace.n_tokens)]
     branches = branches_of(trace, tops, sampling, progress, first_branch)
