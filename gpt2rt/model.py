@@ -306,8 +306,8 @@ class Model:
     ) -> TextTrace:
         """Return what the model saw in a text: probabilities, attention, the residual stream, and a lens on each layer.
 
-        The numbers are those of every other method, bit for bit. The attention takes 4 bytes for each head of each layer
-        and each pair of tokens: 2 MB for 60 tokens of GPT-2 124M, 600 MB for 1,024.
+        The numbers are those of every other method, bit for bit. The attention takes 4 bytes for each head and pair of
+        tokens: 2 MB for 60 tokens of GPT-2 124M, 600 MB for 1,024.
 
         Args:
             text: a text, or its ids; at least one token, and at most as many as the model has positions.

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -270,3 +271,21 @@ def test_why_needs_an_answer():
         check=False,
     )
     assert (done.returncode, done.stderr) == (1, "gpt2rt: /why: there is no answer yet\n")
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+@pytest.mark.parametrize(
+    "text", ["The cat sat on the mat, and the dog sat on the cat. " * 3, "日本語 🐈 Grüße\n\t\x1b[2J"]
+)
+def test_a_drawn_frame_fits_the_terminal(text, columns):
+    from gpt2rt.cli.explain_frame import View, frame
+    from gpt2rt.cli.wrap import text_width
+
+    trace = demo_model().trace(text)
+    for rows in (12, 24, 50):
+        lines = frame(View(trace, trace.n_tokens - 1, 0, 4, 2, columns, rows, colors=True))
+        assert len(lines) < rows
+        for line in lines:
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
+            assert plain.isprintable()
+            assert text_width(plain) <= columns

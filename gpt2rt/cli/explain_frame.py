@@ -192,7 +192,7 @@ def attention_lines(view: View, most: int) -> list[str]:
     about = "" if math.isnan(sink) else f"; {sink:.0%} of it goes to the first token"
     lines = [f"Attention of layer {view.layer}, head {view.head}{about}:"]
     label = 12
-    n = max(1, min(view.columns - label - 1, view.position + 1))  # columns: the first token, then the last ones
+    n = max(1, min(view.columns - label - 3, view.position + 1))  # columns: the first token, then the last ones
     at = [0, *range(view.position + 2 - n, view.position + 1)] if n > 1 else [view.position]
     for row in range(max(0, view.position + 1 - most), view.position + 1):
         shades = "".join(shade(weights[row, i]) for i in at if i <= row)
@@ -227,6 +227,8 @@ def frame(view: View) -> list[str]:
     n_attention = 16 if not view.rows else max(1, left // 3)
     n_lens = 10_000 if not view.rows else max(2, left - n_attention - 2)
     lines = [*head, "", *lens_lines(view, n_lens), "", *attention_lines(view, n_attention)]
+    if view.rows:  # a line that is too long would move all others
+        lines = [line if "\033" in line else cut(line, view.columns) for line in lines]
     return lines[: rows - 1]
 
 
