@@ -2,15 +2,19 @@
 
 The environment variable GPT2RT_DEBUG=1 builds with bounds checks, assertions and symbols;
 GPT2RT_SANITIZE=address,undefined builds with these sanitizers of GCC or clang. GPT2RT_STUB_CC is the compiler of
-gpt2rt-chat: a command; `zig`, which the build then installs from PyPI; or `none`, to do without the program. A changed
-header, directive, flag or variable rebuilds what depends on it and nothing else.
+gpt2rt-chat: a command; `zig`, which the build then installs from PyPI, and which is the default where it is installed;
+or `none`, to do without the program. A changed header, directive, flag or variable rebuilds what depends on it and
+nothing else.
 """
 
 import hashlib
+import importlib.util
 import os
 import pathlib
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 
@@ -18,6 +22,9 @@ import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+from distutils.ccompiler import new_compiler  # isort: skip (setuptools has replaced distutils)
+from distutils.command.build_scripts import build_scripts  # isort: skip
 
 MODULES = {
     "gpt2rt._chat": "gpt2rt/_chat.pyx",
@@ -81,15 +88,28 @@ BUILD = repr((
 IN_PLACE = pathlib.Path("build", "in-place-built-with")
 C_FOLDER = f"build/cython-{hashlib.sha256(repr(sorted(DIRECTIVES.items())).encode()).hexdigest()[:8]}"
 
+STUB_CC = os.environ.get("GPT2RT_STUB_CC", "")
+
 QUOTED = re.compile(r'^\s*(?:#\s*include|cdef\s+extern\s+from)\s+"([^"]+)"', re.MULTILINE)
 CIMPORTED = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport|cimport\s+(\S+))", re.MULTILINE)
 
 
+def load_cross():
+    """Return the module gpt2rt.cross, without importing gpt2rt, which is not built yet."""
+    spec = importlib.util.spec_from_file_location("cross", "gpt2rt/cross.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cross = load_cross()
+
+
 def depends(source):
-    """Return the .pxd files and headers that a .pyx file includes, directly or indirectly.
+    """Return the .pxd files and headers that a .pyx or .c file includes, directly or indirectly.
 
     Args:
-        source: the path of the .pyx file relative to the project's folder, as in `MODULES`.
+        source: the path of the file relative to the project's folder, as in `MODULES`.
 
     Returns:
         A sorted list of such paths, without `source` and without headers outside the project.
@@ -158,6 +178,70 @@ class BuildExtensions(build_ext):
         record_build(IN_PLACE)
 
 
+def program_commands():
+    """Return commands that compile and link gpt2rt-chat, without its macros and files: the first that works is used.
+
+    A static program runs on every Linux, but not every system has its C library in that form.
+    """
+    zig, target = cross.zig_path(), cross.own_target()
+    if DEBUG or SANITIZE:
+        return [[*shlex.split(os.environ.get("CC", "cc")), *compile_args, *link_args]]
+    if STUB_CC == "zig" and not (zig and target):
+        raise SystemExit("gpt2rt: GPT2RT_STUB_CC=zig: not possible here (pip install ziglang, or set it to a compiler)")
+    if STUB_CC == "zig" or (not STUB_CC and zig and target and sys.platform != "darwin"):
+        return [cross.zig_command(zig, target)]
+    if sys.platform == "win32" and not STUB_CC:
+        return []  # Microsoft's compiler, by setuptools
+    words = shlex.split(STUB_CC or os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    words += [*compile_args, *shlex.split(os.environ.get("ARCHFLAGS", "")), "-s"]
+    return [words] if sys.platform == "darwin" else [[*words, "-static"], words]
+
+
+class BuildProgram(build_scripts):
+    """Compile the program gpt2rt-chat as the only one of the scripts."""
+
+    def copy_scripts(self):
+        version = cross.version_macro(self.distribution.get_version())
+        commands = program_commands()
+        digest = hashlib.sha256(repr((commands, version, BUILD)).encode()).hexdigest()[:8]
+        program = pathlib.Path(f"build/program-{digest}", "gpt2rt-chat" + ".exe" * (sys.platform == "win32"))
+        newest = max(os.path.getmtime(path) for path in (PROGRAM, *depends(PROGRAM)))
+        if not program.exists() or program.stat().st_mtime < newest:
+            program.parent.mkdir(parents=True, exist_ok=True)
+            if commands:
+                self.compile(commands, version, program)
+            else:
+                self.compile_with_setuptools(version, program)
+        self.mkpath(self.build_dir)
+        copy = os.path.join(self.build_dir, program.name)
+        self.copy_file(str(program), copy)
+        return [copy], [copy]
+
+    def compile(self, commands, version, program):
+        problems = []
+        for command in commands:
+            libraries = [] if "ziglang" in command[0] else ["-lm", "-pthread"]
+            line = [*command, version, f"-I{INCLUDE_DIRS[0]}", PROGRAM, "-o", str(program), *libraries]
+            try:
+                subprocess.run(line, check=True, capture_output=True, text=True)
+                return
+            except OSError as error:
+                problems.append(f"{command[0]}: {error.strerror}")
+            except subprocess.CalledProcessError as error:
+                problems.append(f"{shlex.join(line)}\n{error.stderr}")
+        print(*problems, sep="\n", file=sys.stderr)
+        raise SystemExit(
+            "gpt2rt: the program gpt2rt-chat can't be compiled, for the reasons above (set GPT2RT_STUB_CC to another"
+            " compiler, to zig, or to none, which builds gpt2rt without gpt2rt-chat)"
+        )
+
+    def compile_with_setuptools(self, version, program):
+        compiler, folder = new_compiler(), program.parent
+        options = {"include_dirs": INCLUDE_DIRS[:1], "extra_postargs": [*compile_args, "/MT", f"/{version[1:]}"]}
+        objects = compiler.compile([PROGRAM], str(folder), **options)
+        compiler.link_executable(objects, "gpt2rt-chat", str(folder))
+
+
 if __name__ == "__main__":
     extensions = [
         Extension(
@@ -177,7 +261,9 @@ if __name__ == "__main__":
     for extension in extensions:
         extension.depends = depends(MODULES[extension.name])
     setup(
-        cmdclass={"build_ext": BuildExtensions},
+        cmdclass={"build_ext": BuildExtensions, "build_scripts": BuildProgram},
         ext_modules=extensions,
+        scripts=[] if STUB_CC == "none" else [PROGRAM],
+        setup_requires=["ziglang"] if STUB_CC == "zig" and not cross.zig_path() else [],
         options={"bdist_wheel": {"py_limited_api": f"cp3{OLDEST}"}} if LIMITED else {},
     )

@@ -105,7 +105,7 @@ cdef str decoded(Text text):
     return PyUnicode_DecodeUTF8(<const char*>text.at, <Py_ssize_t>text.n, "surrogatepass")
 
 
-cdef int write_ids(tokens, uint32_t* ids) except -1:
+cdef int write_ids(tuple tokens, uint32_t* ids) except -1:
     cdef Py_ssize_t i
     for i, token in enumerate(tokens):
         ids[i] = token
@@ -312,21 +312,23 @@ cdef list open_turns(turns, Turns* c):
     cdef CTurn* turn
     cdef uint32_t* at
     cdef size_t n_tokens = 0
-    cdef list contents = []
-    for one in turns:
-        n_tokens += <size_t>len(one.tokens)
-    c.n = <size_t>len(turns)
+    cdef list contents = [], copies = []
+    for one in turns:  # what a tuple holds stays, whatever the ids do while they are read
+        tokens = tuple(one.tokens)
+        n_tokens += <size_t>len(tokens)
+        copies.append((one.user, one.answer, tokens))
+    c.n = <size_t>len(copies)
     c.turns = <CTurn*>calloc(c.n + 1, sizeof(CTurn))
     c.tokens = <uint32_t*>malloc((n_tokens + 1) * sizeof(uint32_t))
     check_memory(c.turns != NULL and c.tokens != NULL)
     turn, at = c.turns, c.tokens
-    for one in turns:
-        user, answer = encoded(one.user), encoded(one.answer)
+    for user_text, answer_text, tokens in copies:
+        user, answer = encoded(user_text), encoded(answer_text)
         contents.append(user)
         contents.append(answer)
         turn.user, turn.answer = text_in(user), text_in(answer)
-        write_ids(one.tokens, at)
-        turn.tokens, turn.n_tokens = at, <size_t>len(one.tokens)
+        write_ids(tokens, at)
+        turn.tokens, turn.n_tokens = at, <size_t>len(tokens)
         at += turn.n_tokens
         turn += 1
     return contents
@@ -403,7 +405,8 @@ def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted
     cdef Encoding ids = encoding_with(tokenizer)
     cdef Buffer text = Buffer(NULL, 0, 0)
     cdef uint32_t* tokens
-    cdef size_t n = <size_t>len(sampled)
+    cdef tuple sampled_ids = tuple(sampled)
+    cdef size_t n = <size_t>len(sampled_ids)
     cdef ChatStatus status
     cdef list contents = []
     if not n:  # perhaps because of a stop string that can't be used
@@ -417,7 +420,7 @@ def kept_answer(Tokenizer tokenizer not None, sampled, stop, bint is_interrupted
     tokens = <uint32_t*>malloc(n * sizeof(uint32_t))
     check_memory(tokens != NULL)
     try:
-        write_ids(sampled, tokens)
+        write_ids(sampled_ids, tokens)
         status = conversation_answer_tokens(tokens, n, stops, <int>len(contents), is_interrupted, &ids)
         if status == CHAT_OK:
             status = conversation_answer_text(&tokenizer.c, ids.ids, ids.n, is_stripped, &text, &ids.problem)

@@ -26,6 +26,7 @@ from gpt2rt.sampling import SamplingParams
 cdef extern from "Python.h":
     int PyErr_CheckSignals()
     object PyNumber_Index(object)
+    long long PyLong_AsLongLongAndOverflow(object, int* overflow) except? -1
 
 cdef object MANY = 1 << 62  # more than any number of tokens
 cdef double MAX_BIAS = 100  # of a logit, either way
@@ -47,6 +48,8 @@ cdef class Ids:
             UsageError: an item is not an integer. VocabularyError: an id is out of range.
         """
         cdef list items = list(items_of(tokens))
+        cdef int64_t number
+        cdef int overflow
         self.data = <int32_t*>malloc(max(1, len(items)) * sizeof(int32_t))
         if self.data == NULL:
             raise MemoryError()
@@ -57,9 +60,10 @@ cdef class Ids:
                 token = None
             if token is None:
                 raise UsageError(f"tokens: got an item {item!r:.80}, expected ids")
-            if not 0 <= token < n_vocab:
+            number = PyLong_AsLongLongAndOverflow(token, &overflow)  # a subclass compares as it likes
+            if overflow or not 0 <= number < n_vocab:
                 raise VocabularyError(f"token {token}: out of range, expected 0 to {n_vocab - 1}")
-            self.data[self.n] = token
+            self.data[self.n] = <int32_t>number
             self.n += 1
 
     def __dealloc__(self):
@@ -167,7 +171,12 @@ cdef class Runtime:
         """
         Args:
             n_threads: threads of a forward pass, including the caller's; at least 1. The first pass starts them.
+
+        Raises:
+            UsageError: there are fewer.
         """
+        if n_threads < 1:
+            raise UsageError(f"n_threads: got {n_threads}, expected at least 1")
         self.weights, self.n_threads = weights, n_threads
 
     def __dealloc__(self):
@@ -298,6 +307,14 @@ cdef object raised(SequenceStatus status, bint has_raised, str what):
 
 
 @cython.final
+cdef class Copied:
+    """What a forked sequence is a copy of. Only `fork` fills one in: the counts are not checked again."""
+
+    cdef Sequence source
+    cdef int64_t length, n_ids
+
+
+@cython.final
 cdef class Sequence:
     """Token ids with their KV cache, kept logits and sampler state. Any number of sequences can share a model.
 
@@ -316,14 +333,14 @@ cdef class Sequence:
     cdef object params
     cdef object last_seed
 
-    def __cinit__(self, model, *, _copied=None, int64_t _length=0, int64_t _n_ids=0):
-        cdef Sequence source = _copied
+    def __cinit__(self, model, *, Copied _copied=None):
+        cdef Sequence source = None if _copied is None else _copied.source
         self.model = model
         self.runtime = runtime_of(model)
         if source is None and getattr(model, "_is_closed", False):
             raise UsageError(f"{model.path}: the model is closed (open it again)")
         if not (sequence_open(&self.c, &self.runtime.weights.network) if source is None
-                else sequence_copy(&self.c, &source.c, _length, _n_ids)):
+                else sequence_copy(&self.c, &source.c, _copied.length, _copied.n_ids)):
             raise MemoryError()
 
     def __dealloc__(self):
@@ -603,6 +620,7 @@ cdef class Sequence:
             UsageError: the sequence is shorter, or in use by another thread.
         """
         cdef Sequence copy
+        cdef Copied copied = Copied.__new__(Copied)
         cdef int64_t wanted = -1 if length is None else min(whole_number("length", length, 0), MANY)
         cdef int64_t n_ids
         self.take()
@@ -610,7 +628,8 @@ cdef class Sequence:
             self.check_length(wanted)
             n_ids = self.c.n_ids if wanted < 0 else wanted
             wanted = self.c.length if wanted < 0 else wanted
-            copy = Sequence(self.model, _copied=self, _length=wanted, _n_ids=n_ids)
+            copied.source, copied.length, copied.n_ids = self, wanted, n_ids
+            copy = Sequence(self.model, _copied=copied)
             copy.params, copy.last_seed = self.params, self.last_seed
             return copy
         finally:
@@ -960,7 +979,10 @@ cdef class Engine:
 def step_together(sequences):
     """Run `Engine.step` on a non-empty list of sequences, with an idle engine of their model."""
     cdef Sequence first = sequences[0]
-    cdef Engine engine = first.runtime.borrow()
+    cdef Engine engine
+    if first is None:
+        raise UsageError("step: got None, expected sequences")
+    engine = first.runtime.borrow()
     try:
         return engine.step(sequences)
     finally:

@@ -23,6 +23,7 @@ cdef extern from "network.h" nogil:
     ctypedef struct Network:
         Config config
         const Kernels* kernels
+        int kv_type
         Layer* layers
 
     bint network_open(Network* network, const ModelShape* s, const uint8_t* weights)

@@ -12,6 +12,7 @@ from libc.stdlib cimport free
 import os
 
 from gpt2rt._modelfile cimport Shape, weights_length
+from gpt2rt._modelfile import WEIGHT_TYPES
 from gpt2rt.errors import UsageError
 
 cdef extern from "kernels/kernels.h" nogil:
@@ -27,6 +28,8 @@ cdef extern from "matrix.h" nogil:
         TileLayout layout
     TileLayout tile_layout(int type, int64_t n_in, int64_t group)
     void matrix_row(float* x, const Matrix* m, int64_t row, int64_t n)
+
+KV_TYPES = ("f16", "f32", "int8")
 
 cdef const Kernels* KERNELS[MAX_KERNELS]
 cdef int N_KERNELS = kernels_here(KERNELS)
@@ -110,11 +113,12 @@ def matrix_rows(tensor, Shape shape not None, rows):
 cdef class Weights:
     """A file's weights for the kernels: pointers into the mapped section. Immutable, can be shared by threads."""
 
-    def __cinit__(self, section, Shape shape not None, isa=None):
+    def __cinit__(self, section, Shape shape not None, isa=None, kv_type=None):
         """
         Args:
             section: buffer of the weights section; a reference is kept. shape: of the network.
             isa: one of `available_isas()`; None for the environment variable GPT2RT_ISA, or, without it, the best one.
+            kv_type: one of `KV_TYPES`, of the sequences' KV caches; None for f32 if the weights are, and f16 otherwise.
 
         Raises:
             UsageError: the instruction set is not available.
@@ -127,6 +131,8 @@ cdef class Weights:
         self.network.kernels = kernels_named(isa) if isa else KERNELS[0]
         if not network_open(&self.network, &shape.shape, <const uint8_t*>self.view.buf):
             raise MemoryError()
+        if kv_type is not None:
+            self.network.kv_type = WEIGHT_TYPES.index(kv_type)
 
     def __dealloc__(self):
         free(self.network.layers)
@@ -136,3 +142,8 @@ cdef class Weights:
     def isa(self):
         """The instruction set that the kernels use."""
         return self.network.kernels.name.decode()
+
+    @property
+    def kv_type(self):
+        """The type of the sequences' KV caches, one of `KV_TYPES`."""
+        return WEIGHT_TYPES[self.network.kv_type]

@@ -9,6 +9,9 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from gpt2rt.errors import Gpt2rtError, UsageError, VocabularyError
 
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object, int* overflow) except? -1
+
 cdef extern from "sampler.h" nogil:
     enum:
         SAMPLE_OK, SAMPLE_NOT_FINITE
@@ -61,11 +64,13 @@ cdef bytes ids_of(ids, int64_t n_vocab):
     cdef bytes found = PyBytes_FromStringAndSize(NULL, len(copied) * <Py_ssize_t>sizeof(int32_t))
     cdef int32_t* to = <int32_t*>PyBytes_AsString(found)
     cdef Py_ssize_t i = 0
+    cdef int64_t number
+    cdef int overflow
     for token in copied:
-        token = PyNumber_Index(token)
-        if not 0 <= token < n_vocab:
+        number = PyLong_AsLongLongAndOverflow(PyNumber_Index(token), &overflow)
+        if overflow or not 0 <= number < n_vocab:
             raise VocabularyError(f"token {token}: out of range, expected 0 to {n_vocab - 1}")
-        to[i] = token
+        to[i] = <int32_t>number
         i += 1
     return found
 
@@ -278,9 +283,10 @@ def most_likely(logits, k):
     cdef int status
     cdef bytes content = logits_of(logits)
     cdef int64_t n_vocab = len(content) // 4, count, i
-    if isinstance(k, bool) or not 1 <= PyNumber_Index(k) <= n_vocab:
+    cdef int overflow
+    count = PyLong_AsLongLongAndOverflow(PyNumber_Index(k), &overflow)
+    if isinstance(k, bool) or overflow or not 1 <= count <= n_vocab:
         raise UsageError(f"k: got {k!r}, expected a whole number from 1 to {n_vocab}")
-    count = k
     cdef bytes ids = PyBytes_FromStringAndSize(NULL, count * <Py_ssize_t>sizeof(int32_t))
     cdef bytes logprobs = PyBytes_FromStringAndSize(NULL, count * <Py_ssize_t>sizeof(double))
     cdef double* found = <double*>PyBytes_AsString(logprobs)

@@ -1,6 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
 """Text in tokens, out of tokens, and up to where it stops: Python's side of `core/tokenizer.h`, `core/utf8.h`,
-`core/stops.h` and `core/stream.h`, which do the work.
+`core/stops.h` and `core/stream.h`, which do the work. It has about 500 lines because half of them are docstrings and
+checks.
 """
 
 cimport cython
@@ -328,9 +329,10 @@ def stop_strings(stop):
     if len(stops) > MAX_STOPS:
         raise UsageError(f"stop: got {len(stops)} strings, expected at most {MAX_STOPS}")
     for one in stops:
-        if not isinstance(one, str) or not 1 <= len(one) <= MAX_STOP_LENGTH:
+        if not isinstance(one, str) or not 1 <= str.__len__(one) <= MAX_STOP_LENGTH:
             raise UsageError(f"stop: got {one!r:.80}, expected text of 1 to {MAX_STOP_LENGTH} characters")
-    return stops
+    # Exact strings: those of a subclass have the length that its methods return.
+    return tuple([str.__str__(one) for one in stops])
 
 
 cdef list stop_texts(tuple strings, StopText* texts):
@@ -472,7 +474,8 @@ cdef class TextStream:
         """
         cdef uint32_t[SHORT] few
         cdef uint32_t* ids = few
-        cdef Py_ssize_t i, n = len(tokens)
+        cdef list copy = list(tokens)  # its items may run code that changes the list
+        cdef Py_ssize_t i, n = len(copy)
         cdef size_t n_used
         cdef Buffer text = Buffer(NULL, 0, 0)
         cdef Problem problem
@@ -483,7 +486,7 @@ cdef class TextStream:
                 raise MemoryError
         try:
             for i in range(n):
-                ids[i] = tokens[i]
+                ids[i] = copy[i]
             status = stream_accept(&self.c, ids, <size_t>n, is_full, &text, &n_used, &problem)
             if status == STREAM_NO_MEMORY:
                 raise MemoryError

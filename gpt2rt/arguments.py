@@ -32,15 +32,15 @@ def real_number(name: str, value: Any, least: float, most: float) -> float:
     """
     numpy = sys.modules.get("numpy")  # if it is not imported, `value` is not a numpy number
     is_float = isinstance(value, float) or (numpy is not None and isinstance(value, numpy.floating))
-    number = value if is_float else _index(value)
+    number = float(value) if is_float else _index(value)
     if number is None or not least <= number <= most:  # false for NaN
         raise UsageError(f"{name}: got {value!r:.80}, expected a number from {least} to {most}")
     return float(number)
 
 
 def _index(value: Any) -> int | None:
+    """Return an exact int, whose comparisons are not those of a subclass; None if it is no whole number."""
     try:
-        index: int | None = None if isinstance(value, bool) else value.__index__()
+        return None if isinstance(value, bool) else int.__index__(value.__index__())
     except (AttributeError, TypeError):
         return None
-    return index

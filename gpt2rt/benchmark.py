@@ -117,10 +117,9 @@ class Run:
         """Return the bytes read to decode a token after `depth` others: weights, keys and values."""
         shape: Hyperparameters = self.model.hyperparameters
         unread = 4 * (shape.n_ctx - 1) * shape.n_embd  # of the f32 position embeddings, a token reads one
-        value = 4 if self.model.weight_type == "f32" else 2
         mean_length = depth + (self._n_decoded(depth) + 1) / 2
         weights: int = self.model.weights_size - unread
-        cached: float = mean_length * (2 * value * shape.n_layer * shape.n_embd)
+        cached: float = mean_length * self.model.kv_cache_bytes_per_token
         return weights + cached
 
     def prompt_speed(self, n_tokens: int) -> float:
@@ -187,13 +186,13 @@ def timed(command: Sequence[str], environment: dict[str, str] | None = None) -> 
     return seconds, peak or None
 
 
-def start(path: str, threads: int) -> tuple[float, float | None]:
+def start(path: str, threads: int, kv_type: str | None = None) -> tuple[float, float | None]:
     """Run `gpt2rt generate` for one token, and return what `timed` does.
 
     Raises:
         Gpt2rtError: the command failed.
     """
-    options = ["-n", "1", "--threads", str(threads)]
+    options = ["-n", "1", "--threads", str(threads), *(["--kv-type", kv_type] if kv_type else [])]
     # -P: run the installed package, not a folder with that name in the current directory.
     command = [sys.executable, "-P", "-m", "gpt2rt", "generate", path, START_PROMPT, *options]
     try:
@@ -212,6 +211,7 @@ def benchmark(
     depths: Sequence[int],
     prompts: Sequence[int],
     rounds: int,
+    kv_type: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure every figure in each round, so that background load affects all of them equally.
@@ -222,6 +222,7 @@ def benchmark(
         depths: numbers of tokens already in the context when decoding starts.
         prompts: lengths of prompts, in tokens. Depths and prompts that do not fit the context are skipped.
         rounds: the number of rounds.
+        kv_type: as for `open_model`.
         progress: called with (rounds done, all rounds) after each round.
 
     Returns:
@@ -235,12 +236,13 @@ def benchmark(
     peaks = []
 
     def start_seconds(n: int) -> float:
-        seconds, peak = start(path, n)
+        seconds, peak = start(path, n, kv_type)
         if peak is not None:
             peaks.append(int(peak))
         return seconds
 
-    runs = {run.model.n_threads: run for run in (Run(open_model(path, n_threads=n)) for n in sorted(threads))}
+    opened = (open_model(path, n_threads=n, kv_type=kv_type) for n in sorted(threads))
+    runs = {run.model.n_threads: run for run in map(Run, opened)}
     for n, run in runs.items():
         n_ctx = run.n_ctx
         read = Figure("memory read", "GB/s", run.read_speed, threads=n)
@@ -282,6 +284,7 @@ def benchmark(
             "n_parameters": model.hyperparameters.n_parameters,
             "weight_type": model.weight_type,
             "weights": model.weights_size,
+            "kv_type": model.kv_type,
         },
         "rounds": rounds,
         "peak_memory": max(peaks, default=None),

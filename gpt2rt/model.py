@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gpt2rt import _engine
-from gpt2rt._kernels import Weights, matrix_rows
+from gpt2rt._kernels import KV_TYPES, Weights, matrix_rows
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import UsageError
@@ -80,18 +80,28 @@ class Model:
 
     hyperparameters: Hyperparameters
 
-    def __init__(self, path: Path, *, n_threads: int | None = None, use_mmap: bool = True, isa: str | None = None):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_threads: int | None = None,
+        use_mmap: bool = True,
+        isa: str | None = None,
+        kv_type: str | None = None,
+    ):
         """See `open_model`."""
         if not (isa is None or isinstance(isa, str)):
             raise UsageError(f"isa: got {isa!r:.80}, expected the name of an instruction set or None")
-        self._options = (n_threads, use_mmap, isa)
+        if not (kv_type is None or kv_type in KV_TYPES):
+            raise UsageError(f"kv_type: got {kv_type!r:.80}, expected one of {', '.join(KV_TYPES)} or None")
+        self._options = (n_threads, use_mmap, isa, kv_type)
         threads = number_of_threads(n_threads)
         self._file = ModelFile(path, use_mmap)
         self.path = self._file.path
         self.hyperparameters = self._file.hyperparameters
         self.weight_type = self._file.weight_type
         self.group_size = self._file.group_size
-        weights = Weights(self._file.sections["weights"], self._file.shape, isa)
+        weights = Weights(self._file.sections["weights"], self._file.shape, isa, kv_type)
         self._runtime = _engine.Runtime(weights, threads)
         self._is_closed = False
         self.tokenizer = Tokenizer(self._file.vocabulary(), self.hyperparameters.n_vocab)
@@ -108,6 +118,11 @@ class Model:
     def isa(self) -> str:
         """The instruction set that the kernels use."""
         return self._runtime.weights.isa
+
+    @property
+    def kv_type(self) -> str:
+        """The type of the keys and values in the sequences' KV caches: "f16", "f32" or "int8"."""
+        return self._runtime.weights.kv_type
 
     @property
     def metadata(self) -> Metadata:
@@ -378,11 +393,18 @@ class Model:
         return f"<gpt2rt.Model {os.path.basename(self.path)}: {millions:.1f} M parameters, {self.weight_type}>"
 
 
-def _reopen(path: str, n_threads: int | None, use_mmap: bool, isa: str | None) -> Model:
-    return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa)
+def _reopen(path: str, n_threads: int | None, use_mmap: bool, isa: str | None, kv_type: str | None) -> Model:
+    return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa, kv_type=kv_type)
 
 
-def open_model(path: Path, *, n_threads: int | None = None, use_mmap: bool = True, isa: str | None = None) -> Model:
+def open_model(
+    path: Path,
+    *,
+    n_threads: int | None = None,
+    use_mmap: bool = True,
+    isa: str | None = None,
+    kv_type: str | None = None,
+) -> Model:
     """Open a model file, in time that does not depend on its size.
 
     Args:
@@ -393,6 +415,8 @@ def open_model(path: Path, *, n_threads: int | None = None, use_mmap: bool = Tru
         use_mmap: False reads the file into memory instead of mapping it.
         isa: the instruction set to use; None for the environment variable GPT2RT_ISA, or, without it, the best one
             available.
+        kv_type: the type of keys and values in the KV cache; None for "f32" if the weights are f32, and "f16"
+            otherwise. "int8" takes half the memory of "f16" and reads faster, which changes the logits a little.
 
     Raises:
         ModelFileError: the file is missing, damaged or truncated, or not a model file.
@@ -400,4 +424,4 @@ def open_model(path: Path, *, n_threads: int | None = None, use_mmap: bool = Tru
     """
     if isinstance(path, str) and not os.path.exists(path):
         path = named_model(path) or path
-    return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa)
+    return Model(path, n_threads=n_threads, use_mmap=use_mmap, isa=isa, kv_type=kv_type)

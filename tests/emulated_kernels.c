@@ -129,7 +129,7 @@ static void check_weights(const AttentionArgs *args) {
 
 static void run_attention(const Kernels *k, int type, const char *name) {
     enum { HEADS = 3, DIM = 40, CONTEXT = 128, POSITIONS = 101, WIDTH = HEADS * DIM };
-    size_t size = HEADS * CONTEXT * 48 * 4;
+    size_t size = HEADS * CONTEXT * 48 * 4; /* of f32, the largest */
     KVCache cache = {.k = allocate(size), .v = allocate(size), .type = type, .n_head = HEADS, .head_dim = DIM,
                      .n_ctx = CONTEXT};
     float *q = allocate(4 * POSITIONS * WIDTH), *keys = allocate(4 * WIDTH);
@@ -192,6 +192,7 @@ int main(void) {
         }
         run_attention(found[i], TYPE_F32, "attention-f32");
         run_attention(found[i], TYPE_F16, "attention-f16");
+        run_attention(found[i], TYPE_INT8, "attention-int8");
         run_read_bytes(found[i]);
     }
     return 0;

@@ -191,10 +191,11 @@ def earlier_answers(chat, turns, replaced, message):
 
 def kept_answer(tokenizer, sampled, stop, is_interrupted, is_stripped):
     content = tokenizer.decode_bytes(sampled)
-    stops = [one.encode("utf-8", "surrogatepass") for one in stop]
-    complete = [(at + len(one), at) for one in stops if (at := content.find(one)) >= 0]
-    if complete:
-        content = content[: min(complete)[1]]
+    text = codecs.utf_8_decode(content, "replace", not is_interrupted)[0]
+    complete = [(at + len(one), at) for one in stop if (at := text.find(one)) >= 0]
+    if complete:  # the most bytes that decode to the text before the stop string
+        lengths = [len(content[:n].decode("utf-8", "replace")) for n in range(len(content) + 1)]
+        content = content[: max(n for n, length in enumerate(lengths) if length == min(complete)[1])]
     if is_interrupted:
         content = content[: codecs.utf_8_decode(content, "replace", False)[1]]
     kept = []

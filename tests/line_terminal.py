@@ -1,9 +1,11 @@
 """Terminal: a pseudo-terminal with tests/line_editor.c in it; not on Windows."""
 
 import codecs
+import contextlib
 import os
 import pty
 import select
+import signal
 import subprocess
 import termios
 
@@ -17,24 +19,33 @@ OK, INPUT_END, INTERRUPTED = range(3)  # LineStatus
 class Terminal:
     """The program at a terminal of its own."""
 
-    def __init__(self, program, *arguments, prompt=PROMPT, columns=80, rows=24, echo=True):
+    def __init__(self, program, *arguments, prompt=PROMPT, columns=80, rows=24, acts=True):
         self.master, self.slave = pty.openpty()
+        os.set_blocking(self.master, False)
         termios.tcsetwinsize(self.master, (rows, columns))
-        if not echo:  # by the terminal, of what is typed before the program asks
+        if not acts:  # on what is typed between two messages: it echoes, and Ctrl-C drops what is written
             mode = termios.tcgetattr(self.slave)
-            mode[3] &= ~termios.ECHO
+            mode[3] &= ~(termios.ECHO | termios.ISIG)
             termios.tcsetattr(self.slave, termios.TCSANOW, mode)
         self.screen = Screen(columns, rows)
         self.hold, self.text, self.decoder = None, "", codecs.getincrementaldecoder("utf-8")()
-        files = {}
+        begin, files = None, {}
         if "hold" in arguments:
             begin, self.hold = os.pipe()
-            files = {"preexec_fn": lambda: os.dup2(begin, 3), "pass_fds": [3, begin]}
+            files = {"pass_fds": [3, begin]}
+
+        def prepare():
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # jobs in the background may ignore them
+                signal.signal(number, signal.SIG_DFL)
+            if begin is not None:
+                os.dup2(begin, 3)
+
         environment = {**os.environ, "TERM": "xterm", "ASAN_OPTIONS": "detect_leaks=1"}
         self.process = subprocess.Popen(
             [program, prompt, *arguments],
             **{"stdin": self.slave, "stdout": self.slave, "stderr": self.slave, "env": environment},
             start_new_session=True,
+            preexec_fn=prepare,  # noqa: PLW1509 (there are no other threads)
             **files,
         )
         if "hold" in arguments:
@@ -62,12 +73,23 @@ class Terminal:
             self.read_more()
 
     def type(self, keys):
-        os.write(self.master, keys if isinstance(keys, bytes) else keys.encode())
+        """Write keys, and read meanwhile: a terminal has little room in both directions."""
+        rest = keys if isinstance(keys, bytes) else keys.encode()
+        while rest:
+            readable, writable, _ = select.select([self.master], [self.master], [], PATIENCE)
+            assert readable or writable, f"takes no keys after {self.text!r}"
+            if readable:
+                self.read_more()
+            elif writable:
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[os.write(self.master, rest[:256]) :]
 
     def next_message(self):
-        """Return (status, text) of the next message that was read."""
+        """Return (status, text) of the next message that was read, when the one after it is being read."""
         self.read_to("<")
         status, _, text = self.read_to(">\r\n").partition(" ")
+        if int(status) != INPUT_END and self.hold is None:
+            self.read_to("\x1b[?2004h")  # until then, the terminal itself acts on Ctrl-D
         return int(status), text.replace("\\n", "\n").replace("\\t", "\t")
 
     def read(self, keys):

@@ -64,9 +64,9 @@ def write_model(path, hyperparameters, tensors, weight_type="f32", group_size=No
     return path
 
 
-def open_sequence(path, isa=None, threads=1):
+def open_sequence(path, isa=None, threads=1, kv_type=None):
     """Return an empty sequence of a model file, with exactly this many threads even if the machine has fewer."""
-    model = gpt2rt.open_model(path, isa=isa)
+    model = gpt2rt.open_model(path, isa=isa, kv_type=kv_type)
     model._runtime = Runtime(model._runtime.weights, threads)
     return model.sequence()
 

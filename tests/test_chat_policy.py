@@ -209,13 +209,14 @@ def test_the_earlier_answers_are_those_of_the_reference(format, turns, replaced,
         )
 
 
-stops = st.lists(st.sampled_from(["\n", "Bot:", "User:", "b", "é", "e a", "🙂", "\ud83d"]), max_size=3)
+stops = st.lists(st.sampled_from(["\n", "Bot:", "User:", "b", "é", "e a", "🙂", "\ud83d", "\ufffdb"]), max_size=3)
 
 
 @given(tokenizers, tokens, stops, st.booleans(), st.booleans())
 @example(TOKENIZERS[0], [*b"ab", 257, 259, *b" x"], ["t:"], False, True)
 @example(TOKENIZERS[0], [*b" a", 262], [], True, True)
 @example(TOKENIZERS[0], [*b"a\xf0\x9f\nb", 260], ["e"], True, False)
+@example(TOKENIZERS[0], [*b"a \xf0\x9fb", 260], ["\ufffdb"], False, False)
 def test_what_remains_of_an_answer_is_what_the_reference_keeps(tokenizer, sampled, stop, is_interrupted, is_stripped):
     arguments = tokenizer, sampled, stop, is_interrupted, is_stripped
     assert kept_answer(*arguments) == expected.kept_answer(*arguments)

@@ -37,11 +37,13 @@ ELSEWHERE = {
     ),
     "cp WORK": "part of training",
     "pytest": "that is this run",
+    "python fuzz/run.py": "hours; tests/test_fuzz.py has short runs",
     "gpt2rt batch 124M corpus.jsonl shared/job": "a cluster; tests/test_jobs_clusters.py has one here",
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
 }
 NEEDS = {  # packages beyond the wheel's dependencies
+    "gpt2rt bundle 124M -o chat --target": "ziglang",
     "gpt2rt export": "safetensors",
     "gpt2rt serve": "starlette",
     "gpt2rt batch 124M requests.jsonl": "msgspec",
@@ -51,7 +53,7 @@ NEEDS = {  # packages beyond the wheel's dependencies
     "lm_eval": "lm_eval",
     **{f"python ask_{name}.py": name for name in ("openai", "litellm", "langchain_openai")},
 }
-SLOW = ("gpt2rt bench", "python bench/chat_quality.py --seeds")
+SLOW = ("gpt2rt bench", "gpt2rt bundle 124M -o chat --target", "python bench/chat_quality.py --seeds")
 
 # Files named in command lines, and their substitutes.
 MODELS = ["demo.bin", "124M-int4.bin", "124M-int8.bin", "124M-f32.bin", "124M-f16.bin", "int8.bin", "f32.bin"]

@@ -13,6 +13,7 @@ from gpt2rt.model import open_model
 
 # Of the logits behind each of N_TOKENS fixed tokens. They change with the file or the arithmetic, with nothing else.
 GOLDEN = "19c0db7cf9633a47f20851085114999ada684b0f08ab461f91cc7dd661678b40"
+GOLDEN_INT8_CACHE = "6491589b96188a5cca52a76c52458b59913233047bc7a67567821150e528581b"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,13 @@ GOLDEN = "19c0db7cf9633a47f20851085114999ada684b0f08ab461f91cc7dd661678b40"
 def test_logits_of_the_bundled_model_are_golden(isa, piece):
     demo_model()
     assert logits_digest(open_model(DEMO, isa=isa, n_threads=1), piece) == GOLDEN
+
+
+@pytest.mark.parametrize("piece", [N_TOKENS, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("isa", available_isas())
+def test_logits_with_a_cache_of_int8_are_golden(isa, piece):
+    demo_model()
+    assert logits_digest(open_model(DEMO, isa=isa, n_threads=1, kv_type="int8"), piece) == GOLDEN_INT8_CACHE
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -367,3 +367,12 @@ def test_transformers_loads_an_exported_folder(checkpoint, tmp_path):
     with torch.no_grad():
         expected = model(torch.tensor([TOKENS])).logits[0, -1].numpy()
     assert_close(sequence.logits, expected)
+
+
+def test_the_quality_report_of_a_model_with_its_own_head_matches_its_source(folder, tmp_path):
+    tensors = tensors_of()
+    head = tensors["wte"][::-1].copy()
+    safetensors.save_file({**named(tensors), "lm_head.weight": head}, folder / "model.safetensors")
+    quality = convert(folder, tmp_path / "x.bin", weight_type="f32", quality_text="Some text to measure on.").quality
+    assert quality["mean_kl"] < 1e-7
+    assert quality["loss"] == pytest.approx(quality["source_loss"], rel=1e-5)

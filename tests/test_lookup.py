@@ -76,6 +76,7 @@ def test_a_sequence_holds_no_guesses_while_the_text_is_read(model):
     for _ in generation:
         known = tokens + generation.tokens
         assert generation.sequence.tokens == known[: len(generation.sequence)]
+    assert len(generation.tokens) == 100
 
 
 @pytest.mark.parametrize("stop", ["mat", ". The"])

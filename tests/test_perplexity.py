@@ -272,3 +272,20 @@ def test_a_broken_model_gives_json_or_an_error(scale, cli, tmp_path):
     else:
         assert (code, out) == (1, "")
         assert err.startswith("gpt2rt: logits are not finite: the weights are damaged")
+
+
+@pytest.mark.parametrize(("n_ctx", "n_tokens"), [(600, 900), (257, 600), (1024, 513)])
+def test_the_loss_of_long_windows_is_that_of_their_tokens_one_by_one(tmp_path, n_ctx, n_tokens):
+    shape = Hyperparameters(n_vocab=300, n_ctx=n_ctx, n_embd=32, n_head=2, n_layer=1)
+    model = open_model(write_model(tmp_path / "long.bin", shape, random_tensors(shape)), n_threads=1)
+    tokens = [(7 * i * i + 3 * i) % 128 for i in range(n_tokens)]
+    found = perplexity(model, [("text", bytes(tokens).decode())], stride=n_ctx)["texts"][0]
+    losses = []
+    for begin, end, first in windows(n_tokens, n_ctx, n_ctx):
+        sequence = model.sequence()
+        for position in range(begin, end - 1):
+            sequence.append([tokens[position]])
+            if position + 1 >= first:
+                losses.append(-sequence.next_logprob(tokens[position + 1]))
+    assert found["n_tokens"] == len(losses) == n_tokens - 1
+    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-6)

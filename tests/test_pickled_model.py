@@ -48,11 +48,11 @@ def test_the_pickled_path_does_not_depend_on_the_folder(path, tmp_path, monkeypa
 
 
 def test_pickling_keeps_the_options(path, monkeypatch):
-    model = gpt2rt.open_model(path, n_threads=1, use_mmap=False, isa="portable")
+    model = gpt2rt.open_model(path, n_threads=1, use_mmap=False, isa="portable", kv_type="int8")
     monkeypatch.setenv("GPT2RT_THREADS", "2")
     again = pickle.loads(pickle.dumps(model))
-    assert (again.n_threads, again.isa) == (1, "portable")
-    assert again._options == (1, False, "portable")
+    assert (again.n_threads, again.isa, again.kv_type) == (1, "portable", "int8")
+    assert again._options == (1, False, "portable", "int8")
     assert again.__reduce__() == model.__reduce__()
 
 

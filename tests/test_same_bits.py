@@ -1,5 +1,5 @@
 """Logits depend only on the file and the tokens: they have the same bits for every instruction set, number of threads,
-split of the tokens, batch and history of the sequence, in every weight type."""
+split of the tokens, batch and history of the sequence, in every type of weights and of the KV cache."""
 
 import itertools
 import random
@@ -13,12 +13,13 @@ from gpt2rt.modelfile import Hyperparameters
 # A width, heads and a vocabulary that are not multiples of tiles or groups; a prompt of several passes; small enough
 # for portable C.
 SHAPE = Hyperparameters(n_vocab=261, n_ctx=552, n_embd=10, n_head=2, n_layer=2)
-TYPES = ["f32", "f16", "int8", "int4"]
+TYPES = {"f32": ("f32", None), "f16": ("f16", None), "int8": ("int8", None), "int4": ("int4", None)}
+TYPES |= {"int8 cache": ("f32", "int8")}  # of weights, and of the KV cache if it is not the default
 THREADS = [1, 2, 3, 8]
 PIECES = [SHAPE.n_ctx, 511, 64, 7, 1]
 NEIGHBORS = [0, 4]
 WAYS = ["continued", "truncated", "forked"]
-FACTORS = {"type": TYPES, "isa": ISAS, "threads": THREADS, "piece": PIECES, "neighbors": NEIGHBORS, "way": WAYS}
+FACTORS = {"type": list(TYPES), "isa": ISAS, "threads": THREADS, "piece": PIECES, "neighbors": NEIGHBORS, "way": WAYS}
 
 TEXTS = np.random.default_rng(1).integers(0, SHAPE.n_vocab, (6, SHAPE.n_ctx)).tolist()
 TEXT, DETOUR = TEXTS[0][:530], TEXTS[5][:40]
@@ -76,20 +77,23 @@ def logits(fresh, piece, neighbors, way):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Return {weight type: path} of a random model."""
+    """Return {type: path} of a random model."""
     folder, tensors = tmp_path_factory.mktemp("models"), random_tensors(SHAPE)
-    return {kind: write_model(folder / f"{kind}.bin", SHAPE, tensors, kind) for kind in TYPES}
+    return {kind: write_model(folder / f"{kind}.bin", SHAPE, tensors, weights) for kind, (weights, _) in TYPES.items()}
 
 
 @pytest.fixture(scope="module")
 def expected(files):
-    """Return {weight type: logits} of portable C with one thread, token by token."""
-    return {kind: logits(open_sequence(path, "portable"), 1, 0, "continued") for kind, path in files.items()}
+    """Return {type: logits} of portable C with one thread, token by token."""
+    return {
+        kind: logits(open_sequence(path, "portable", kv_type=TYPES[kind][1]), 1, 0, "continued")
+        for kind, path in files.items()
+    }
 
 
 def test_every_pair_of_conditions_gives_the_same_logits(files, expected):
     for kind, isa, threads, *rest in pairwise(list(FACTORS.values())):
-        found = logits(open_sequence(files[kind], isa, threads), *rest)
+        found = logits(open_sequence(files[kind], isa, threads, TYPES[kind][1]), *rest)
         assert found == expected[kind], dict(zip(FACTORS, (kind, isa, threads, *rest), strict=True))
 
 
@@ -98,7 +102,7 @@ def test_every_pair_of_conditions_gives_the_same_logits(files, expected):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", TYPES)
 def test_all_combinations_of_conditions_give_the_same_logits(kind, isa, threads, files, expected):
-    fresh = open_sequence(files[kind], isa, threads)
+    fresh = open_sequence(files[kind], isa, threads, TYPES[kind][1])
     for rest in itertools.product(PIECES, NEIGHBORS, WAYS):
         assert logits(fresh, *rest) == expected[kind], dict(zip(list(FACTORS)[3:], rest, strict=True))
 
@@ -106,6 +110,6 @@ def test_all_combinations_of_conditions_give_the_same_logits(kind, isa, threads,
 def test_other_tokens_have_other_logits(files, expected):
     # The comparison is sensitive: changing the very first token is enough.
     for kind, path in files.items():
-        sequence = open_sequence(path)
+        sequence = open_sequence(path, kv_type=TYPES[kind][1])
         sequence.append([TEXT[0] ^ 1, *TEXT[1:]])
         assert sequence.logits.tobytes() != expected[kind]

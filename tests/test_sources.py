@@ -3,7 +3,7 @@
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
-FOLDERS = ("gpt2rt", "converter", "tests", "bench", "train", "docs")
+FOLDERS = ("gpt2rt", "converter", "tests", "bench", "train", "docs", "fuzz")
 KINDS = {".py", ".pyx", ".pxd", ".pyi", ".h", ".c"}
 MOST_LINES = 500
 REASON = "lines because"  # in one of the first ten lines, as in "Some 700 lines because ..."

@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from token_tables import tokenizer_with
 
-from gpt2rt._tokenizer import StopStrings
+from gpt2rt._tokenizer import StopStrings, TextStream
 from gpt2rt.errors import UsageError
 
 ALPHABETS = st.sampled_from(["ab", "abc", "é€🙂a", "\ud83d\ude42🙂\udfff", "\0\x7f\x80\u07ff\u0800\uffff"])
@@ -107,3 +108,10 @@ def test_only_text_can_be_fed(piece):
     for stops in ((), "a"):
         with pytest.raises(TypeError):
             StopStrings(stops).feed(piece)
+
+
+@pytest.mark.parametrize("stop", [("b",), ("b", "x"), ("x", "b")])
+def test_a_text_ends_with_the_token_that_completes_a_stop_string(stop):
+    stream = TextStream(tokenizer_with([]), stop)
+    assert stream.accept(list(b"abcd"), False) == ("a", 2)
+    assert (stream.finish_reason, stream.n_tokens) == ("stop", 2)

@@ -29,6 +29,7 @@ COMMANDS = (
         "convert",
         "requantize",
         "export",
+        "bundle",
         "info",
         "verify",
     ),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import click
 
 from gpt2rt.cli.model_argument import model_argument
+from gpt2rt.cli.sampling_options import kv_type_option
 from gpt2rt.cli.terminal import print_json, print_table
 from gpt2rt.errors import UsageError
 
@@ -67,6 +68,7 @@ def numbers(least: int) -> Callable[[click.Context, click.Parameter, str | None]
     show_default=True,
     help="Measure everything N times.",
 )
+@kv_type_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, which has every measured value.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown tables.")
 def command(
@@ -75,6 +77,7 @@ def command(
     depths: list[int],
     prompts: list[int],
     rounds: int,
+    kv_type: str | None,
     as_json: bool,
     as_markdown: bool,
 ) -> None:
@@ -99,6 +102,7 @@ def command(
         "depths": depths,
         "prompts": prompts,
         "rounds": rounds,
+        "kv_type": kv_type,
     }
     if sys.stderr.isatty():
         with click.progressbar(length=rounds, label="Measuring", file=sys.stderr) as bar:
@@ -117,7 +121,8 @@ def show(result: dict[str, Any], as_markdown: bool) -> None:
     click.echo(
         f"{model['path']}: {model['n_parameters'] / 1e6:.1f} million parameters, {model['weight_type']},"
         f" {model['size'] / 1e6:.1f} MB\n"
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['isa']}, {machine['system']}; {result['rounds']} rounds"
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['isa']}, {machine['system']}; KV cache {model['kv_type']};"
+        f" {result['rounds']} rounds"
     )
     if result["peak_memory"] is not None:
         click.echo(f"peak memory of generate: {result['peak_memory'] / 1e6:.0f} MB")

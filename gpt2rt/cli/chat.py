@@ -87,6 +87,7 @@ def command(
     stop: tuple[str, ...],
     seed: int | None,
     threads: int | None,
+    kv_type: str | None,
     no_mmap: bool,
     **options: float | None,
 ) -> None:
@@ -104,7 +105,7 @@ def command(
     from gpt2rt.chat import Conversation
     from gpt2rt.model import open_model
 
-    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap, kv_type=kv_type)
     conversation = Conversation(
         opened,
         format=chat_format,

@@ -52,6 +52,7 @@ def command(
     stop: tuple[str, ...],
     seed: int | None,
     threads: int | None,
+    kv_type: str | None,
     no_mmap: bool,
     **options: float | None,
 ) -> None:
@@ -83,7 +84,7 @@ def command(
     if prompt == "-":
         prompt = read_text("-").removesuffix("\n")
     prompt = prompt or ""
-    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap, kv_type=kv_type)
     arguments: dict[str, Any] = {
         "max_tokens": MAX_TOKENS if max_tokens is None else max_tokens,
         "stop": stop,

@@ -44,6 +44,7 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
             "weight_type": file.weight_type,
             "group_size": file.group_size,
             "cache_size": cache_size(file),
+            "cache_size_int8": cache_size(file, "int8"),
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_ids": tokenizer.eos_token_ids,
             "pad_token_id": tokenizer.pad_token_id,
@@ -57,6 +58,7 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
         }
         print_json(document, indent=2)
         return
+    size, small = megabytes(cache_size(file)), megabytes(cache_size(file, "int8"))
     groups = f" in groups of {file.group_size}" if file.group_size else ""
     rows = [
         ("file", f"{file.path}, {megabytes(file.size)}"),
@@ -64,7 +66,7 @@ def command(model: str, with_sha256: bool, as_json: bool) -> None:
         ("parameters", f"{h.n_parameters / 1e6:.1f} million"),
         ("weights", f"{file.weight_type}{groups}, {megabytes(len(file.sections['weights']))}"),
         *((name, value) for name, value in h._asdict().items()),
-        ("KV cache", f"{megabytes(cache_size(file))} for {h.n_ctx} tokens"),
+        ("KV cache", f"{size} for {h.n_ctx} tokens, {small} in int8"),
         ("a text begins with", beginning(tokenizer)),
         ("a text ends with", names(tokenizer, tokenizer.eos_token_ids) or "(nothing)"),
     ]
@@ -101,11 +103,14 @@ def sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cache_size(file: ModelFile) -> int:
-    """Return the size of a full KV cache in bytes."""
-    h = file.hyperparameters
-    size: int = 2 * h.n_layer * h.n_ctx * h.n_embd * (4 if file.weight_type == "f32" else 2)
-    return size
+def cache_size(file: ModelFile, kv_type: str | None = None) -> int:
+    """Return the size of a full KV cache in bytes; its type is that of `open_model`."""
+    from gpt2rt._engine import Runtime
+    from gpt2rt._kernels import Weights
+
+    weights = Weights(file.sections["weights"], file.shape, "portable", kv_type)
+    n_ctx: int = file.hyperparameters.n_ctx
+    return Runtime(weights, 1).kv_cache_bytes_per_token * n_ctx
 
 
 def megabytes(n: int) -> str:

@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
+from gpt2rt.cli.signals import unwound_when_stopped
+
 HISTORY_LENGTH = 1000  # messages
 LINE_SEPARATOR = "\u2028"  # stands for a line break in the history's file, which has a message in each line
 CONTINUED = "\\"  # at the end of a line: the message has another
@@ -121,12 +123,13 @@ class LineEditor:
             readline.read_history_file(path)
         self._replace_in_history(LINE_SEPARATOR, "\n")
         readline.set_history_length(HISTORY_LENGTH)
-        try:
-            yield
-        finally:
-            self._replace_in_history("\n", LINE_SEPARATOR)
-            with contextlib.suppress(OSError):
-                readline.write_history_file(path)
+        with unwound_when_stopped():
+            try:
+                yield
+            finally:
+                self._replace_in_history("\n", LINE_SEPARATOR)
+                with contextlib.suppress(OSError):
+                    readline.write_history_file(path)
 
     def _replace_in_history(self, old: str, new: str) -> None:
         import readline

@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @model_options
 def command(
-    model: str, text: str, number: int, special: bool, as_json: bool, threads: int | None, no_mmap: bool
+    model: str,
+    text: str,
+    number: int,
+    special: bool,
+    as_json: bool,
+    threads: int | None,
+    kv_type: str | None,
+    no_mmap: bool,
 ) -> None:
     """Show the tokens that MODEL, the bundled model by default, finds most likely after TEXT.
 
@@ -56,7 +63,7 @@ def command(
     whole_number("--number", number, 1, MOST_TOKENS)
     if text == "-":
         text = read_text("-").removesuffix("\n")
-    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap, kv_type=kv_type)
     ids = prompt_ids(opened, text, special=special) or start_of_text(opened)
     found = most_likely_next(opened, ids, min(number, opened.hyperparameters.n_vocab))
     if text.endswith(" "):

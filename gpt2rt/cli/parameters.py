@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import click
 
 from gpt2rt.errors import UsageError
@@ -34,6 +32,8 @@ class Renamed(click.Option):
     """An option whose first name is the one in the help; its other names are accepted as well."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        import copy  # help alone needs it
+
         shown = copy.copy(self)
         shown.opts = self.opts[:1]
         return super(Renamed, shown).get_help_record(ctx)
@@ -51,4 +51,5 @@ def label(param: click.Parameter | None) -> str:
 FILE = AnyPath()
 FOLDER = AnyPath(file_okay=False)
 WEIGHT_TYPE = OneOf(["int8", "int4", "f16", "f32"])
+KV_TYPE = OneOf(["int8", "f16", "f32"])
 CHAT_FORMAT = OneOf(CHAT_FORMATS)

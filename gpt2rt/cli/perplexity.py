@@ -49,6 +49,7 @@ def command(
     as_json: bool,
     as_markdown: bool,
     threads: int | None,
+    kv_type: str | None,
     no_mmap: bool,
 ) -> None:
     """Measure how well MODEL predicts each file TEXT (UTF-8; .xz is unpacked; - is standard input).
@@ -65,7 +66,8 @@ def command(
     published figures: conventions can differ by more than models do (322.7 and 324.9 for one text and model).
 
     --against adds the loss of OTHER, the difference of the losses with its standard error, the mean and the largest KL
-    divergence of MODEL from OTHER (nats per token), and how often both have the same most likely token.
+    divergence of MODEL from OTHER (nats per token), and how often both have the same most likely token. --kv-type is
+    that of MODEL alone, so that OTHER can be the same file.
 
     --task lambada takes lines {"text": ...} and measures the last word, after the last space: how often each of its
     tokens is the most likely one, and the perplexity per word.
@@ -75,6 +77,7 @@ def command(
       gpt2rt perplexity 124M letters.txt book.txt.xz
       gpt2rt perplexity 124M-int8.bin wiki.txt --against 124M-f32.bin --stride 1024
       gpt2rt perplexity 124M-f32.bin wiki.txt --no-bos --stride 512
+      gpt2rt perplexity 124M-f32.bin wiki.txt --kv-type int8 --against 124M-f32.bin
       gpt2rt perplexity 124M-int8.bin lambada_test.jsonl --task lambada
     """
     from gpt2rt.model import open_model
@@ -85,7 +88,7 @@ def command(
     if task and (stride is not None or special or no_bos or len(text) > 1):
         raise UsageError("--task lambada: got --stride, --special, --no-bos or several files (leave them out)")
     texts = [(path, read_any_text(path)) for path in text]
-    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap)
+    opened = open_model(model, n_threads=threads, use_mmap=not no_mmap, kv_type=kv_type)
     other = None if against is None else open_model(against, n_threads=threads, use_mmap=not no_mmap)
 
     def measure(progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:

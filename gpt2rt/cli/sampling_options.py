@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import click
 
+from gpt2rt.cli.parameters import KV_TYPE
 from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
 
 TYPE_CHECKING = False
@@ -28,12 +29,19 @@ threads_option = click.option(
 )
 
 
+kv_type_option = click.option(
+    "--kv-type",
+    type=KV_TYPE,
+    help="The type of keys and values in memory; int8 takes half of f16.  [default: f32 for f32 models, else f16]",
+)
+
+
 def model_options(command: Command) -> Command:
-    """Add --threads and --no-mmap."""
+    """Add --threads, --kv-type and --no-mmap."""
     command = click.option("--no-mmap", is_flag=True, help="Read the model file into memory instead of mapping it.")(
         command
     )
-    return threads_option(command)
+    return threads_option(kv_type_option(command))
 
 
 def sampling_options(

@@ -119,6 +119,7 @@ def command(
     db: str | None,
     yes: bool,
     threads: int | None,
+    kv_type: str | None,
     no_mmap: bool,
 ) -> None:
     """Serve models over HTTP, in the way of OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models.
@@ -153,7 +154,7 @@ def command(
         truncation=truncation,
         is_lenient=lenient,
     )
-    opened = open_models(models or (BUNDLED,), yes, threads, no_mmap)
+    opened = open_models(models or (BUNDLED,), yes, threads, kv_type, no_mmap)
     listening = listening_socket(host, port)
     names = ", ".join(model.name for model in opened)
     server = make_server(
@@ -180,7 +181,9 @@ def opened_arena(served: list[ServedModel], db: str | None, threads: int | None)
     return Arena(playing(votes), Cast(threads, models), votes), votes
 
 
-def open_models(arguments: tuple[str, ...], yes: bool, threads: int | None, no_mmap: bool) -> list[ServedModel]:
+def open_models(
+    arguments: tuple[str, ...], yes: bool, threads: int | None, kv_type: str | None, no_mmap: bool
+) -> list[ServedModel]:
     """Open the models under the names that requests give.
 
     Raises:
@@ -194,7 +197,7 @@ def open_models(arguments: tuple[str, ...], yes: bool, threads: int | None, no_m
         name, model = name_and_model(argument)
         if name in found:
             raise UsageError(f"{argument}: got two models with the name {name} (give one another: NAME=MODEL)")
-        opened = open_model(model_path(model, yes), n_threads=threads, use_mmap=not no_mmap)
+        opened = open_model(model_path(model, yes), n_threads=threads, use_mmap=not no_mmap, kv_type=kv_type)
         found[name] = ServedModel(name, opened)
     return list(found.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -40,3 +41,32 @@ def undone_when_stopped() -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def unwound_when_stopped() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP run the `finally` blocks inside, then end the program as they would have without this.
+
+    From the first one on, further ones are ignored; Ctrl-C is as ever. A signal that the caller of the program ignores
+    stays ignored.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before: list[int] = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+        before = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    except Stopped as stopped:
+        signal.signal(stopped.number, signal.SIG_DFL)
+        os.kill(os.getpid(), stopped.number)
+    finally:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 BOLD_GREEN, BOLD_CYAN, PLAIN = "\033[1;32m", "\033[1;36m", "\033[0m"
 # C0 but tab and newline, DEL, and C1: a model's text must not move the cursor or change the title.
 MOST_SHOWN = 500  # characters of a sentence about what is wrong
-CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
+CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
 
 
 def printable(text: str) -> str:

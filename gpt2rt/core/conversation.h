@@ -114,19 +114,34 @@ static inline ChatStatus tokens_join(const Tokenizer *t, const uint32_t *tokens,
     return CHAT_OK;
 }
 
+/* Returns how many of the first bytes become the first n bytes of the decoded text. */
+static inline size_t content_before(Text content, size_t n) {
+    size_t at = 0, size;
+    int is_character;
+    for (size_t n_text = 0; at < content.n && n_text < n; at += size, n_text += is_character ? size : 3) {
+        size = utf8_size(content.at + at, content.n - at, &is_character);
+        if (!size) break; /* part of a character */
+    }
+    return at;
+}
+
 /* Returns 0 if memory runs out. OUT: n, how many bytes there are before a stop string, without the part of a character
- * that an interruption leaves; text, for scratch. */
+ * that an interruption leaves; text, for scratch. A stop string may have U+FFFD in it, which is no byte of the content. */
 static inline int content_end(Text content, const StopText *stops, int n_stops, int is_interrupted, Buffer *text,
                               size_t *n) {
     Stops s;
     Utf8Decoder decoder = {.n = 0};
     *n = content.n;
-    const int is_open = content.n <= PTRDIFF_MAX / 8 && stops_open(&s, stops, n_stops);
+    const int is_open = content.n <= PTRDIFF_MAX / 16 && stops_open(&s, stops, n_stops);
     if (!is_open) return 0;
-    const int has_room = buffer_reserve(text, UTF8_MOST(content.n));
+    text->n = 0;
+    const int has_room = buffer_reserve(text, 2 * UTF8_MOST(content.n)); /* the text, and what passes of it */
     if (has_room) {
-        const size_t passed = stops_feed(&s, content.at, content.n, text->at);
-        if (s.found >= 0) *n = passed;
+        size_t n_text = utf8_feed(&decoder, content.at, content.n, text->at);
+        if (!is_interrupted) n_text += utf8_finish(&decoder, text->at + n_text);
+        const size_t passed = stops_feed(&s, text->at, n_text, text->at + n_text);
+        if (s.found >= 0) *n = content_before(content, passed);
+        decoder.n = 0;
         if (is_interrupted) utf8_feed(&decoder, content.at, *n, text->at);
         *n -= decoder.n;
     }

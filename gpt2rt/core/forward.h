@@ -279,8 +279,9 @@ static inline void answer_all(const ForwardPass *p, Worker *w, int64_t layer, co
     const int64_t n_head = p->network->config.n_head;
     for (int64_t item, end; pool_chunk(w, n * n_head, 1, &item, &end);)
         for (; item < end; item++) {
-            const KVCache cache = layer_cache(p, runs[item / n_head].slice, layer);
-            answer(p, w, &cache, &runs[item / n_head], layer, item % n_head);
+            const QueryRun *run = &runs[item % n]; /* all runs of a head, whose keys and values stay in a cache */
+            const KVCache cache = layer_cache(p, run->slice, layer);
+            answer(p, w, &cache, run, layer, item / n);
         }
 }
 

@@ -76,9 +76,11 @@ typedef struct {
     uint64_t (*read_bytes)(const uint8_t *p, int64_t n);
 } Kernels;
 
-/* Returns the floats of scratch that attention() needs: scores and weighted sums for each query. */
+/* Returns the floats of scratch that attention() needs: scores and weighted sums for each query; and with a cache of
+ * int8, the inputs of both products, the second with two rows and sums for each query, and the scales of the values. */
 static inline int64_t attention_scratch(int64_t n_ctx, int64_t head_dim) {
-    return ATTENTION_QUERIES * (n_ctx + align(head_dim, TILE));
+    const int64_t width = align(head_dim, TILE), inputs = width + 4 + (width + 2 * n_ctx) / 4;
+    return ATTENTION_QUERIES * (n_ctx + 2 * width + inputs) + n_ctx;
 }
 
 /* A head's keys of the first n positions as a matrix (n, head_dim). */
@@ -87,11 +89,12 @@ static inline Matrix key_matrix(const KVCache *cache, int64_t head, int64_t n) {
                     .layout = kvcache_key_layout(cache)};
 }
 
-/* A head's values of n positions from `position` on as a matrix (head_dim, n). */
+/* A head's values of n positions from `position` on as a matrix (head_dim, n). In int8, `position` is 0. */
 static inline Matrix value_matrix(const KVCache *cache, int64_t head, int64_t position, int64_t n) {
-    Matrix m = {.data = kvcache_value(cache, head, position), .tiles = kvcache_value_tiles(cache),
+    Matrix m = {.data = kvcache_value_tile(cache, head), .tiles = kvcache_value_tiles(cache),
                 .layout = kvcache_value_layout(cache)};
-    m.layout.n_in = n;
+    if (!is_quantized(cache->type)) m.data += float_offset(cache->type, position, 0);
+    m.layout.n_in = m.layout.group = n;
     return m;
 }
 

@@ -29,6 +29,7 @@ typedef struct {
 typedef struct {
     Config config;
     const Kernels *kernels;
+    int kv_type;         /* of the KV caches: TYPE_F32, TYPE_F16 or TYPE_INT8 */
     const float *wpe;    /* (n_ctx, n_embd) */
     Layer *layers;       /* (n_layer) */
     const float *ln_f_g; /* (n_embd) */
@@ -50,7 +51,7 @@ static inline Matrix next_matrix(TensorCursor *cursor, const uint8_t *weights, i
     return m;
 }
 
-/* Fills a network whose kernels are set. IN: s, a valid shape; weights (weights_length(s)), aligned to 4 bytes. Returns
+/* Fills a network whose kernels are set; the KV caches are f32 if the weights are, and f16 otherwise. IN: s, a valid shape; weights (weights_length(s)), aligned to 4 bytes. Returns
  * 0 if memory runs out. The caller frees `layers`. */
 static inline int network_open(Network *network, const ModelShape *s, const uint8_t *weights) {
     const int64_t n = s->n_embd, width = s->group > TILE ? s->group : TILE;
@@ -59,6 +60,7 @@ static inline int network_open(Network *network, const ModelShape *s, const uint
                                .F = align(4 * n, width), .Q = align(3 * n, TILE), .V = align(s->n_vocab, TILE)};
     network->layers = calloc((size_t)s->n_layer, sizeof(Layer));
     if (!network->layers) return 0;
+    network->kv_type = s->type == TYPE_F32 ? TYPE_F32 : TYPE_F16;
     TensorCursor cursor = {.shape = s};
     network->wpe = next_vector(&cursor, weights);
     for (int64_t i = 0; i < s->n_layer; i++) {

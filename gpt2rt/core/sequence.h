@@ -88,8 +88,7 @@ static inline void commit_end(Sequence *s) { atomic_set(&s->lock.committing, 0);
 /* Returns a KV cache of n_ctx positions, which has no memory yet. */
 static inline KVCache cache_of(const Network *network, int64_t n_ctx) {
     const Config *c = &network->config;
-    return (KVCache){.type = network->wte.layout.type == TYPE_F32 ? TYPE_F32 : TYPE_F16, .n_head = c->n_head,
-                     .head_dim = c->head_dim, .n_ctx = n_ctx};
+    return (KVCache){.type = network->kv_type, .n_head = c->n_head, .head_dim = c->head_dim, .n_ctx = n_ctx};
 }
 
 /* Returns the bytes of a KV cache, of all layers. */
@@ -97,10 +96,10 @@ static inline int64_t cache_size(const Network *network, const KVCache *kv) {
     return network->config.n_layer * (kvcache_k_size(kv) + kvcache_v_size(kv));
 }
 
-/* Returns the bytes that one position takes in a KV cache. */
+/* Returns the bytes that one position takes in the smallest KV cache; in int8, slightly fewer in a larger one. */
 static inline int64_t cache_position_size(const Network *network) {
-    const KVCache tile = cache_of(network, TILE);
-    return cache_size(network, &tile) / TILE;
+    const KVCache smallest = cache_of(network, MIN_POSITIONS);
+    return cache_size(network, &smallest) / MIN_POSITIONS;
 }
 
 /* Returns the bytes of memory that a sequence has allocated. */
@@ -140,6 +139,7 @@ static inline int sequence_open(Sequence *s, const Network *network) {
 /* Copies the first `length` positions of the cache, of all layers. */
 static inline void sequence_copy_cache(const KVCache *to, const KVCache *from, int64_t n_layer, int64_t length) {
     KVCache a = *to, b = *from;
+    if (!length) return; /* there may be no memory, to which C allows no offset, not even 0 */
     for (int64_t i = 0; i < n_layer; i++) {
         kvcache_copy(&a, &b, length);
         a.k += kvcache_k_size(to), a.v += kvcache_v_size(to);

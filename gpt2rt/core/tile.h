@@ -46,6 +46,13 @@ static inline TileLayout tile_layout(int type, int64_t n_in, int64_t group) {
     return layout;
 }
 
+/* The layout of the tiles of an f32, f16 or int8 matrix whose inputs share one scale, without a division. */
+static inline TileLayout tile_layout_one_group(int type, int64_t n_in) {
+    if (type != TYPE_INT8) return tile_layout(type, n_in, 0);
+    const int64_t n = align(n_in, TILE), values = n ? TILE_LINE : 0;
+    return (TileLayout){.type = type, .group = n, .n_in = n, .values = values, .stride = values + n * TILE};
+}
+
 /* Inputs in a line of int8 or int4. */
 static inline int line_inputs(int type) { return type == TYPE_INT4 ? 8 : 4; }
 
@@ -64,6 +71,12 @@ static inline int64_t scale_offset(int64_t group, int64_t lane) { return (group 
 /* Byte offset in an int8 or int4 tile of the line with input i. */
 static inline int64_t line_offset(const TileLayout *layout, int64_t i) {
     return layout->values + i / line_inputs(layout->type) * TILE_LINE;
+}
+
+/* Bytes of a tile up to its first n inputs, of f32, f16 or int8 in one group. */
+static inline int64_t tile_prefix(const TileLayout *layout, int64_t n) {
+    return is_quantized(layout->type) ? line_offset(layout, align(n, line_inputs(layout->type)))
+                                      : float_offset(layout->type, n, 0);
 }
 
 /* Returns the value of input i in row `lane` of a tile. */

@@ -8,12 +8,18 @@ except on Windows, where a file that is open can't be.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import sys
 
-from gpt2rt.errors import UsageError
+from gpt2rt.errors import ModelFileError, UsageError
+
+TYPE_CHECKING = False  # typing's own would cost the import of typing
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NoReturn
 
 if sys.platform != "win32":
     import fcntl
@@ -79,6 +85,58 @@ class Unfinished:
         if self._lock != NO_LOCK:
             os.close(self._lock)
             self._lock = NO_LOCK
+
+
+def check_output(path: str, force: bool) -> None:
+    """Raise UsageError if a file can't be written under this name, or exists and `force` is not set."""
+    if os.path.isdir(path):
+        raise UsageError(f"{path}: is a folder, expected the name of a file to write")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path}: is not a regular file, expected the name of a file to write")
+    if not force and os.path.lexists(path):
+        refuse_to_overwrite(path)
+
+
+def refuse_to_overwrite(path: str) -> NoReturn:
+    """Raise UsageError."""
+    raise UsageError(f"{path}: already exists (use --force to overwrite it)")
+
+
+def move(temporary: str, path: str, force: bool) -> None:
+    """Rename a file to its final name; without `force`, never overwrite a file created in the meantime.
+
+    Raises:
+        UsageError: there is such a file. OSError: it can't be renamed.
+    """
+    if force:
+        os.replace(temporary, path)
+        return
+    try:
+        if sys.platform == "win32":
+            os.rename(temporary, path)  # on Windows, it never overwrites
+        else:
+            os.link(temporary, path)
+            os.unlink(temporary)
+    except FileExistsError:
+        refuse_to_overwrite(path)
+    except OSError:  # the file system has no hard links
+        if os.path.lexists(path):
+            refuse_to_overwrite(path)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def errors_named(path: str) -> Iterator[None]:
+    """Turn an OSError into the sentence that a file can't be written: a ModelFileError."""
+    try:
+        yield
+    except OSError as error:
+        hint = (
+            "free some space, or write elsewhere with -o"
+            if error.errno == errno.ENOSPC
+            else "the incomplete file was removed"
+        )
+        raise ModelFileError(f"{path}: can't be written: {error.strerror or error} ({hint})") from None
 
 
 def remove_abandoned(folder: str, start: str) -> None:

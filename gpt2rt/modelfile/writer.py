@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import mmap
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from gpt2rt._modelfile import ALIGNMENT, GROUP_SIZES, MAX_METADATA, Shape, crc32c, header
-from gpt2rt.errors import ModelFileError, UsageError
+from gpt2rt.errors import UsageError
 from gpt2rt.modelfile.layout import METADATA_ROOM, QUANTIZED, Hyperparameters, align
-from gpt2rt.modelfile.unfinished import Unfinished
+from gpt2rt.modelfile.unfinished import Unfinished, check_output, errors_named, move
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import NoReturn, Self
+    from typing import Self
 
     from gpt2rt.modelfile.reader import Metadata, Path
 
@@ -57,12 +55,7 @@ class Writer:
             raise UsageError(f"{self.path}: {problem}")
         if weight_type in QUANTIZED and group_size not in GROUP_SIZES:
             raise UsageError(f"group size {group_size}: expected one of {', '.join(map(str, GROUP_SIZES))}")
-        if os.path.isdir(self.path):
-            raise UsageError(f"{self.path}: is a folder, expected the name of a file to write")
-        if os.path.exists(self.path) and not os.path.isfile(self.path):
-            raise UsageError(f"{self.path}: is not a regular file, expected the name of a file to write")
-        if not force and os.path.lexists(self.path):
-            self._refuse_to_overwrite()
+        check_output(self.path, force)
         self.force = force
         self.hyperparameters = hyperparameters
         self.shape = Shape(hyperparameters, weight_type, group_size, is_tied)
@@ -71,9 +64,6 @@ class Writer:
         self._metadata_length = align(len(self._encoded_metadata()) + METADATA_ROOM, ALIGNMENT)
         self._vocabulary = vocabulary
         self._written = 0
-
-    def _refuse_to_overwrite(self) -> NoReturn:
-        raise UsageError(f"{self.path}: already exists (use --force to overwrite it)")
 
     def _encoded_metadata(self) -> bytes:
         import json
@@ -91,25 +81,13 @@ class Writer:
         try:
             self._unfinished.make()
             self._temporary = self._unfinished.path
-            with self._errors_named():
+            with errors_named(self.path):
                 self._file = open(self._temporary, "wb")
                 self._begin()
         except BaseException:
             self._abandon()
             raise
         return self
-
-    @contextlib.contextmanager
-    def _errors_named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            hint = (
-                "free some space, or write elsewhere with -o"
-                if error.errno == errno.ENOSPC
-                else "the incomplete file was removed"
-            )
-            raise ModelFileError(f"{self.path}: can't be written: {error.strerror or error} ({hint})") from None
 
     def _begin(self) -> None:
         vocabulary_offset = ALIGNMENT + self._metadata_length
@@ -128,7 +106,7 @@ class Writer:
         tensor = self.tensors[self._written]
         length = 0
         for chunk in chunks:
-            with self._errors_named():
+            with errors_named(self.path):
                 self._file.write(chunk)
             self._weights_checksum = crc32c(chunk, self._weights_checksum)
             length += len(chunk)
@@ -142,7 +120,7 @@ class Writer:
 
         It must be released before the writer exits, because some systems can't rename a file that is mapped.
         """
-        with self._errors_named():
+        with errors_named(self.path):
             self._file.flush()
             with open(self._temporary, "rb") as file:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -160,32 +138,14 @@ class Writer:
             (ALIGNMENT + len(metadata), len(self._vocabulary), crc32c(self._vocabulary)),
             (self._weights_offset, self._weights_length, self._weights_checksum),
         )
-        with self._errors_named():
+        with errors_named(self.path):
             self._file.seek(0)
             self._file.write(header(self.shape, sections))
             self._file.write(metadata)
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            self._move()
-
-    def _move(self) -> None:
-        """Rename the file to its final name; without `force`, never overwrite a file created in the meantime."""
-        if self.force:
-            os.replace(self._temporary, self.path)
-            return
-        try:
-            if sys.platform == "win32":
-                os.rename(self._temporary, self.path)  # on Windows, it never overwrites
-            else:
-                os.link(self._temporary, self.path)
-                os.unlink(self._temporary)
-        except FileExistsError:
-            self._refuse_to_overwrite()
-        except OSError:  # the file system has no hard links
-            if os.path.lexists(self.path):
-                self._refuse_to_overwrite()
-            os.replace(self._temporary, self.path)
+            move(self._temporary, self.path, self.force)
 
     def _abandon(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # it may not be open yet

@@ -17,7 +17,7 @@ class ServedModel:
 
     Attributes:
         name: of the model. model: the `Model`. created: when the file was last changed, in seconds since 1970.
-        fingerprint: identifies the weights and the version that computes with them.
+        fingerprint: identifies the weights, the version that computes with them, and a KV cache of another type.
     """
 
     def __init__(self, name: str, model: Model):
@@ -29,6 +29,8 @@ class ServedModel:
         self.n_vocab: int = model.hyperparameters.n_vocab
         self.created = int(os.stat(model.path).st_mtime)
         self.fingerprint = f"gpt2rt-{__version__}-{model.weights_checksum:08x}"
+        if model.kv_type != ("f32" if model.weight_type == "f32" else "f16"):
+            self.fingerprint += f"-{model.kv_type}"
         self._token_names: dict[int, str] = {}
 
     @cached_property

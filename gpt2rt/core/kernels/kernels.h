@@ -1,7 +1,7 @@
 /* The kernels of all instruction sets in this build, and the choice among them.
  *
- * With GPT2RT_STANDALONE, the build is small: it lacks what only Python and tests call, and avx512f, without which its
- * processors run avx2. */
+ * With GPT2RT_STANDALONE, the build is small: it lacks what only Python and tests call, caches of int8, and avx512f,
+ * without which its processors run avx2. */
 #ifndef GPT2RT_KERNELS_H
 #define GPT2RT_KERNELS_H
 

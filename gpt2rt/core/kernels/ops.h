@@ -250,13 +250,34 @@ static void FN(matmul)(const MatmulArgs *args, int64_t first_tile, int64_t end_t
     }
 }
 
+/* The 16 values at x + i of n, then zeros. */
+ALWAYS_INLINE F32 FN(load_of)(const float *x, int64_t i, int64_t n) {
+    return i + TILE <= n ? FN(load)(x + i) : FN(load_part)(x + i, n - i, 0.0f);
+}
+
+/* Writes a query's softmax: n weights divided by their sum, then zeros to `end`. */
+static void FN(write_weights)(float *out, const float *row, float inverse, int64_t n, int64_t end) {
+    for (int64_t i = 0; i < n; i++) out[i] = row[i] * inverse;
+    for (int64_t i = n; i < end; i++) out[i] = 0.0f;
+}
+
+#ifndef GPT2RT_STANDALONE
+#include "attention_int8.h"
+#endif
+
 static void FN(kv_store)(const KVCache *cache, const float *k, const float *v, int64_t head, int64_t position) {
+#ifndef GPT2RT_STANDALONE
+    if (cache->type == TYPE_INT8) {
+        FN(kv_store_int8)(cache, k, v, head, position);
+        return;
+    }
+#endif
     const int64_t n = cache->head_dim, lane = position % TILE, stride = kvcache_value_layout(cache).stride;
-    uint8_t *key = kvcache_key_tile(cache, head, position), *value = kvcache_value(cache, head, position);
+    uint8_t *key = kvcache_key_tile(cache, head, position);
+    uint8_t *value = kvcache_value_tile(cache, head) + float_offset(cache->type, position, 0);
     const F32 limit = FN(splat)(65504.0f), low = FN(splat)(-65504.0f); /* the largest f16 */
     for (int64_t d = 0; d < n; d += TILE, value += stride) {
-        F32 a = d + TILE <= n ? FN(load)(k + d) : FN(load_part)(k + d, n - d, 0.0f);
-        F32 b = d + TILE <= n ? FN(load)(v + d) : FN(load_part)(v + d, n - d, 0.0f);
+        F32 a = FN(load_of)(k, d, n), b = FN(load_of)(v, d, n);
         int64_t count = n - d < TILE ? n - d : TILE;
         if (cache->type == TYPE_F16) {
             uint16_t halves[TILE], *column = (uint16_t *)(key + float_offset(TYPE_F16, d, lane));
@@ -291,13 +312,13 @@ static float FN(softmax)(float *row, int64_t n, float scale) {
     return 1.0f / FN(sum)(sum);
 }
 
-/* Writes a query's softmax: n weights divided by their sum, then zeros to `end`. */
-static void FN(write_weights)(float *out, const float *row, float inverse, int64_t n, int64_t end) {
-    for (int64_t i = 0; i < n; i++) out[i] = row[i] * inverse;
-    for (int64_t i = n; i < end; i++) out[i] = 0.0f;
-}
-
 static void FN(attention)(const AttentionArgs *args) {
+#ifndef GPT2RT_STANDALONE
+    if (args->cache->type == TYPE_INT8) {
+        FN(attention_int8)(args);
+        return;
+    }
+#endif
     const KVCache *cache = args->cache;
     const int64_t n = cache->head_dim, width = align(n, TILE), n_ctx = cache->n_ctx;
     const int64_t head = args->head, position = args->position, n_queries = args->n_queries;
