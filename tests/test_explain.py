@@ -76,6 +76,12 @@ def test_log_probabilities_are_those_of_score_bit_for_bit(models, kind):
     assert trace.logprobs[1:].tolist() == models[kind].score(IDS)[1:]
 
 
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "int8"])
+def test_a_trace_has_the_bits_of_its_kv_cache(models, kv_type):
+    model = open_model(models["int8"].path, kv_type=kv_type)
+    assert model.trace(IDS).logprobs[1:].tolist() == model.score(IDS)[1:]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_last_row_of_the_lens_is_the_models_own_output(models, kind):
     trace = models[kind].trace(IDS, top=4)
