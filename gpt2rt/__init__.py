@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         UsageError,
         VocabularyError,
     )
+    from gpt2rt.explain.trace import TextTrace
     from gpt2rt.generate import Generation
     from gpt2rt.model import Model, open_model
     from gpt2rt.sampling import SamplingParams
@@ -44,6 +45,7 @@ __all__ = [
     "ModelFileError",
     "SamplingParams",
     "Sequence",
+    "TextTrace",
     "Tokenizer",
     "Trace",
     "UsageError",
@@ -59,6 +61,7 @@ _MODULES = {
     "Engine": "_engine",
     "Event": "_engine",
     "Sequence": "_engine",
+    "TextTrace": "explain.trace",
     "Trace": "_engine",
     "Tokenizer": "_tokenizer",
     "open_model": "model",

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Declarations of the C headers in `core/` for `_engine.pyx`; the headers document the shape of every pointer."""
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from gpt2rt._kernels cimport Network
 from gpt2rt._sampler cimport LogitBias, Random, SamplingOptions
@@ -38,7 +38,10 @@ cdef extern from "forward.h" nogil:
 
     ctypedef struct CTrace "Trace":
         float* hidden
+        float* middle
+        float* heads
         float* attention
+        const uint8_t* ablated
         int64_t n_rows, n_positions
 
     ctypedef struct ForwardPass:
@@ -122,3 +125,16 @@ cdef extern from "engine.h" nogil:
                                  Score* scores, CTrace* trace)
     SequenceStatus engine_logits_again(CEngine* e, const CSequence* s, float* out)
     SequenceStatus engine_step(CEngine* e, CSequence** sequences, int64_t n)
+
+
+cdef extern from "lens.h" nogil:
+    ctypedef struct Lens:
+        CEngine* engine
+        const float* hidden
+        const int32_t* targets
+        int64_t n_rows
+        int n_top
+        Score* scores
+        int64_t* ranks
+
+    SequenceStatus lens_run(Lens all)

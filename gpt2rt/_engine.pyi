@@ -20,6 +20,8 @@ class Runtime:
 @final
 class Trace:
     hidden: NDArray[np.float32]
+    middle: NDArray[np.float32]
+    heads: NDArray[np.float32]
     attention: NDArray[np.float32]
 
 @final
@@ -96,3 +98,9 @@ class Engine:
 def step_together(sequences: list[Sequence]) -> list[Event]: ...
 def read_weights(runtime: Runtime) -> int: ...
 def profile(sequence: Sequence, tokens: Iterable[int]) -> dict[str, float]: ...
+def run_ablated(
+    model: Model | Runtime, tokens: Iterable[int], ablated: bytes, *, trace: bool = True
+) -> tuple[Trace | None, NDArray[np.float32]]: ...
+def logit_lens(
+    model: Model | Runtime, hidden: NDArray[np.float32], targets: Iterable[int], n_top: int
+) -> list[tuple[float, int, list[tuple[int, float]]]]: ...

@@ -2,12 +2,12 @@
 """Sequences, and the engine that advances them: owners of the C structs in `core/`, which check arguments and raise.
 
 The work is done in C without Python: `core/engine.h` plans a forward pass over any mix of prompts and decoding
-sequences, runs it, samples and commits; `core/sequence.h` defines a commit. The file has about 900 lines because a
+sequences, runs it, samples and commits; `core/sequence.h` defines a commit. The file has about 1,080 lines because a
 sequence and its engine depend on each other; half of them are docstrings and checks.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -263,12 +263,32 @@ cdef class Trace:
     Attributes:
         hidden: numpy array of f32 (n_layer + 1, n_tokens, n_embd): the residual stream before each layer, and after the
             last one (before the final layer norm).
+        middle: numpy array of f32 (n_layer, n_tokens, n_embd): the residual stream between each layer's attention and
+            its MLP.
+        heads: numpy array of f32 (n_layer, n_tokens, n_head, head_dim): what each head of attention puts out, before
+            the matrix attn.c_proj.
         attention: numpy array of f32 (n_layer, n_head, n_tokens, n_positions): the attention weight of each token's
             query on each position; 0 after its own.
     """
 
     cdef readonly object hidden
+    cdef readonly object middle
+    cdef readonly object heads
     cdef readonly object attention
+
+
+cdef Trace new_trace(const Config* c, int64_t n, int64_t n_positions, CTrace* found):
+    """Return a trace of n tokens, the last of n_positions. OUT found: where a pass writes it."""
+    cdef Trace trace = Trace.__new__(Trace)
+    memset(found, 0, sizeof(found[0]))
+    trace.hidden = new_array((c.n_layer + 1, n, c.n_embd))
+    trace.middle = new_array((c.n_layer, n, c.n_embd))
+    trace.heads = new_array((c.n_layer, n, c.n_head, c.head_dim))
+    trace.attention = new_array((c.n_layer, c.n_head, n, n_positions))
+    found.hidden, found.middle = data_of(trace.hidden), data_of(trace.middle)
+    found.heads, found.attention = data_of(trace.heads), data_of(trace.attention)
+    found.n_rows, found.n_positions = n, n_positions
+    return trace
 
 
 cdef object raised(SequenceStatus status, bint has_raised, str what):
@@ -460,7 +480,7 @@ cdef class Sequence:
         Args:
             tokens: ids, any iterable of integers.
             n_logits: how many of the last evaluated tokens to keep logits for.
-            trace: whether to record hidden states and attention.
+            trace: whether to record hidden states, outputs of heads and attention.
 
         Returns:
             A `Trace` of the evaluated tokens if `trace` is true, else None.
@@ -483,12 +503,7 @@ cdef class Sequence:
             self.check_room(ids.n)
             if trace:
                 n = self.c.n_ids - self.c.length + ids.n
-                result = Trace.__new__(Trace)
-                result.hidden = new_array((c.n_layer + 1, n, c.n_embd))
-                result.attention = new_array((c.n_layer, c.n_head, n, self.c.n_ids + ids.n))
-                memset(&found, 0, sizeof(found))
-                found.hidden, found.attention = data_of(result.hidden), data_of(result.attention)
-                found.n_rows, found.n_positions = n, self.c.n_ids + ids.n
+                result = new_trace(c, n, self.c.n_ids + ids.n, &found)
             self.evaluate(ids, rows, NULL, &found if trace else NULL, NULL)
         finally:
             self.release()
@@ -1004,3 +1019,102 @@ def profile(Sequence sequence not None, tokens):
         sequence.release()
     names = ("embedding", "attn.c_attn", "attention", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", "ln_f and head")
     return {name: seconds[i] for i, name in enumerate(names)}
+
+
+# --- looking inside --------------------------------------------------------------------------------------------------
+
+
+def run_ablated(model, tokens, bytes ablated not None, *, trace=True):
+    """Evaluate a text without some heads and layers.
+
+    The keys and values of such a pass are no use to others, so its sequence is not returned.
+
+    Args:
+        model: a `Model`.
+        tokens: ids, at least one and at most n_ctx.
+        ablated: (n_layer, n_head + 1) bytes: 1 for heads whose output is to be 0, and last in a row for layers that are
+            to be skipped.
+        trace: whether to record a trace.
+
+    Returns:
+        (a `Trace` or None, the logits after the last token: numpy array of f32 (n_vocab,)).
+
+    Raises:
+        As `Sequence.append`.
+    """
+    cdef Sequence sequence = Sequence(model)
+    cdef const Config* c = &sequence.c.network.config
+    cdef Ids ids = Ids(tokens, c.n_vocab)
+    cdef CTrace found
+    cdef Trace result = None
+    if len(ablated) != c.n_layer * (c.n_head + 1):
+        raise ValueError(f"ablated: got {len(ablated)} bytes, expected {c.n_layer * (c.n_head + 1)}")
+    sequence.check_room(ids.n)
+    memset(&found, 0, sizeof(found))
+    found.n_rows = found.n_positions = ids.n
+    if trace:
+        result = new_trace(c, ids.n, ids.n, &found)
+    found.ablated = ablated
+    sequence.take()
+    try:
+        sequence.evaluate(ids, 1, NULL, &found, NULL)
+    finally:
+        sequence.release()
+    logits = new_array((c.n_vocab,))
+    if ids.n:
+        copy_to(logits, sequence.c.logits, c.n_vocab)
+    return result, logits
+
+
+def logit_lens(model, hidden, targets, n_top):
+    """Apply the final layer norm and the output head to rows of the residual stream.
+
+    Args:
+        model: a `Model`.
+        hidden: contiguous numpy array of f32 (n, n_embd), as in `Trace.hidden`.
+        targets: n ids.
+        n_top: how many of the most likely tokens to find, 0 to 32.
+
+    Returns:
+        A list of (log probability of the target, its rank, most likely tokens), one for each row: the rank of the most
+        likely token is 0; the most likely tokens are a list of (id, log probability), descending. The values of a row
+        after the last layer are those of the model's own logits, bit for bit.
+
+    Raises:
+        UsageError, VocabularyError: an argument is invalid. Gpt2rtError: logits are not finite.
+    """
+    cdef Runtime runtime = runtime_of(model)
+    cdef const Config* c = &runtime.weights.network.config
+    cdef Ids ids = Ids(targets, c.n_vocab)
+    cdef int top = number_of_logprobs("n_top", n_top, c.n_vocab)
+    cdef Score* scores = <Score*>malloc(<size_t>max(1, ids.n) * sizeof(Score))
+    cdef int64_t* ranks = <int64_t*>malloc(<size_t>max(1, ids.n) * sizeof(int64_t))
+    cdef Engine engine = None
+    cdef SequenceStatus status
+    cdef Lens lens
+    cdef Py_buffer view
+    cdef int64_t i
+    try:
+        if scores == NULL or ranks == NULL:
+            raise MemoryError()
+        PyObject_GetBuffer(hidden, &view, PyBUF_SIMPLE)
+        try:
+            if view.len != ids.n * c.n_embd * <int64_t>sizeof(float):
+                raise UsageError(f"hidden: got {view.len} bytes, expected f32 ({ids.n}, {c.n_embd})")
+            engine = runtime.borrow()
+            engine.prepare()
+            lens = Lens(&engine.c, <const float*>view.buf, ids.data, ids.n, top, scores, ranks)
+            with nogil:
+                status = lens_run(lens)
+            engine.done()
+        finally:
+            PyBuffer_Release(&view)
+        if status != SEQUENCE_OK:
+            throw(raised(status, engine.c.raised, "logit_lens"))
+        for i in range(ids.n):
+            if scores[i].logprob != scores[i].logprob:
+                throw(raised(SEQUENCE_NOT_FINITE, False, "logit_lens"))
+        return [(scores[i].logprob, ranks[i], top_of(&scores[i], scores[i].n_top)) for i in range(ids.n)]
+    finally:
+        free(scores)
+        free(ranks)

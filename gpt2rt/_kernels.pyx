@@ -21,6 +21,15 @@ cdef extern from "kernels/kernels.h" nogil:
     int kernels_here(const Kernels** found)
     const Kernels* kernels_on_request(const char* name)
 
+cdef extern from "matrix.h" nogil:
+    ctypedef struct TileLayout:
+        int64_t stride
+    ctypedef struct Matrix:
+        const uint8_t* data
+        TileLayout layout
+    TileLayout tile_layout(int type, int64_t n_in, int64_t group)
+    void matrix_row(float* x, const Matrix* m, int64_t row, int64_t n)
+
 KV_TYPES = ("f16", "f32", "int8")
 
 cdef const Kernels* KERNELS[MAX_KERNELS]
@@ -80,6 +89,35 @@ def read_bytes(bytes content, str isa):
         isa: one of `available_isas(isa)`.
     """
     return kernels_named(isa).read_bytes(content, len(content))
+
+
+def matrix_rows(tensor, Shape shape not None, rows):
+    """Return rows of a matrix as they are in the file, dequantized: bytes of f32 (len(rows), n_in).
+
+    Args:
+        tensor: (bytes of the matrix in the weights section, n_out, n_in).
+        shape: of the file.
+        rows: indices, from 0 to n_out - 1.
+    """
+    content, n_out, n_in = tensor
+    cdef int64_t n = n_in, i = 0
+    cdef Py_buffer view
+    cdef Matrix matrix
+    wanted = [row for row in rows if 0 <= row < n_out]
+    found = bytearray(len(wanted) * n * 4)
+    cdef float* out = <float*><char*>found
+    PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
+    matrix.data = <const uint8_t*>view.buf
+    matrix.layout = tile_layout(<int>shape.shape.type, n, shape.shape.group)
+    try:
+        if view.len < -(-n_out // 16) * matrix.layout.stride:
+            raise ValueError(f"tensor: got {view.len} bytes, expected a matrix ({n_out}, {n_in})")
+        for row in wanted:
+            matrix_row(out + i * n, &matrix, row, n)
+            i += 1
+    finally:
+        PyBuffer_Release(&view)
+    return bytes(found)
 
 
 @cython.final

@@ -5,7 +5,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from gpt2rt.errors import Gpt2rtError, UsageError, VocabularyError
 
@@ -36,6 +36,7 @@ cdef extern from "sampler.h" nogil:
                        int32_t* token)
     void candidates_sort(Candidate* c, int64_t n)
     int32_t rank_token(int64_t rank)
+    uint64_t random_next(Random* random)
     double exp_negative(double x)
 
 cdef extern from "logprobs.h" nogil:
@@ -213,6 +214,39 @@ cdef class Sampler:
         for i in range(count):
             total += c[i].weight
         return [(rank_token(c[i].rank), c[i].weight / total) for i in range(count)]
+
+    def choose(self, logits, history=()):
+        """Sample as `sample` does, and report how. Args: as there.
+
+        Returns:
+            (token, number, candidates): the number in [0, 1) that chose the token, None if there was no choice; and the
+            tokens that could be sampled, a list of (id, probability) in the order in which the number runs through
+            them: the token is the first one where the sum of the probabilities exceeds the number.
+        """
+        cdef SamplingOptions options
+        cdef int32_t token = 0
+        cdef int64_t count, i
+        cdef double total = 0.0, number = 0.0
+        cdef int status
+        cdef Random before
+        cdef bytes found = b"", content = logits_of(logits)
+        cdef bytes ids = self.recent(history, len(content) // 4, &options)
+        cdef SamplerInput input = self.input_of(options, ids)
+        cdef const Candidate* c
+        with cython.critical_section(self):
+            self.reserve(len(content) // 4)
+            status = sampler_choose(&self.scratch, floats_in(content), &input, &count)
+            if status == SAMPLE_OK:
+                found = PyBytes_FromStringAndSize(<const char*>self.scratch.pool, count * <Py_ssize_t>sizeof(Candidate))
+                before = self.random
+                number = <double>(random_next(&before) >> 11) * (1.0 / 9007199254740992.0)
+                status = sampler_sample(&self.scratch, floats_in(content), &input, &self.random, &token)
+        check(status)
+        c = <const Candidate*>PyBytes_AsString(found)
+        for i in range(count):
+            total += c[i].weight
+        candidates = [(rank_token(c[i].rank), c[i].weight / total) for i in range(count)]
+        return token, number if count > 1 else None, candidates
 
 
 def log_probabilities(logits, ids):

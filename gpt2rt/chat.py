@@ -43,6 +43,7 @@ class Answer:
         n_prompt_tokens, prompt_seconds: the number of tokens evaluated first, and the time it took.
         n_tokens, seconds: the number of tokens sampled, in all drafts together, and the time it took.
         prompt: the ids of the whole prompt, from the start of the context.
+        tokens: the ids of the answer, once it has ended.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Answer:
         self._conversation = conversation
         self._message = message
         self._replaced = replaced
+        self.tokens: list[int] = []
         self._sampled: list[int] = []  # the ids of the draft that becomes the answer
         self._is_whole = True  # whether it begins with the answer's first word
         self._pieces = self._run()
@@ -192,6 +194,7 @@ class Answer:
             self.finish_reason == "interrupted",
             conversation.format.is_talk and self._is_whole,
         )
+        self.tokens = tokens
         if self._text:
             n_turns = len(conversation.turns) - bool(self._replaced)
             conversation.turns[n_turns:] = [Turn(self._message, self._text, tokens)]

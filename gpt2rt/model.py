@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gpt2rt import _engine
-from gpt2rt._kernels import KV_TYPES, Weights
+from gpt2rt._kernels import KV_TYPES, Weights, matrix_rows
 from gpt2rt._tokenizer import Tokenizer
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import UsageError
@@ -24,8 +25,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Unpack
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gpt2rt.batch import BatchGeneration
     from gpt2rt.chat import Answer
+    from gpt2rt.explain.trace import TextTrace
+    from gpt2rt.modelfile import Tensor
     from gpt2rt.modelfile.reader import Metadata, Path
     from gpt2rt.sampling import SamplingKeywords
 
@@ -122,6 +128,39 @@ class Model:
     def metadata(self) -> Metadata:
         """The file's metadata (docs/format.md), a dict. Raises ModelFileError if it is damaged."""
         return self._file.metadata
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors, with name, shape, and length in bytes, in the order in which they are stored."""
+        return self._file.tensors
+
+    def tensor(self, name: str, rows: Iterable[int] | None = None) -> NDArray[np.float32]:
+        """Return a tensor as the model uses it, dequantized: a new numpy array of f32.
+
+        Args:
+            name: one of `tensors`; a matrix is (n_out, n_in).
+            rows: of a matrix; None for all.
+
+        Raises:
+            UsageError: there is no such tensor or row.
+        """
+        import numpy
+
+        for one in self._file.tensors:
+            if one.name == name:
+                break
+        else:
+            raise UsageError(f"tensor {name!r:.80}: unknown (Model.tensors lists the names)")
+        content = self._file.sections["weights"][one.offset : one.offset + one.length]
+        if not one.is_matrix:
+            if rows is not None:
+                raise UsageError(f"tensor {name}: rows are those of a matrix, this is a vector or wpe")
+            n_values = math.prod(one.shape)
+            return numpy.frombuffer(content, numpy.float32, n_values).reshape(one.shape).copy()
+        n_out, n_in = one.shape
+        wanted = range(n_out) if rows is None else [whole_number("row", row, 0, n_out - 1) for row in rows]
+        found = matrix_rows((content, n_out, n_in), self._file.shape, wanted)
+        return numpy.frombuffer(bytearray(found), numpy.float32).reshape(len(wanted), n_in)
 
     @property
     def weights_size(self) -> int:
@@ -266,6 +305,56 @@ class Model:
         """
         scores: list[float | None] = self.sequence().score(prompt_ids(self, text, "text", special=special))
         return scores
+
+    def trace(
+        self,
+        text: str | Iterable[int],
+        *,
+        max_tokens: int = 0,
+        seed: int | None = None,
+        top: int = 10,
+        ablate: Iterable[tuple[int, int | None] | int] = (),
+        special: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+        sampling: SamplingParams | None = None,
+        **options: Unpack[SamplingKeywords],
+    ) -> TextTrace:
+        """Return what the model saw in a text: probabilities, attention, the residual stream, and a lens on each layer.
+
+        The numbers are those of every other method, bit for bit. The attention takes 4 bytes for each head and pair of
+        tokens: 2 MB for 60 tokens of GPT-2 124M, 600 MB for 1,024.
+
+        Args:
+            text: a text, or its ids; at least one token, and at most as many as the model has positions.
+            max_tokens: the maximum number of tokens to sample after it, each with a record of how it was chosen.
+            seed: of the random generator; None for one from the system. The sampled text is that of `generate`.
+            top: how many of the most likely tokens to keep at each position, 1 to 32.
+            ablate: parts of the model to leave out: (layer, head) sets a head's output to 0, and a layer alone, or
+                (layer, None), skips all of the layer.
+            special: as for `generate`.
+            progress: called with the number of layers that are done, and of all.
+            sampling, options: as for `generate`.
+
+        Returns:
+            A `TextTrace`.
+
+        Raises:
+            ContextFullError: the text has more tokens than the model has positions.
+            UsageError: the text is empty, or an argument is invalid. VocabularyError: an id is out of range.
+        """
+        from gpt2rt.explain.trace import trace_text  # needs numpy
+
+        return trace_text(
+            self,
+            text,
+            max_tokens=max_tokens,
+            seed=seed,
+            sampling=sampling_with(sampling, options),
+            top=top,
+            ablate=ablate,
+            special=special,
+            progress=progress,
+        )
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], *, continue_final_message: bool = False, **options: Any

@@ -245,6 +245,15 @@ def test_the_output_on_a_page_is_what_its_commands_print(page):
         assert make_output.with_output(text) == text, "run python docs/make_output.py"
 
 
+def test_c_on_a_page_is_a_part_of_the_sources():
+    sources = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "gpt2rt" / "core").glob("*.h"))]
+    page = (ROOT / "docs" / "how-gpt2-works.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```c\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert any(block in source for source in sources), block
+
+
 def test_cli_md_is_what_the_commands_say():
     make_cli = script("make_cli")
     assert make_cli.PAGE.read_text(encoding="utf-8") == make_cli.page(), "run python docs/make_cli.py"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import shared
 from random_models import random_tensors, write_model
+from transformers_model import transformers_model
 
 from gpt2rt import open_model
 from gpt2rt.converter import convert
@@ -54,23 +55,7 @@ def tensorflow_logits(t, n_head, tokens):
 
 def transformers_logits(t, n_head, tokens):
     """Return the same, from transformers' GPT2LMHeadModel."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    n_layer = sum(name.endswith("/ln_1/g") for name in t)
-    config = transformers.GPT2Config(
-        vocab_size=len(t["wte"]), n_positions=len(t["wpe"]), n_embd=t["wte"].shape[1], n_head=n_head, n_layer=n_layer
-    )
-    endings = {"g": "weight", "w": "weight", "b": "bias"}
-    state = {"transformer.wte.weight": t["wte"], "transformer.wpe.weight": t["wpe"], "lm_head.weight": t["wte"]}
-    for name, array in t.items():
-        *path, last = name.split("/")
-        if path:
-            path = path if path[0] == "ln_f" else ["h", path[0][1:], *path[1:]]
-            state[".".join(["transformer", *path, endings[last]])] = array.reshape(array.shape[-2:])
-    model = transformers.GPT2LMHeadModel(config).eval()
-    found = model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()}, strict=False)
-    assert not found.unexpected_keys
-    assert all(key.endswith((".attn.bias", ".attn.masked_bias")) for key in found.missing_keys)
+    model, torch = transformers_model(t, n_head)
     with torch.no_grad():
         return model(torch.tensor([list(tokens)])).logits[0].numpy()
 

@@ -20,7 +20,7 @@ SDISTS = [path for path in PACKAGES if path.name.endswith(".tar.gz")]
 pytestmark = pytest.mark.skipif(not FOLDER, reason="GPT2RT_PACKAGES names no folder of packages")
 
 SIZE_LIMIT = 24 << 20  # bytes of a wheel
-CODE_SIZE_LIMIT = 1150 << 10  # bytes of a wheel, the models not counted; 295 KB of them are gpt2rt-chat and its sources
+CODE_SIZE_LIMIT = 1200 << 10  # bytes of a wheel, the models not counted; 295 KB of them are gpt2rt-chat and its sources
 PROGRAM_SIZE_LIMIT = 350 << 10  # bytes of gpt2rt-chat, unpacked
 SDIST_SIZE_LIMIT = 26 << 20
 COMPILED = {
@@ -62,8 +62,8 @@ def test_a_wheel_holds_python_its_types_the_compiled_modules_and_the_models(path
         elif name.endswith((".so", ".pyd")):
             compiled.add(name.partition(".")[0])
         else:
-            is_python = re.fullmatch(r"gpt2rt/((arena|cli|converter|jobs|modelfile|serve)/)?\w+\.pyi?", name)
-            is_page = re.fullmatch(r"gpt2rt/serve/page/\w+\.(html|css|js|svg)", name)
+            is_python = re.fullmatch(r"gpt2rt/((arena|cli|converter|explain|jobs|modelfile|serve)/)?\w+\.pyi?", name)
+            is_page = re.fullmatch(r"gpt2rt/(explain|serve)/page/\w+\.(html|css|js|svg)", name)
             is_core = re.fullmatch(r"gpt2rt/core/(kernels/)?\w+\.h", name)
             assert name in DATA or is_python or is_page or is_core
     assert compiled == COMPILED

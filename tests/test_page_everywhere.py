@@ -119,7 +119,7 @@ class TestPhone:
             assert not self.is_too_wide(page)
 
 
-@pytest.mark.parametrize("path", ["./", "notebook", "arena"])
+@pytest.mark.parametrize("path", ["./", "notebook", "arena", "explain"])
 def test_below_a_path_of_a_reverse_proxy(browser, path):
     inner = application({"demo": demo_model()}, api_key=None)
     with serving_application(below_path(inner, "/some/gpt")) as url, watched_page(browser, url) as page:
@@ -127,7 +127,7 @@ def test_below_a_path_of_a_reverse_proxy(browser, path):
         if path == "arena":
             page.guard.expected.append("404")
         page.goto(base + path.removeprefix("./"))
-        expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(3)
+        expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(4)
         if path == "./":
             expect(page.get_by_role("heading", name="demo")).to_be_visible()
             assert ask(page, "Hello!")
@@ -136,6 +136,9 @@ def test_below_a_path_of_a_reverse_proxy(browser, path):
             page.keyboard.press("Control+Enter")
             expect(page.locator(".status")).to_contain_text("tokens")
             wait_for_text(page)
+        elif path == "explain":
+            button(page, "Explain").click()
+            expect(page.get_by_role("heading", name="Layer by layer")).to_be_visible()
         page.get_by_role("link", name="Notebook").click()
         expect(page).to_have_url(f"{base}notebook")
         page.get_by_role("link", name="Chat").click()
@@ -225,6 +228,16 @@ class TestAccessibility:
             self.check(page, axe)
             page.get_by_role("link", name="Board", exact=True).click()
             expect(page.get_by_role("table", name="Ratings")).to_be_visible()
+            self.check(page, axe)
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [320, 1280])
+    def test_explain(self, browser, page_url, axe, scheme, width):
+        with watched_page(browser, page_url, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
+            page.goto("explain")
+            self.check(page, axe)
+            button(page, "Explain").click()
+            expect(page.get_by_role("heading", name="Layer by layer")).to_be_visible()
             self.check(page, axe)
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -7,12 +7,19 @@ import pytest
 from demo import demo_model
 from serving import serving
 
+from gpt2rt.explain import lesson
 from gpt2rt.serve import page
 from gpt2rt.serve.page import DEFAULTS, PAGES, POLICY, PREFIX, read_page_files
 
 FOLDER = pathlib.Path(page.__file__).parent / "page"
+SHARED = pathlib.Path(lesson.__file__).parent / "page"  # with the lesson of gpt2rt explain
 SCRIPTS = sorted(FOLDER.glob("*.js"))
 MAX_SIZE = 100_000  # bytes of a page and all that it loads
+
+
+def place(name):
+    """Return the path of a file of the page."""
+    return next((path for path in (FOLDER / name, SHARED / name) if path.exists()), FOLDER / name)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def test_the_defaults_that_the_page_shows_are_those_of_the_server(server):
 def test_a_page_is_small(name):
     waiting, loaded = [name], set()
     while waiting:
-        path = FOLDER / waiting.pop()
+        path = place(waiting.pop())
         if path not in loaded and path.name != DEFAULTS:
             loaded.add(path)
             waiting += re.findall(r'(?:"\./|"page/)(\w+\.\w+)"', path.read_text(encoding="utf-8"))
@@ -91,7 +98,7 @@ def test_a_script_imports_files_that_exist_and_uses_what_it_imports(path):
     imports = re.findall(r'^import (?:\{([^}]*)\} from )?"\./(\w+\.js)";$', text, re.MULTILINE)
     assert len(imports) == len(re.findall(r"^import ", text, re.MULTILINE))
     for names, file in imports:
-        exported = (FOLDER / file).read_text(encoding="utf-8")
+        exported = place(file).read_text(encoding="utf-8")
         for name in filter(None, (one.strip() for one in names.split(","))):
             assert re.search(rf"^export (async )?(function\*?|class|const) {name}\b", exported, re.MULTILINE)
             assert len(re.findall(rf"\b{name}\b", text)) > 1

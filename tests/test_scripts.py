@@ -9,6 +9,7 @@ import lzma
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -433,3 +434,15 @@ class TestDocs:
         )
         assert len(new) > 10
         assert new == old, "run python docs/make_picture.py"
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("needs_demo")
+    def test_the_pictures_are_of_a_lesson(self, copy, browser):
+        pictures = [copy / "docs" / f"explain-{name}.png" for name in ("next", "layers")]
+        for path in pictures:
+            path.unlink()
+        run("docs/make_lesson.py", cwd=copy)
+        for path in pictures:
+            content = path.read_bytes()
+            assert content.startswith(b"\x89PNG")
+            assert struct.unpack(">II", content[16:24]) == (900, 1000)

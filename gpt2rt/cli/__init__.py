@@ -23,6 +23,7 @@ COMMANDS = (
         "arena",
         "batch",
         "next",
+        "explain",
         "models",
         "download",
         "convert",
@@ -104,6 +105,7 @@ def group(ctx: click.Context, /) -> None:
       gpt2rt chat                            chat with the small bundled model
       gpt2rt generate "Once upon a time"     let it continue a text
       gpt2rt next "The cat sat on the"       show the most likely next tokens
+      gpt2rt explain "The cat sat on the"    show what the model saw in a text
       gpt2rt chat 124M                       chat with OpenAI's smallest, downloaded if you want
       gpt2rt generate 124M "Once upon a time"
       gpt2rt models                          list the models that have a name

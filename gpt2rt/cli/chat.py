@@ -34,10 +34,12 @@ HELP = """\
 /set               list the settings and their defaults
 /set NAME          explain a setting
 /set NAME VALUE    change a setting
+/why               show what the last answer might have been, token by token
 /stats             print the speed, the use of the context and the seed
 /exit, /quit       leave; so does Ctrl-D (Ctrl-C stops an answer)"""
 
 LEAVING = ("exit", "quit")
+N_ALTERNATIVES = 4  # of each token, itself included
 ALIASES = {"?": "help"}
 WITH_ARGUMENT = ("save", "load", "set")
 
@@ -143,6 +145,7 @@ class Talk:
             "load": self.load,
             "set": self.set,
             "stats": self.stats,
+            "why": self.why,
         }
 
     def greet(self, is_bundled: bool, is_sampled: bool) -> None:
@@ -372,6 +375,26 @@ class Talk:
             self.note(f"answer    {counted(answer.n_tokens, 'token')} sampled, {sampled}")
         self.note(f"threads   {conversation.model.n_threads}")
         self.note(f"seed      {conversation.seed}")
+
+    def why(self, _: str) -> None:
+        from gpt2rt.cli.tokenize import shown
+        from gpt2rt.explain.alternatives import alternatives
+
+        answer, conversation = self.answer, self.conversation
+        if answer is None or not answer.tokens:
+            raise UsageError("/why: there is no answer yet")
+        name = conversation.model.tokenizer.token_bytes
+        lines = []
+        for token, probability, top in alternatives(
+            conversation.sequence, answer.prompt, answer.tokens, N_ALTERNATIVES
+        ):
+            others = [f"{shown(name(one))} {share:.0%}" for one, share in top if one != token and share >= 0.005]
+            instead = f"not {', '.join(others[: N_ALTERNATIVES - 1])}" if others else "nothing else"
+            lines.append((shown(name(token)), probability, instead))
+        width = max(text_width(text) for text, _, _ in lines)
+        for text, probability, instead in lines:
+            write(f"{text}{' ' * (width - text_width(text))} {probability:7.2%}  {instead}\n")
+        self.note("(the model's own probabilities, before temperature and the other settings)")
 
     def turns(self) -> str:
         """Return the number of turns as text."""

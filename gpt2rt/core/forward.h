@@ -56,10 +56,13 @@ typedef struct {
     int64_t slice, row, position, count;
 } QueryRun;
 
-/* Copies of intermediate results of a pass. */
+/* Copies of intermediate results of a pass, where a pointer is not NULL; and parts of the network to leave out. */
 typedef struct {
     float *hidden;    /* (n_layer + 1, n_rows, n_embd): the residual stream before layer 0 and after each layer */
+    float *middle;    /* (n_layer, n_rows, n_embd): the residual stream between a layer's attention and its MLP */
+    float *heads;     /* (n_layer, n_rows, n_embd): the outputs of all heads, which are the inputs of attn.c_proj */
     float *attention; /* (n_layer, n_head, n_rows, n_positions): 0 after a row's own position */
+    const uint8_t *ablated; /* (n_layer, n_head + 1): heads whose output becomes 0; last, layers that are skipped */
     int64_t n_rows, n_positions;
     int64_t first; /* the trace's row for row 0 of the pass */
 } Trace;
@@ -232,6 +235,11 @@ static inline void store_keys_values(const ForwardPass *p, const KVCache *cache,
         p->network->kernels->kv_store(cache, row + c->n_embd, row + 2 * c->n_embd, head, slice->position + t);
 }
 
+/* Returns whether a head is left out; n_head stands for the whole layer. */
+static inline int is_ablated(const ForwardPass *p, int64_t layer, int64_t head) {
+    return p->trace && p->trace->ablated && p->trace->ablated[layer * (p->network->config.n_head + 1) + head];
+}
+
 /* Computes attention for a run of queries of one head: q of qkv -> att. */
 static inline void answer(const ForwardPass *p, Worker *w, const KVCache *cache, const QueryRun *run, int64_t layer, int64_t head) {
     const Config *c = &p->network->config;
@@ -251,6 +259,9 @@ static inline void answer(const ForwardPass *p, Worker *w, const KVCache *cache,
                        ((layer * c->n_head + head) * trace->n_rows + trace->first + run->row) * trace->n_positions;
     }
     for (int repeat = 0; repeat < REPEATS(w); repeat++) p->network->kernels->attention(&args);
+    if (is_ablated(p, layer, head))
+        for (int64_t i = 0; i < run->count; i++)
+            memset(args.out + i * args.out_stride, 0, sizeof(float) * (size_t)c->head_dim);
 }
 
 /* Stores the keys and values of all rows. */
@@ -324,14 +335,23 @@ static inline void attend_wanted(const ForwardPass *p, Worker *w, int64_t layer,
     answer_all(p, w, layer, p->wanted, p->n_wanted);
 }
 
-/* Copies the residual stream before layer `layer` (n_layer: after the last one) to the trace. */
-static inline void trace_hidden(const ForwardPass *p, const Worker *w, int64_t layer) {
+/* Copies this worker's part of the rows (T, E) to the trace: to entry `i` of an array (n, n_rows, n_embd), or NULL. */
+static inline void trace_rows(const ForwardPass *p, const Worker *w, float *to, int64_t i, const float *rows) {
     const Config *c = &p->network->config;
     const Trace *t = p->trace;
-    if (!t || !t->hidden) return;
-    for (int64_t i = partition(p->n_rows, w->index, w->count); i < partition(p->n_rows, w->index + 1, w->count); i++)
-        memcpy(t->hidden + (layer * t->n_rows + t->first + i) * c->n_embd, p->scratch->x + i * c->E,
-               sizeof(float) * (size_t)c->n_embd);
+    if (!to) return;
+    for (int64_t n = partition(p->n_rows, w->index, w->count); n < partition(p->n_rows, w->index + 1, w->count); n++)
+        memcpy(to + (i * t->n_rows + t->first + n) * c->n_embd, rows + n * c->E, sizeof(float) * (size_t)c->n_embd);
+}
+
+/* Computes the logits of the first n rows of x. Every worker may read them afterwards. */
+static inline void output_logits(const ForwardPass *p, Worker *w, int64_t n) {
+    const Network *network = p->network;
+    const Config *c = &network->config;
+    const Inputs inputs = inputs_of(p, w, &network->head, p->scratch->x, c->E, n,
+                                    (Norm){network->ln_f_g, network->ln_f_b});
+    project(p, w, &network->head, &inputs, n, p->logits, c->V, MATMUL_STORE, 0, network->head.tiles);
+    pool_barrier(w);
 }
 
 /* Adds the time of a step; returns when the next step begins. */
@@ -359,7 +379,11 @@ static inline int forward(ForwardPass *p, Worker *w) {
 
     for (int64_t i = 0; i < c->n_layer; i++) {
         const Layer *layer = &network->layers[i];
-        trace_hidden(p, w, i);
+        if (p->trace) trace_rows(p, w, p->trace->hidden, i, s->x);
+        if (is_ablated(p, i, c->n_head)) { /* the layer adds nothing to the residual stream */
+            trace_rows(p, w, p->trace->middle, i, s->x);
+            continue;
+        }
 
         /* 2. Queries, keys and values. 3. Attention. In the last layer, only for the rows whose logits are wanted. */
         inputs = inputs_of(p, w, &layer->attn_c_attn, s->x, c->E, n, (Norm){layer->ln_1_g, layer->ln_1_b});
@@ -375,12 +399,14 @@ static inline int forward(ForwardPass *p, Worker *w) {
         pool_barrier(w);
         begin = end_step(p, w, STEP_ATTENTION, begin);
         if (n == 0) return 1;
+        if (p->trace) trace_rows(p, w, p->trace->heads, i, s->att);
 
         /* 4. The attention's output, added to the residual stream. */
         inputs = inputs_of(p, w, &layer->attn_c_proj, s->att, c->E, n, no_norm);
         project(p, w, &layer->attn_c_proj, &inputs, n, s->x, c->E, MATMUL_ADD, 0, layer->attn_c_proj.tiles);
         pool_barrier(w);
         begin = end_step(p, w, STEP_ATTN_C_PROJ, begin);
+        if (p->trace) trace_rows(p, w, p->trace->middle, i, s->x);
 
         /* 5. The MLP, also added to the residual stream. */
         inputs = inputs_of(p, w, &layer->mlp_c_fc, s->x, c->E, n, (Norm){layer->ln_2_g, layer->ln_2_b});
@@ -394,7 +420,7 @@ static inline int forward(ForwardPass *p, Worker *w) {
         begin = end_step(p, w, STEP_MLP_C_PROJ, begin);
         if (atomic_get(&p->stopped)) return 0;
     }
-    trace_hidden(p, w, c->n_layer);
+    if (p->trace) trace_rows(p, w, p->trace->hidden, c->n_layer, s->x);
 
     /* 6. The logits of the wanted rows, which are at the front now. */
     if (p->n_logits < n) {  /* with a trace, all rows are still there */
@@ -404,9 +430,7 @@ static inline int forward(ForwardPass *p, Worker *w) {
         n = p->n_logits;
     }
     if (n == 0) return 1;
-    inputs = inputs_of(p, w, &network->head, s->x, c->E, n, (Norm){network->ln_f_g, network->ln_f_b});
-    project(p, w, &network->head, &inputs, n, p->logits, c->V, MATMUL_STORE, 0, network->head.tiles);
-    pool_barrier(w);
+    output_logits(p, w, n);
     end_step(p, w, STEP_HEAD, begin);
     return 1;
 }

@@ -49,15 +49,11 @@ static inline double token_logprob(const float *logits, int64_t n_vocab, int32_t
     return log_softmax_new(&softmax, logits, n_vocab) == SAMPLE_OK ? log_softmax(&softmax, logits[token]) : nan;
 }
 
-/* Finds the k <= n_vocab most likely tokens, descending, lower ids first if tied. Returns SAMPLE_OK or what is wrong
- * with the logits. OUT ids (k), logprobs (k), on SAMPLE_OK. */
-static inline int top_logprobs(SamplerScratch *scratch, const float *logits, int64_t k, int32_t *ids,
-                               double *logprobs) {
-    LogSoftmax softmax;
+/* Finds the k, 1 to n_vocab, most likely tokens, descending, lower ids first if tied. OUT ids (k), logprobs (k). */
+static inline void top_of_softmax(SamplerScratch *scratch, const LogSoftmax *softmax, const float *logits, int64_t k,
+                                  int32_t *ids, double *logprobs) {
     Candidate *c = scratch->pool;
     int32_t greatest;
-    const int status = log_softmax_new(&softmax, logits, scratch->n_vocab);
-    if (status != SAMPLE_OK || k <= 0) return status;
     logits_scan(logits, scratch->n_vocab, scratch->block_max, &greatest);
     int64_t n = sampler_gather(scratch, logits, sampler_floor(scratch, k));
     if (n < k) n = sampler_gather(scratch, logits, ORDER_MINUS_INFINITY); /* forbidden tokens are needed too */
@@ -65,19 +61,32 @@ static inline int top_logprobs(SamplerScratch *scratch, const float *logits, int
     candidates_sort(c, k);
     for (int64_t i = 0; i < k; i++) {
         ids[i] = rank_token(c[i].rank);
-        logprobs[i] = log_softmax(&softmax, order_value(rank_key(c[i].rank)));
+        logprobs[i] = log_softmax(softmax, order_value(rank_key(c[i].rank)));
     }
-    return SAMPLE_OK;
+}
+
+/* The same, for any k <= n_vocab. Returns SAMPLE_OK or what is wrong with the logits. */
+static inline int top_logprobs(SamplerScratch *scratch, const float *logits, int64_t k, int32_t *ids,
+                               double *logprobs) {
+    LogSoftmax softmax;
+    const int status = log_softmax_new(&softmax, logits, scratch->n_vocab);
+    if (status == SAMPLE_OK && k > 0) top_of_softmax(scratch, &softmax, logits, k, ids, logprobs);
+    return status;
 }
 
 /* Computes a token's score from the logits before it; the scratch is used only if n_top > 0. OUT score; it has none of
  * the most likely tokens if the logits are not finite. */
 static inline void score_token(SamplerScratch *scratch, const float *logits, int64_t n_vocab, int32_t token, int n_top,
                                Score *score) {
-    score->logprob = token_logprob(logits, n_vocab, token);
+    LogSoftmax softmax;
     score->n_top = 0;
-    if (n_top > 0 && top_logprobs(scratch, logits, n_top, score->top_ids, score->top_logprobs) == SAMPLE_OK)
-        score->n_top = n_top;
+    if (n_top <= 0 || log_softmax_new(&softmax, logits, n_vocab) != SAMPLE_OK) {
+        score->logprob = token_logprob(logits, n_vocab, token);
+        return;
+    }
+    score->logprob = log_softmax(&softmax, logits[token]);
+    score->n_top = n_top;
+    top_of_softmax(scratch, &softmax, logits, n_top, score->top_ids, score->top_logprobs);
 }
 
 #endif

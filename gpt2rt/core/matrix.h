@@ -98,6 +98,12 @@ static inline Matrix value_matrix(const KVCache *cache, int64_t head, int64_t po
     return m;
 }
 
+/* x (n) = row `row` of m, dequantized. */
+static inline void matrix_row(float *x, const Matrix *m, int64_t row, int64_t n) {
+    const uint8_t *tile = m->data + row / TILE * m->layout.stride;
+    for (int64_t i = 0; i < n; i++) x[i] = tile_read(&m->layout, tile, i, row % TILE);
+}
+
 /* x (n) = row `row` of m + y (n). */
 static inline void embed(float *x, const Matrix *m, int64_t row, const float *y, int64_t n) {
     const uint8_t *tile = m->data + row / TILE * m->layout.stride;

@@ -24,6 +24,7 @@ from gpt2rt.serve.call import Call
 from gpt2rt.serve.chat_completions import ChatWriter, chat_texts
 from gpt2rt.serve.completions import CompletionWriter, completion_texts
 from gpt2rt.serve.delivery import Delivery
+from gpt2rt.serve.explain_routes import ExplainRoutes
 from gpt2rt.serve.gate import Gate
 from gpt2rt.serve.metrics import CONTENT_TYPE, Metrics
 from gpt2rt.serve.page import page_routes
@@ -99,6 +100,7 @@ class Service:
                 Route("/health", self.health),
                 Route("/metrics", self.metrics),
                 *(ArenaRoutes(self._arena, self._read_body).routes() if self._arena else ()),
+                *ExplainRoutes(self._model, self._read_body).routes(),
                 *page_routes(),
             ],
             middleware=[cors, gate] if settings.allow_origins else [gate],

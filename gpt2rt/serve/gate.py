@@ -26,6 +26,7 @@ MAX_BODY = 4 << 20  # bytes
 KNOWN_PATHS = {
     *("/v1/models", "/v1/completions", "/v1/chat/completions"),
     *("/tokenize", "/detokenize", "/tokenizer_info", "/health", "/metrics"),
+    "/explain/lesson",
     *PAGES,
 }
 

@@ -15,7 +15,7 @@ from gpt2rt.chat import MAX_TOKENS as MAX_CHAT_TOKENS
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 from gpt2rt.serve.completions import MAX_TOKENS
 
-PAGES = {"/": "index.html", "/notebook": "notebook.html", "/arena": "arena.html"}
+PAGES = {"/": "index.html", "/notebook": "notebook.html", "/arena": "arena.html", "/explain": "explain.html"}
 PREFIX = "/page/"  # of the paths of the other files
 DEFAULTS = "defaults.json"
 MEDIA_TYPES = {
@@ -58,9 +58,9 @@ class PageFile:
 
 def read_page_files() -> dict[str, PageFile]:
     """Return the page's files by name, from the package."""
-    folder = files("gpt2rt.serve") / "page"
+    folders = [files("gpt2rt.serve") / "page", files("gpt2rt.explain") / "page"]
     found = {DEFAULTS: PageFile(msgspec.json.encode(request_defaults()), "application/json")}
-    for file in folder.iterdir():
+    for file in (file for folder in folders for file in folder.iterdir()):
         media_type = MEDIA_TYPES.get(file.name.rpartition(".")[2])
         if media_type is not None:
             found[file.name] = PageFile(file.read_bytes(), media_type)
