@@ -3,8 +3,10 @@
 python hostile_calls.py MODEL SEED CALLS
 """
 
+import contextlib
 import faulthandler
 import importlib
+import os
 import random
 import sys
 
@@ -119,8 +121,16 @@ def call_members(subject, random_arguments):
                 attempt(found, *arguments)
 
 
+MOST_MEMORY = 4 << 30  # bytes, of addresses: some calls ask for much, and get a MemoryError
+
+
 def main():
     faulthandler.enable()
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        if "asan" not in os.environ.get("LD_PRELOAD", ""):  # which needs terabytes of addresses
+            resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     path, seed, n_calls = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     choose = random.Random(seed)
     n_classes = 0

@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-m", "gpt2rt"]
 PATIENCE = 60  # seconds without a sign of life
 FREE = {  # free text: there is nothing to complete
     *("name", "licence", "user_name", "bot_name", "stop", "base_url"),
-    *("field", "id_field", "model_name", "on"),
+    *("field", "id_field", "model_name", "on", "head", "ablate"),
     *("host", "api_key", "allow_host", "allow_origin", "chat_template", "opening_template"),
 }
 
