@@ -10,6 +10,7 @@ import click
 
 from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
+from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import given, model_options, special_option
 from gpt2rt.errors import UsageError
 from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
@@ -59,7 +60,10 @@ def explained_sampling(command: Callable[..., None]) -> Callable[..., None]:
     help="Leave out this head, or this layer; may be repeated.  [default: none]",
 )
 @click.option(
-    "--html", metavar="FILE", help="Write a lesson: one page that needs no network.  [default: print, or read keys]"
+    "--html",
+    type=FILE,
+    metavar="FILE",
+    help="Write a lesson: one page that needs no network.  [default: print, or read keys]",
 )
 @click.option("--print", "as_text", is_flag=True, help="Print once, also at a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
