@@ -106,3 +106,27 @@ def test_a_saved_option_with_both_of_its_names_is_refused():
         UsageError, match="sampling option 'no_repeat_ngram': 'no_repeat_ngram_size', its new name, is given too"
     ):
         SamplingParams.from_dict({"no_repeat_ngram": 2, "no_repeat_ngram_size": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        *(("temperature", 100.0), ("top_k", 1 << 20), ("top_p", 1.0), ("min_p", 1.0), ("repetition_penalty", 100.0)),
+        *(("repeat_last_n", 1 << 16), ("presence_penalty", 2.0), ("frequency_penalty", 2.0)),
+        ("no_repeat_ngram_size", 1 << 10),
+    ],
+)
+def test_the_greatest_value_of_an_option_is_accepted_and_the_next_one_refused(name, most):
+    assert getattr(SamplingParams(**{name: most}), name) == most
+    beyond = most + 1 if isinstance(most, int) else most * 1.001
+    with pytest.raises(UsageError, match=f"{name}: got"):
+        SamplingParams(**{name: beyond})
+
+
+def test_the_defaults_of_a_chat_are_these():
+    assert CHAT_DEFAULTS == {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "repetition_penalty": 1.05,
+        "no_repeat_ngram_size": 4,
+    }
