@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpt2rt.errors import UsageError
-from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
+from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 
 
 def test_parameters_are_checked_by_name():
