@@ -23,7 +23,7 @@ MODULES = ("_chat", "_engine", "_kernels", "_modelfile", "_sampler", "_tokenizer
 # As users start Python, with the current folder first in the search path.
 USERS_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
 NOT_SOURCES = shutil.ignore_patterns(
-    *("*.so", "*.pyd", "*.c", "*.egg-info", "*.bin", "__pycache__"),
+    *("*.so", "*.pyd", "*.egg-info", "*.bin", "__pycache__"),
     *("build", "dist", "shared", "tests", "train"),
     ".*",
 )
