@@ -32,7 +32,7 @@ def save_transcript(conversation: Conversation, path: str) -> None:
     """
     import json
 
-    from gpt2rt.modelfile.unfinished import Unfinished
+    from gpt2rt.modelfile.unfinished import replaced
 
     chat = conversation.format
     document = {
@@ -53,19 +53,8 @@ def save_transcript(conversation: Conversation, path: str) -> None:
             with open_regular(path) as file:
                 if file.read(len(MARK)) != MARK:
                     raise UsageError(f"{path}: exists and is not a transcript (choose another name)")
-        unfinished = Unfinished(path)
-        try:
-            unfinished.make()
-            os.chmod(unfinished.path, 0o600)  # a conversation is private
-            with open(unfinished.path, "wb") as part:
-                part.write(content)
-                part.flush()
-                os.fsync(part.fileno())
-            os.replace(unfinished.path, path)
-        except BaseException:
-            unfinished.remove()
-            raise
-        unfinished.release()
+        with replaced(path, mode=0o600) as file:  # a conversation is private
+            file.write(content)
     except (OSError, ValueError) as error:
         raise _refusal(path, "can't be written", error) from None
 

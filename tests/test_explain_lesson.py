@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -130,6 +132,21 @@ def test_the_command_writes_it(cli, tmp_path):
     assert code == 1
     assert err.startswith(f"gpt2rt: {path / 'none' / 'x.html'}: ")
     assert cli("explain", "Hi", "--html", path, "--json")[0] == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the size of files can't be limited")
+def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    demo_model()
+    path = tmp_path / "lesson.html"
+    path.write_text("before")
+    limited = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); from gpt2rt.__main__ import main; main()"
+    line = [sys.executable, "-c", limited, "explain", "Hi", "--html", path]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"gpt2rt: {path}: can't be written: File too large\n"
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # --- in a browser

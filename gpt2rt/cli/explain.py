@@ -12,7 +12,7 @@ from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import given, model_options, special_option
-from gpt2rt.errors import UsageError
+from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
 
 TYPE_CHECKING = False
@@ -138,14 +138,20 @@ def command(
 
 def write_lesson(found: TextTrace, sampling: SamplingParams, path: str) -> None:
     """Write the page."""
+    from gpt2rt.cli.signals import undone_when_stopped
     from gpt2rt.cli.terminal import counted, printable
     from gpt2rt.explain.lesson import html_page, lesson_data
+    from gpt2rt.modelfile.unfinished import check_output, replaced
 
     with Progress("branching") as progress:
         data = lesson_data(found, sampling, progress)
     page = html_page(data, f"What the model saw: {' '.join(found.text.split())[:60]}").encode()
-    with open(path, "wb") as file:
-        file.write(page)
+    try:
+        check_output(path, force=True)
+        with undone_when_stopped(), replaced(path) as file:
+            file.write(page)
+    except (OSError, UsageError) as error:
+        raise Gpt2rtError(f"{path}: can't be written: {getattr(error, 'strerror', None) or error}") from None
     click.echo(f"{printable(path)}: {counted(found.n_tokens, 'token')}, {len(page) / 1e6:.2f} MB", err=True)
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from gpt2rt.bounded_json import loads
 from gpt2rt.errors import Gpt2rtError, UsageError
-from gpt2rt.modelfile.unfinished import Unfinished, remove_abandoned
+from gpt2rt.modelfile.unfinished import remove_abandoned, replaced
 from gpt2rt.regular_file import open_regular, read_regular
 
 if sys.platform != "win32":
@@ -193,21 +193,10 @@ def _damaged(path: str, what: str) -> Gpt2rtError:
 
 
 @contextlib.contextmanager
-def _finished(unfinished: str, path: str, check: Callable[[str], None] = lambda _: None) -> Iterator[IO[bytes]]:
+def _finished(unfinished: str, path: str, check: Callable[[str], None] | None = None) -> Iterator[IO[bytes]]:
     """Write a file that gets its name once all of it is on the disk, and `check` has not raised."""
-    part = Unfinished(unfinished)
-    try:
-        part.make()
-        with open(part.path, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        check(part.path)
-        os.replace(part.path, path)
-    except BaseException:
-        part.remove()
-        raise
-    part.release()
+    with replaced(path, unfinished=unfinished, check=check) as file:
+        yield file
     _sync(os.path.dirname(path) or ".")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gpt2rt
 from gpt2rt.errors import Gpt2rtError, ModelFileError
 from gpt2rt.jobs.shard import Answers, Call, answered, checked_model
-from gpt2rt.modelfile.unfinished import Unfinished
+from gpt2rt.modelfile.unfinished import replaced
 
 if TYPE_CHECKING:
     from gpt2rt.jobs.source import Shard
@@ -114,13 +114,5 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _write(path: str, pieces: Iterable[Any]) -> None:
-    part = Unfinished(path)
-    try:
-        part.make()
-        with open(part.path, "wb") as file:
-            file.writelines(pieces)
-        os.replace(part.path, path)
-    except BaseException:
-        part.remove()
-        raise
-    part.release()
+    with replaced(path) as file:
+        file.writelines(pieces)

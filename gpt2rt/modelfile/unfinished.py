@@ -18,8 +18,8 @@ from gpt2rt.errors import ModelFileError, UsageError
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import NoReturn
+    from collections.abc import Callable, Iterator
+    from typing import IO, NoReturn
 
 if sys.platform != "win32":
     import fcntl
@@ -85,6 +85,38 @@ class Unfinished:
         if self._lock != NO_LOCK:
             os.close(self._lock)
             self._lock = NO_LOCK
+
+
+@contextlib.contextmanager
+def replaced(
+    path: str, *, unfinished: str | None = None, mode: int | None = None, check: Callable[[str], None] | None = None
+) -> Iterator[IO[bytes]]:
+    """Write a file that takes its name, and the place of one that has it, once all of it is on the disk.
+
+    Args:
+        unfinished: the name to derive that of the unfinished file from, on the same file system; None for `path`.
+        mode: its permissions; None for the usual ones.
+        check: called with the unfinished file's path before it gets its name; may raise.
+
+    Raises:
+        UsageError: nothing can be written in the folder. OSError: as writing and renaming do.
+    """
+    part = Unfinished(path if unfinished is None else unfinished)
+    try:
+        part.make()
+        if mode is not None:
+            os.chmod(part.path, mode)
+        with open(part.path, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(part.path)
+        os.replace(part.path, path)
+    except BaseException:
+        part.remove()
+        raise
+    part.release()
 
 
 def check_output(path: str, force: bool) -> None:
