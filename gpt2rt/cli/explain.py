@@ -11,7 +11,7 @@ import click
 from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.parameters import FILE
-from gpt2rt.cli.sampling_options import given, model_options, special_option
+from gpt2rt.cli.sampling_options import given, model_options, sampling_option, special_option
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
 
@@ -31,10 +31,7 @@ def explained_sampling(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of sampling that a view explains."""
     defaults = SamplingParams().as_dict()
     for name in ("min_p", "top_p", "top_k", "temperature"):
-        kind, _, _, meaning = SAMPLING_OPTIONS[name]
-        metavar = "X" if kind is float else "N"
-        text = f"{meaning}  [default: {defaults[name]}]"
-        command = click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)(command)
+        command = sampling_option(name, defaults[name])(command)
     return command
 
 

@@ -44,6 +44,14 @@ def model_options(command: Command) -> Command:
     return threads_option(kv_type_option(command))
 
 
+def sampling_option(name: str, default: float) -> Callable[[Command], Command]:
+    """Return a decorator that adds an option of `SamplingParams`."""
+    kind, _, _, meaning = SAMPLING_OPTIONS[name]
+    metavar = "X" if kind is float else "N"
+    text = f"{meaning}  [default: {default}]"
+    return click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+
+
 def sampling_options(
     max_tokens: int, changed_defaults: SamplingKeywords, *, seed: str = "a random seed, which is printed"
 ) -> Callable[[Command], Command]:
@@ -55,7 +63,7 @@ def sampling_options(
     """
 
     def decorate(command: Command) -> Command:
-        decorators = [
+        decorators: list[Callable[[Command], Command]] = [
             click.option(
                 "-n", "--max-tokens", type=int, metavar="N", help=f"Generate at most N tokens.  [default: {max_tokens}]"
             ),
@@ -70,15 +78,7 @@ def sampling_options(
             ),
         ]
         defaults = SamplingParams(**changed_defaults).as_dict()
-        for name, (kind, _, _, meaning) in SAMPLING_OPTIONS.items():
-            decorators.append(
-                click.option(
-                    f"--{name.replace('_', '-')}",
-                    type=kind,
-                    metavar="X" if kind is float else "N",
-                    help=f"{meaning}  [default: {defaults[name]}]",
-                )
-            )
+        decorators += [sampling_option(name, defaults[name]) for name in SAMPLING_OPTIONS]
         for decorator in reversed(decorators):
             command = decorator(command)
         return command
