@@ -12,7 +12,6 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-import os
 import sys
 from _thread import get_ident
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from gpt2rt._kernels cimport Config, Kernels, Weights
 from gpt2rt._sampler cimport LogitBias, options_of, random_seed, token_logprob
 from gpt2rt.arguments import real_number, whole_number
 from gpt2rt.errors import CancelledError, ContextFullError, Gpt2rtError, UsageError, VocabularyError
-from gpt2rt.sampling import SamplingParams
+from gpt2rt.sampling import SamplingParams, new_seed
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()
@@ -707,7 +706,7 @@ cdef class Sequence:
         cdef int n_logprobs = number_of_logprobs("logprobs", logprobs, n_vocab)
         cdef int n_prompt_logprobs = number_of_logprobs("prompt_logprobs", prompt_logprobs, n_vocab)
         if seed is None and self.last_seed is None:
-            seed = int.from_bytes(os.urandom(4), "little")  # 32 bits, short enough to be typed
+            seed = new_seed()
         if seed is not None:
             seed = whole_number("seed", seed, 0, (1 << 64) - 1)
         self.take()

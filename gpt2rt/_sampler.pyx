@@ -5,7 +5,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t
 
 from gpt2rt.errors import Gpt2rtError, UsageError, VocabularyError
 
@@ -36,7 +36,7 @@ cdef extern from "sampler.h" nogil:
                        int32_t* token)
     void candidates_sort(Candidate* c, int64_t n)
     int32_t rank_token(int64_t rank)
-    uint64_t random_next(Random* random)
+    double random_unit(Random* random)
     double exp_negative(double x)
 
 cdef extern from "logprobs.h" nogil:
@@ -239,7 +239,7 @@ cdef class Sampler:
             if status == SAMPLE_OK:
                 found = PyBytes_FromStringAndSize(<const char*>self.scratch.pool, count * <Py_ssize_t>sizeof(Candidate))
                 before = self.random
-                number = <double>(random_next(&before) >> 11) * (1.0 / 9007199254740992.0)
+                number = random_unit(&before)
                 status = sampler_sample(&self.scratch, floats_in(content), &input, &self.random, &token)
         check(status)
         c = <const Candidate*>PyBytes_AsString(found)

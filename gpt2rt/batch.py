@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from gpt2rt._engine import Engine, Sequence
 from gpt2rt.arguments import whole_number
 from gpt2rt.errors import ContextFullError, Gpt2rtError, UsageError
 from gpt2rt.generate import Continuation, prompt_ids, run_together, stop_strings
-from gpt2rt.sampling import MAX_SEED, SAMPLING_OPTIONS, SamplingParams, sampling_with
+from gpt2rt.sampling import MAX_SEED, SAMPLING_OPTIONS, SamplingParams, new_seed, sampling_with
 
 BATCH_SIZE = 16
 MAX_BATCH_SIZE = 256
@@ -53,7 +52,7 @@ def requests_of(
         raise UsageError(f"prompts: got {prompts!r:.80}, expected a list of prompts")
     defaults = {**defaults, "stop": stop_strings(defaults["stop"])}
     special = defaults.pop("special")
-    seed = int.from_bytes(os.urandom(4), "little") if seed is None else whole_number("seed", seed, 0, MAX_SEED)
+    seed = new_seed() if seed is None else whole_number("seed", seed, 0, MAX_SEED)
     requests = []
     for i, given in enumerate(prompts):
         options: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"prompt": given}

@@ -6,7 +6,6 @@ llm imports every plugin for each of its commands, so the engine is imported wit
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from pydantic import Field, create_model
 
 from gpt2rt.errors import UsageError
 from gpt2rt.model_folder import BUNDLED, model_names, path_of
-from gpt2rt.sampling import CHAT_DEFAULTS, MAX_SEED, SAMPLING_OPTIONS, SamplingParams
+from gpt2rt.sampling import CHAT_DEFAULTS, MAX_SEED, SAMPLING_OPTIONS, SamplingParams, new_seed
 
 if TYPE_CHECKING:
     from typing import Any
@@ -86,7 +85,7 @@ class _Chat:
     def answer(self, prompt: Any, response: Any) -> Iterator[str]:
         """Answer a prompt, piece by piece, and report the usage and the seed. Raises Gpt2rtError."""
         options = {name: value for name, value in prompt.options if value is not None}
-        options.setdefault("seed", int.from_bytes(os.urandom(4), "little"))
+        options.setdefault("seed", new_seed())
         answer = opened(self._name).chat(messages_of(prompt), **options)
         yield from answer
         response.set_usage(input=answer.n_prompt_tokens, output=answer.n_tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from gpt2rt.arguments import real_number, whole_number
 from gpt2rt.errors import UsageError
 
@@ -46,6 +48,11 @@ CHAT_DEFAULTS: SamplingKeywords = {
     "repetition_penalty": 1.05,
     "no_repeat_ngram_size": 4,
 }
+
+
+def new_seed() -> int:
+    """Return a seed from the system: 32 bits, short enough to be typed, and read exactly by every JSON parser."""
+    return int.from_bytes(os.urandom(4), "little")
 
 
 class SamplingParams:

@@ -167,6 +167,11 @@ static inline uint64_t random_next(Random *random) {
     return result;
 }
 
+/* A number in [0, 1). */
+static inline double random_unit(Random *random) {
+    return (double)(random_next(random) >> 11) * (1.0 / 9007199254740992.0);
+}
+
 /* --- selection -------------------------------------------------------------------------------------------------- */
 
 static inline void candidates_swap(Candidate *a, Candidate *b) {
@@ -448,7 +453,7 @@ static inline int sampler_sample(SamplerScratch *scratch, const float *logits, c
     if (count > 1) {
         double total = 0.0;
         for (int64_t i = 0; i < count; i++) total += c[i].weight;
-        double at = (double)(random_next(random) >> 11) * (1.0 / 9007199254740992.0) * total;
+        double at = random_unit(random) * total;
         for (int64_t i = 0; i < count; i++) {
             at -= c[i].weight;
             if (at < 0) {

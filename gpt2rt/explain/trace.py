@@ -18,7 +18,7 @@ from gpt2rt.explain.parts import Part, checked_part, mask_of
 from gpt2rt.explain.sizes import Stage, stages_of
 from gpt2rt.explain.steps import Step, sample_steps
 from gpt2rt.generate import prompt_ids
-from gpt2rt.sampling import MAX_SEED, SamplingParams
+from gpt2rt.sampling import MAX_SEED, SamplingParams, new_seed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -205,11 +205,7 @@ def trace_text(
         raise ContextFullError(f"text: {len(ids)} tokens, the model has {shape.n_ctx} positions (shorten it)")
     n_prompt, steps = len(ids), []
     if max_tokens:
-        if seed is None:
-            from secrets import randbits
-
-            seed = randbits(64)
-        whole_number("seed", seed, 0, MAX_SEED)
+        seed = new_seed() if seed is None else whole_number("seed", seed, 0, MAX_SEED)
         steps = sample_steps(model, ids, max_tokens, sampling, seed, n_top)
         ids = [*ids, *(step.token for step in steps)][: shape.n_ctx]
     recorded, logits = _engine.run_ablated(model, ids, mask_of(ablated, shape))

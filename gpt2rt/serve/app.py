@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gpt2rt.sampling import new_seed
 from gpt2rt.serve.api_error import ApiError, invalid, stopping
 from gpt2rt.serve.arena_routes import ArenaRoutes, Opened
 from gpt2rt.serve.call import Call
@@ -252,8 +252,8 @@ def described(model: ServedModel) -> dict[str, object]:
 
 
 def seed_of(asked: CompletionRequest | ChatRequest) -> int:
-    """Return the seed of a request, or one from the system, of 32 bits, which every JSON parser reads exactly."""
-    return int.from_bytes(os.urandom(4), "little") if asked.seed is None else asked.seed
+    """Return the seed of a request, or one from the system."""
+    return new_seed() if asked.seed is None else asked.seed
 
 
 def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
