@@ -87,14 +87,10 @@ static inline int32_t json_next(JsonCursor *c) {
     if (c->at == c->end || *c->at < 0x20) return -2;
     if (*c->at == '"') return c->at++, -1;
     if (*c->at != '\\') {
-        const uint8_t *p = c->at;
-        const size_t n = utf8_size(p, (size_t)(c->end - p), &is_character);
+        const size_t n = utf8_size(c->at, (size_t)(c->end - c->at), &is_character);
         if (!n || !is_character) return -2;
         c->at += n;
-        if (n == 1) return p[0];
-        int32_t value = p[0] & (0x7F >> n);
-        for (size_t i = 1; i < n; i++) value = value << 6 | (p[i] & 0x3F);
-        return value;
+        return (int32_t)utf8_point(c->at - n, n);
     }
     if (++c->at == c->end) return -2;
     if (*c->at != 'u') {
@@ -183,7 +179,7 @@ static inline size_t json_text(Json string, const uint8_t *end, uint8_t *text) {
     int32_t letter;
     while ((letter = json_next(&c)) >= 0) {
         uint8_t bytes[4];
-        const size_t size = utf8_write(letter, bytes);
+        const size_t size = utf8_write(bytes, (uint32_t)letter);
         if (text) memcpy(text + n, bytes, size);
         n += size;
     }

@@ -74,18 +74,7 @@ static inline uint32_t text_character(const uint8_t *p, const uint8_t *end, size
         return *size = 3, 0xD000u | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu);
     *size = utf8_size(p, left, &is_character);
     if (!*size || !is_character) return *size = 1, NO_CHARACTER;
-    uint32_t c = p[0] & 0x7Fu >> *size;
-    for (size_t i = 1; i < *size; i++) c = c << 6 | (p[i] & 0x3Fu);
-    return c;
-}
-
-/* Writes a code point up to U+10FFFF. Returns its bytes. OUT: p (4). */
-static inline size_t text_write(uint8_t *p, uint32_t c) {
-    if (c < 0x80) return p[0] = (uint8_t)c, 1;
-    const size_t size = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    for (size_t i = size; --i; c >>= 6) p[i] = (uint8_t)(0x80 | (c & 0x3F));
-    p[0] = (uint8_t)(c | (0xF00u >> size & 0xFF));
-    return size;
+    return utf8_point(p, *size);
 }
 
 /* Returns the number of characters. */
@@ -154,7 +143,7 @@ static inline int text_paired(Buffer *paired, Text text) {
         const uint32_t next = c < 0xDC00 && p + size < end ? text_character(p + size, end, &next_size) : 0;
         if (next >= 0xDC00 && next <= 0xDFFF) {
             const uint32_t both = 0x10000 + ((c & 0x3FF) << 10 | (next & 0x3FF));
-            paired->n += text_write(out, both);
+            paired->n += utf8_write(out, both);
             size += next_size;
         } else {
             utf8_replace(out, 1);

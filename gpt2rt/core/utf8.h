@@ -45,12 +45,20 @@ static inline int utf8_is_valid(const uint8_t *p, size_t n) {
     return 1;
 }
 
-/* Writes a code point, no surrogate. Returns the number of its bytes. OUT: bytes. */
-static inline size_t utf8_write(int32_t point, uint8_t bytes[4]) {
-    const size_t n = point < 0x80 ? 1 : point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
-    for (size_t i = n - 1; i; i--, point >>= 6) bytes[i] = (uint8_t)(0x80 | (point & 0x3F));
-    bytes[0] = (uint8_t)(n == 1 ? point : (0xF00 >> n & 0xFF) | point);
-    return n;
+/* Returns the code point of a character of `size` bytes, as utf8_size() returns it. */
+static inline uint32_t utf8_point(const uint8_t *p, size_t size) {
+    uint32_t point = size == 1 ? p[0] : p[0] & 0x7Fu >> size;
+    for (size_t i = 1; i < size; i++) point = point << 6 | (p[i] & 0x3Fu);
+    return point;
+}
+
+/* Writes a code point up to U+10FFFF. Returns the number of its bytes. OUT: p (4). */
+static inline size_t utf8_write(uint8_t *p, uint32_t point) {
+    if (point < 0x80) return p[0] = (uint8_t)point, 1;
+    const size_t size = point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
+    for (size_t i = size; --i; point >>= 6) p[i] = (uint8_t)(0x80 | (point & 0x3F));
+    p[0] = (uint8_t)(point | (0xF00u >> size & 0xFF));
+    return size;
 }
 
 /* Returns whether p, of n bytes, are the first two of a surrogate in UTF-8. They can't belong to a character, but

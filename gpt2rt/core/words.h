@@ -24,7 +24,7 @@ static inline int words_of(Buffer *words, Text text) {
             if (!buffer_reserve(words, 1 + 4)) return words->n = before, 0;
             if (is_apart && words->n > before) words->at[words->n++] = ' ';
             is_apart = 0;
-            words->n += text_write(words->at + words->n, folded[i]);
+            words->n += utf8_write(words->at + words->n, folded[i]);
         }
     }
     return 1;
