@@ -17,6 +17,7 @@ from gpt2rt.cli import group
 from gpt2rt.errors import ModelFileError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import Hyperparameters
+from gpt2rt.sampling import SAMPLING_OPTIONS
 
 # The program lacks avx512f, whose processors run avx2 there.
 ISAS = ("avx512", "avxvnni", "avx2", "neon_dotprod", "neon", "portable")
@@ -200,9 +201,22 @@ def test_commands_say_what_is_wrong_with_them():
 
 
 def test_settings_are_listed_as_in_python():
-    commands = "/set\n/set top_p\n/set temperature 0.25\n/set repetition-penalty 1.1\n/set\n/stats\n"
+    explained = "".join(f"/set {name}\n" for name in SAMPLING_OPTIONS)
+    commands = explained + "/set\n/set temperature 0.25\n/set repetition-penalty 1.1\n/set\n/stats\n"
     done = CliRunner().invoke(group, ["chat", str(DEMO), "--seed", "1", "--threads", "1"], input=commands)
     assert run(DEMO, "--seed", 1, "--threads", 1, stdin=commands)[1] == done.stderr
+
+
+@pytest.mark.parametrize("name", SAMPLING_OPTIONS)
+def test_the_limits_of_a_setting_are_those_of_python(name):
+    kind, least, most, _ = SAMPLING_OPTIONS[name]
+    option = f"--{name.replace('_', '-')}"
+    for value in (least, most):
+        assert run(DEMO, "-p", "Hi", "-n", 1, "--seed", 1, option, value)[0]
+    noun = "a whole number" if kind is int else "a number"
+    for value in (least - 1, most + 1):
+        sentence = f"gpt2rt: {option}: got '{value}', expected {noun} from {least} to {most}\n"
+        assert run(DEMO, option, value, status=2)[1] == sentence
 
 
 def test_ctrl_c_ends_a_piped_chat_with_130():
