@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from demo import DEMO, demo_model
 from random_models import random_tensors, write_model
+from scripts import run
 from terminal import Terminal
 
 from gpt2rt.modelfile import Hyperparameters
@@ -289,3 +290,15 @@ def test_a_drawn_frame_fits_the_terminal(text, columns):
             plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
             assert plain.isprintable()
             assert text_width(plain) <= columns
+
+
+# --- what it costs
+
+
+def test_the_benchmark_measures_a_trace_beside_the_plain_pass():
+    demo_model()
+    found = json.loads(run("bench/explain.py", DEMO, "--tokens", 8, "--rounds", 1, "--json"))
+    assert 0 < found["plain"] < found["explain"]
+    assert found["page"] > 10_000
+    table = run("bench/explain.py", DEMO, "--tokens", 8, "--rounds", 1)
+    assert "| 8 tokens | figure |" in table
