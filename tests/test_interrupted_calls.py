@@ -14,11 +14,17 @@ from gpt2rt.chat import Conversation
 from gpt2rt.generate import Generation
 from gpt2rt.modelfile import Hyperparameters
 
-# Freeing a generator closes it, and an exception raised there has no caller to propagate to.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 SHAPE = Hyperparameters(n_vocab=257, n_ctx=512, n_embd=16, n_head=2, n_layer=1)
 SAMPLING = gpt2rt.SamplingParams(temperature=1.5, repetition_penalty=1.3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_to_collect():
+    """What earlier tests left would run code of its own when freed, which would take the interruption."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +34,11 @@ def model(tmp_path_factory):
 
 
 def interrupted_at(n, call):
-    """Call it, and raise KeyboardInterrupt when it enters its n-th Python function; return whether it got there."""
-    left = n
+    """Call it, and raise KeyboardInterrupt when it enters its n-th Python function; return whether it got there.
+
+    An interruption while a generator is freed reaches no caller, only the hook for such exceptions.
+    """
+    left, unraisable = n, []
 
     def trace(_frame, event, _argument):
         nonlocal left
@@ -40,7 +49,8 @@ def interrupted_at(n, call):
             sys.settrace(None)
             raise KeyboardInterrupt
 
-    old = sys.gettrace()
+    old, old_hook = sys.gettrace(), sys.unraisablehook
+    sys.unraisablehook = lambda failure: unraisable.append(failure.exc_type)
     sys.settrace(trace)
     try:
         call()
@@ -48,7 +58,9 @@ def interrupted_at(n, call):
         return True
     finally:
         sys.settrace(old)
-    return False
+        sys.unraisablehook = old_hook
+    assert left >= 0 or unraisable == [KeyboardInterrupt], "the interruption was swallowed"
+    return left < 0
 
 
 def each_interruption(prepared, call):
@@ -185,12 +197,9 @@ def test_an_interrupted_undo_or_reset_is_complete_or_has_no_effect(model, call):
 def garbage_collection(request):
     """Collects garbage often and rarely: what it closes must not change a conversation."""
     before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()  # what other tests left would run code of its own, which would take the interruption
     gc.set_threshold(request.param)
     yield
     gc.set_threshold(*before)
-    gc.unfreeze()
 
 
 @pytest.mark.usefixtures("garbage_collection")
