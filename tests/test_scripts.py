@@ -82,6 +82,16 @@ class TestChat:
         assert max(words.values()) == words["the longest"] > words["the first"]
 
 
+PROGRAM = """#!{python}
+import json, sys
+if "--help" in sys.argv:
+    print("{options}")
+else:
+    is_deep = "-d" in sys.argv or "-gp" in sys.argv
+    print(json.dumps([{{"avg_ts": {speeds}[is_deep]}}]))
+"""
+
+
 @pytest.mark.usefixtures("needs_demo")
 class TestSpeed:
     def test_a_worker_answers_with_the_models_logits(self):
@@ -113,6 +123,26 @@ class TestSpeed:
         assert sorted(rows) == sorted(times + speeds)
         for what, (before, after, speedup) in rows.items():
             assert speedup == pytest.approx(before / after if what in times else after / before, abs=0.02, rel=0.02)
+
+    @pytest.mark.skipif(os.name != "posix", reason="the program is a script")
+    def test_the_programs_of_llama_cpp_are_compared(self, tmp_path):
+        """Programs that answer as those of llama.cpp 0.5 (in `new`) and of an older fork (in `old`) do."""
+        for name, options, speeds in (("new", "-d, --n-depth", (500, 250)), ("old", "-gp", (1000, 125))):
+            (tmp_path / name).mkdir()
+            script = tmp_path / name / "llama-bench"
+            script.write_text(PROGRAM.format(python=sys.executable, options=options, speeds=speeds))
+            script.chmod(0o755)
+        (tmp_path / "new" / "llama-completion").symlink_to("llama-bench")
+        peers = [option for name in ("new", "old") for option in ("--peer", tmp_path / name, DEMO)]
+        table = cells(run("bench/llama_bench.py", DEMO, *peers, "--rounds", 1, "--threads", 1))
+        assert {what: row[1:3] for what, row in table.items() if what.startswith("decode")} == {
+            "decode": ["500.0", "1,000.0"],
+            "decode at 488": ["250.0", "125.0"],
+        }
+        for what, (*figures, first, second) in table.items():
+            if what.startswith(("decode", "prompt")):
+                ours, *theirs = (float(text.replace(",", "")) for text in figures)
+                assert [float(first), float(second)] == pytest.approx([ours / other for other in theirs], abs=1e-3)
 
     @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are pinned to cores on Linux")
     def test_a_busy_core_is_compared_with_none(self):

@@ -192,6 +192,9 @@ def cold(path, rounds):
     if not hasattr(os, "posix_fadvise"):
         return {}
 
+    mapped, path = path, path.with_name("cold.bin")  # pages that a model of this process still maps can't be dropped
+    shutil.copyfile(mapped, path)
+
     def dropped(command):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -199,7 +202,7 @@ def cold(path, rounds):
         os.close(descriptor)
         return timed(command)[0]
 
-    return medians(
+    found = medians(
         {
             "cat": lambda: dropped(["cat", str(path)]),
             "generate": lambda: dropped(generate(path, 1)),
@@ -208,6 +211,8 @@ def cold(path, rounds):
         },
         rounds,
     )
+    path.unlink()
+    return found
 
 
 def converting(checkpoint, folder, rounds):

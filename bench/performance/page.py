@@ -38,7 +38,7 @@ def label(contender):
 
 
 def chosen(found, runtime, kind, threads=None, isa=None):
-    """Return the medians of a contender, with its size and its memory limit."""
+    """Return the medians of a contender, with its size and, for gpt2rt, how close decoding is to the memory limit."""
     threads = threads or found["peers"]["threads"]
     for contender in found["peers"]["contenders"]:
         if (contender["runtime"], contender["kind"], contender["threads"], contender["isa"]) == (
@@ -47,8 +47,12 @@ def chosen(found, runtime, kind, threads=None, isa=None):
             threads,
             isa,
         ):
-            limits = contender["values"].get("memory_limit", [])
-            return contender["medians"] | {"size": contender["size"], "memory_limit": max(limits, default=None)}
+            found = contender["medians"] | {"size": contender["size"]}
+            values = contender["values"]
+            if "memory_limit" in values:  # what memory allows varies from round to round, as others use it, too
+                pairs = zip(values["decode"], values["memory_limit"], strict=True)
+                found["of_limit"] = statistics.median(decode / limit for decode, limit in pairs)
+            return found
     return None
 
 
@@ -111,34 +115,37 @@ def targets(found):
     attention = ours["parts"]["512 at 0"]["attention"] / sum(ours["parts"]["512 at 0"].values())
     cold, made = ours["cold"], ours["convert"]
 
-    def against(mine_, peer, what, aim, more=True):
-        value = shown(ratio(found, mine_, peer, what))
-        return (f"{WHAT[what]}, {mine_[1]} / {peer[0]} {peer[1]}", f"{'>=' if more else '<='} {aim}", value)
+    def against(mine_, peer, what, aim):
+        return (f"{WHAT[what]}, {mine_[1]} / {peer[0]} {peer[1]}", f">= {aim}", shown(ratio(found, mine_, peer, what)))
+
+    def above(contender):
+        one = chosen(found, *contender)
+        if one is None:
+            return shown(None)
+        return f"{(one['memory'] - one['size'] - found['peers']['generated_kv_cache']) / 1e6:.0f} MB"
 
     batch = ours["batches"]
     asked = ours["threads"]
     right = max(speeds[0] for speeds in asked.values())
     rows = [
         ("what", "target", "measured"),
-        against(int8, q8, "decode", 1.5),
-        ("decode int8, of the memory limit", ">= 88%", f"{mine['decode'] / mine['memory_limit']:.0%}"),
-        against(int8, q8, "deep", 3),
-        (f"decode int8 at {DEPTH}, slower than with an empty context", "<= 35%", f"{deeper:.0%}"),
-        against(int8, q8, "prompt", 4),
+        against(int8, q8, "decode", 1.6),
+        ("decode int8, of the memory limit", ">= 88%", f"{mine['of_limit']:.0%}"),
+        against(int8, q8, "deep", 2.2),
+        (f"decode int8 at {DEPTH}, slower than with an empty context", "<= 13%", f"{deeper:.0%}"),
+        against(int8, q8, "prompt", 3.8),
         against(int8, ct2, "prompt", 2.4),
-        against(int8, openvino, "prompt", 2.4),
-        ("attention's share of a prompt of 512", "< 20%", f"{attention:.0%}"),
-        against(int8, q8, "start", 0.25, more=False),
-        ("first token, gpt2rt-chat int8 / llama.cpp Q8_0", "<= 0.10", shown(ratio(found, chat, q8, "start"))),
+        against(int8, openvino, "prompt", 1.4),
+        ("attention's share of a prompt of 512", "< 10%", f"{attention:.0%}"),
+        ("first token, gpt2rt-chat int8 / llama.cpp Q8_0", "<= 0.25", shown(ratio(found, chat, q8, "start"))),
+        ("first token, int8, started by Python", "<= 45 ms", f"{1e3 * mine['start']:.0f} ms"),
         against(int4, int8, "decode", 1.5),
-        against(int4, q4, "decode", 1.5),
+        against(int4, q4, "decode", 2.2),
+        against(int4, q4, "deep", 2.2),
         ("file size, int4 / int8", "<= 0.6", f"{small['size'] / mine['size']:.2f}"),
         against(f16, f32, "decode", 1.7),
-        (
-            "peak memory above file and cache, int8",
-            "<= 40 MB",
-            f"{(mine['memory'] - mine['size'] - found['peers']['generated_kv_cache']) / 1e6:.0f} MB",
-        ),
+        ("peak memory above file and cache, int8", "<= 40 MB", above(int8)),
+        ("peak memory above file and cache, gpt2rt-chat int8", "<= 8 MB", above(chat)),
         ("convert 124M / cp and sha256sum", "<= 2", f"{made['convert'] / made['cp and sha256sum']:.2f}"),
         ("peak memory of convert", "<= 200 MB", f"{made['peak'] / 1e6:.0f} MB"),
         ("throughput of 16 sequences / of one", ">= 4", f"{batch['16'] / batch['1']:.1f}"),
@@ -162,7 +169,6 @@ WHAT = {
     "decode": "decode",
     "deep": f"decode at {DEPTH}",
     "prompt": f"prompt of {PROMPT}",
-    "start": "first token",
 }
 
 
