@@ -20,7 +20,9 @@ def write(found, path):
         if n != 1:
             raise ValueError(f"{path}: {n} places for the table {name!r}, expected one")
     machine = found["peers"]["machine"]
+    versions = dict.fromkeys(contender["version"] for contender in found["peers"]["contenders"])
     line = f"{machine['cpu']}, {machine['cpus']} cores; medians of {found['peers']['rounds']} rounds"
+    line += f"; {', '.join(versions)}"
     text = re.sub(r"(<!-- machine -->).*?(<!-- end -->)", lambda match: f"{match[1]}{line}{match[2]}", text)
     path.write_text(text, encoding="utf-8")
     plot.draw_page(path)

@@ -74,7 +74,7 @@ class Entrant:
         self._continue = self._continuation(cache)
         self._worker = None
         if contender.runtime == STANDALONE:
-            self.version = gpt2rt.__version__
+            self.version = f"gpt2rt {gpt2rt.__version__}"
             return
         self._worker = Worker(
             self._python,
