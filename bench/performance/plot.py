@@ -20,8 +20,8 @@ COLORS = {  # text, remarks, our bars, the peers' bars
 }
 LAYOUTS = {"": 2, "-narrow": 1}  # end of the file's name, panels side by side
 FONT = 14  # px; the drawing is shown at 85% or more of its size, so that letters keep 12 px (9 pt)
-WIDTH, GAP = 372, 16  # of a panel; between panels
-LABELS, VALUES = 122, 50  # room for text on both sides of the bars
+WIDTH, GAP = 388, 16  # of a panel; between panels
+LABELS, VALUES = 138, 50  # room for text on both sides of the bars
 HEAD, ROW, BAR = 46, 23, 14
 BROKEN = 3.0  # a bar this many times as long as the next one is drawn broken, so that the others keep their differences
 
@@ -68,20 +68,18 @@ def draw(rows, colors, n_columns):
         parts.append(f'<g transform="translate({x} {y})">')
         parts.append(f'<text class="title" y="16">{escape(title)}</text>')
         parts.append(f'<text class="remark" y="34">{escape(better)}</text>')
-        parts += panel([(label, values.get(column)) for label, values in rows])
+        parts += panel([(label, values[column]) for label, values in rows if column in values])
         parts.append("</g>")
     return "\n".join([*parts, "</svg>", ""])
 
 
 def panel(rows):
-    """Return the bars of one figure, with their labels and values; None is a figure that there is not."""
-    longest, second = sorted((value for _, value in rows if value is not None), reverse=True)[:2]
+    """Return the bars of one figure, with their labels and values."""
+    longest, second = sorted((value for _, value in rows), reverse=True)[:2]
     broken = longest > BROKEN * second
     room = WIDTH - LABELS - VALUES
     parts = []
     for i, (label, value) in enumerate(rows):
-        if value is None:
-            continue
         y = HEAD + i * ROW
         kind = "ours" if label.startswith("gpt2rt") else "peer"
         length = value / (1.5 * second if broken else longest) * room
