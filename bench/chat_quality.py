@@ -43,7 +43,6 @@ VARIANTS = {
     **{f"top_p {value}": {"top_p": value} for value in (0.8, 0.95, 1.0)},
     **{f"repetition_penalty {value}": {"repetition_penalty": value} for value in (1.0, 1.1, 1.2)},
     **{f"no_repeat_ngram_size {value}": {"no_repeat_ngram_size": value} for value in (0, 3)},
-    **{f"drafts {value}": {"drafts": value} for value in (4, 8)},
 }  # fmt: skip
 
 Reply = namedtuple("Reply", "text n_tokens is_stopped")

@@ -14,7 +14,7 @@ from gpt2rt.chat_format import chat_format
 from gpt2rt.errors import ContextFullError, UsageError
 from gpt2rt.generate import run_together, stop_strings
 from gpt2rt.messages import turns_of
-from gpt2rt.reply import Reply, words_of
+from gpt2rt.reply import Reply
 from gpt2rt.sampling import CHAT_DEFAULTS, SAMPLING_OPTIONS, SamplingParams
 
 TYPE_CHECKING = False
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from gpt2rt.model import Model
     from gpt2rt.sampling import SamplingKeywords
-
-MAX_BATCH = 16  # drafts that may be sampled together
-GOLDEN_RATIO = 0x9E3779B97F4A7C15  # of 2^64: multiples of it are spread well
 
 Turn = namedtuple("Turn", "user answer tokens")
 Turn.__doc__ = "A message, its answer, and the answer's ids as they were sampled."
@@ -41,7 +38,7 @@ class Answer:
         finish_reason: None while it runs, then that of a `Generation` ("stop" or "length"), "interrupted" or "blank".
         n_dropped: how many old turns were dropped from the context to make room.
         n_prompt_tokens, prompt_seconds: the number of tokens evaluated first, and the time it took.
-        n_tokens, seconds: the number of tokens sampled, in all drafts together, and the time it took.
+        n_tokens, seconds: the number of tokens sampled, those of discarded answers included, and the time it took.
         prompt: the ids of the whole prompt, from the start of the context.
         tokens: the ids of the answer, once it has ended.
     """
@@ -64,54 +61,19 @@ class Answer:
         self._message = message
         self._replaced = replaced
         self.tokens: list[int] = []
-        self._sampled: list[int] = []  # the ids of the draft that becomes the answer
+        self._sampled: list[int] = []  # the ids of the answer, while it is sampled
         self._is_whole = True  # whether it begins with the answer's first word
         self._pieces = self._run()
         self._is_begun = False
 
     def _run(self) -> Generator[str]:
-        conversation = self._conversation
         try:
-            best = self._best() if conversation.drafts > 1 and conversation.format.is_talk else ""
-            if best:
-                yield best
-            else:
-                yield from self._first_new()
+            yield from self._first_new()
         except (KeyboardInterrupt, GeneratorExit):
             self.finish_reason = "interrupted"
             raise
         finally:
             self._keep()
-
-    def _best(self) -> str:
-        """Return the best of several drafts, "" where all are blank or repeat an earlier answer."""
-        from gpt2rt.drafts import best_answer, sampled_together  # only who asks for drafts needs it
-
-        conversation = self._conversation
-        new, begin = self._new_tokens(), perf_counter()
-        drafts, prompt_seconds = sampled_together(
-            conversation.sequence,
-            new,
-            conversation.sampling,
-            conversation.draft_seeds(),
-            max_tokens=conversation.max_tokens,
-            stop=(*conversation.format.stop, *conversation.stop),
-            history=self._history(),
-        )
-        self.n_prompt_tokens += len(new)
-        self.prompt_seconds += prompt_seconds
-        self.n_tokens += sum(len(draft.continuation.tokens) for draft in drafts)
-        known = {words_of(""), *self._earlier_answers()}
-        fresh = [draft for draft in drafts if words_of(draft.text) not in known]
-        best = best_answer(conversation.format, self._message, fresh) if fresh else None
-        self.seconds += perf_counter() - begin - prompt_seconds
-        if best is None:
-            return ""
-        conversation.sequence = best.continuation.sequence
-        self._sampled = best.continuation.tokens
-        self.finish_reason = best.continuation.finish_reason
-        text: str = best.text.strip()
-        return text
 
     def _first_new(self) -> Generator[str]:
         """Sample an answer and, where it is blank or repeats an earlier one, another."""
@@ -239,7 +201,6 @@ class Conversation:
         sampling: the `SamplingParams`. seed: the seed of the random generator.
         max_tokens: the maximum number of tokens in an answer.
         stop: strings that end an answer, besides those of the format.
-        drafts: how many answers to sample for each message; the best one is kept.
     """
 
     def __init__(
@@ -253,7 +214,6 @@ class Conversation:
         seed: int | None = None,
         max_tokens: int | None = None,
         stop: str | Iterable[str] = (),
-        drafts: int = 1,
         **sampling: Unpack[SamplingKeywords],
     ):
         """
@@ -265,8 +225,6 @@ class Conversation:
             seed: of the random generator; None for one from the system.
             max_tokens: the maximum number of tokens in an answer; None for 120.
             stop: strings that end an answer, besides those of the format.
-            drafts: how many answers to sample for each message; the one that fits the message best is returned, in one
-                piece.
             sampling: options of `SamplingParams`; the defaults are temperature 0.7, top_p 0.9, repetition_penalty 1.05
                 and no_repeat_ngram_size 4.
 
@@ -281,11 +239,7 @@ class Conversation:
         self.turns: list[Turn] = []
         self.n_dropped = 0
         self._answer: Answer | None = None
-        self._n_answers = 0
         self.format = self.made_format(format, user_name, bot_name, opening)
-        self.drafts = whole_number("drafts", drafts, 1, MAX_BATCH)
-        if self.drafts > 1 and not self.format.is_talk:
-            raise UsageError(f"drafts: chat format {self.format.name!r} has no messages to choose by (leave them out)")
         self.seed = self.sequence.set_sampling(self.sampling, seed=seed, exempt=self.format.exempt)
         self.max_tokens = self.checked_max_tokens(
             min(MAX_TOKENS, self.sequence.n_ctx) if max_tokens is None else max_tokens
@@ -342,11 +296,6 @@ class Conversation:
     def checked_max_tokens(self, value: int) -> int:
         """Return the value as an int. Raises UsageError if it is not from 1 to n_ctx."""
         return whole_number("max_tokens", value, 1, self.sequence.n_ctx)
-
-    def draft_seeds(self) -> list[int]:
-        """A seed for each draft of the next answer."""
-        self._n_answers += 1
-        return [(self.seed + GOLDEN_RATIO * (self._n_answers * MAX_BATCH + i)) % (1 << 64) for i in range(self.drafts)]
 
     def made_format(
         self,

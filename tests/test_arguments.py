@@ -46,8 +46,8 @@ def test_numpy_integers_are_accepted(model, path, kind):
     batch = model.generate_batch(["ab"], batch_size=kind(1), **converted)
     assert "".join(piece for _, piece in batch) == expected.text()
     assert gpt2rt.open_model(path, n_threads=kind(1)).n_threads == 1
-    talk = gpt2rt.Conversation(model, max_tokens=kind(3), seed=kind(1), drafts=kind(2))
-    assert (talk.max_tokens, talk.seed, talk.drafts) == (3, 1, 2)
+    talk = gpt2rt.Conversation(model, max_tokens=kind(3), seed=kind(1))
+    assert (talk.max_tokens, talk.seed) == (3, 1)
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
@@ -97,7 +97,6 @@ def test_a_value_that_is_not_an_integer_is_refused(model, sequence, value):
         ("retract", lambda: sequence.retract(value)),
         ("top_k", lambda: model.generate("ab", top_k=value)),
         ("batch_size", lambda: model.generate_batch(["ab"], batch_size=value)),
-        ("drafts", lambda: gpt2rt.Conversation(model, drafts=value)),
     ]:
         with pytest.raises(UsageError, match=rf"^{name}: got .*, expected a whole number from "):
             call()

@@ -42,7 +42,6 @@ def conversation(model, turns, **options):
         {"temperature": 1.5, "top_k": 3, "user_name": "Ann", "bot_name": "Tom"},
         {"format": "dialogpt"},
         {"format": "raw", "stop": ["."]},
-        {"drafts": 3},
     ],
     ids=str,
 )
@@ -170,7 +169,7 @@ def test_an_empty_last_message_is_refused(model):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"seed": -1}, "seed: got -1"), ({"topk": 1}, "sampling option 'topk'"), ({"drafts": 0}, "drafts: got 0")],
+    [({"seed": -1}, "seed: got -1"), ({"topk": 1}, "sampling option 'topk'")],
     ids=str,
 )
 def test_invalid_chat_options_are_refused(model, options, message):

@@ -63,14 +63,6 @@ WITH_ARGUMENT = ("save", "load", "set")
     help="Put this text before the first turn: a scene, example turns."
     "  [default: as the model file says, else example turns]",
 )
-@click.option(
-    "--drafts",
-    type=int,
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Sample N answers together and print the best one.",
-)
 @sampling_options(120, CHAT_DEFAULTS)
 @model_options
 @click.pass_context
@@ -82,7 +74,6 @@ def command(
     user_name: str | None,
     bot_name: str | None,
     opening: str | None,
-    drafts: int,
     max_tokens: int | None,
     stop: tuple[str, ...],
     seed: int | None,
@@ -115,7 +106,6 @@ def command(
         seed=seed,
         max_tokens=max_tokens,
         stop=stop,
-        drafts=drafts,
         **given(options),
     )
     is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
