@@ -356,27 +356,28 @@ cdef class Sequence:
     cdef void release(self) noexcept:
         lock_release(&self.c.lock)
 
-    # --- state
+    # --- state; what is read without the lock is what the last commit has published
 
     def __len__(self):
         """The number of evaluated tokens, whose keys and values are in the KV cache."""
-        return self.c.length
+        return atomic_get64(&self.c.published.length)
 
     @property
     def tokens(self):
         """The ids of the evaluated tokens, a new list."""
-        return ids_list(self.c.ids, self.c.length)
+        return ids_list(self.c.ids, atomic_get64(&self.c.published.length))
 
     @property
     def pending(self):
         """The ids that the next step evaluates: those pushed, or the last sampled token; a new list."""
-        cdef int64_t n_ids = self.c.n_ids, length = self.c.length  # in this order: a commit sets n_ids last
+        cdef int64_t n_ids = atomic_get64(&self.c.published.n_ids)
+        cdef int64_t length = atomic_get64(&self.c.published.length)  # after n_ids: a commit sets it before n_ids
         return ids_list(self.c.ids + length, max(0, n_ids - length))
 
     @property
     def nbytes(self):
         """The bytes of memory it has allocated: the KV cache, which grows by doubling, ids, logits and so on."""
-        return sequence_size(&self.c)
+        return atomic_get64(&self.c.published.size)
 
     def common_prefix(self, tokens):
         """Return how many of its first evaluated tokens are also the first of `tokens`.
@@ -384,12 +385,12 @@ cdef class Sequence:
         Args:
             tokens: ids, any iterable of integers; it is read up to the first difference.
         """
-        cdef int64_t length = self.c.length, same = 0
-        for token in items_of(tokens):
-            if same == length or token != self.c.ids[same]:
+        cdef int64_t same = 0
+        for token in items_of(tokens):  # meanwhile, another thread may truncate
+            if same >= atomic_get64(&self.c.published.length) or token != self.c.ids[same]:
                 break
             same += 1
-        return same
+        return min(same, atomic_get64(&self.c.published.length))
 
     @property
     def n_ctx(self):
@@ -399,7 +400,7 @@ cdef class Sequence:
     @property
     def n_logits(self):
         """The number of last tokens whose logits are kept."""
-        return self.c.n_logits
+        return atomic_get64(&self.c.published.n_logits)
 
     @property
     def logits(self):
