@@ -9,9 +9,11 @@ from gpt2rt._sampler cimport LogitBias, Random, SamplingOptions
 
 cdef extern from "threadpool.h" nogil:
     ctypedef long Atomic
+    ctypedef int64_t Atomic64
     long atomic_get(const Atomic* p)
     void atomic_set(Atomic* p, long x)
     long atomic_add(Atomic* p, long x)
+    int64_t atomic_get64(const Atomic64* p)
     ctypedef struct ThreadPool:
         pass
     ctypedef struct Worker:
@@ -82,6 +84,9 @@ cdef extern from "sequence.h" nogil:
         int32_t* ids
         Score* scores
 
+    ctypedef struct Published:
+        Atomic64 length, n_ids, n_logits, size
+
     ctypedef struct CSequence "Sequence":
         const Network* network
         int32_t* ids
@@ -96,10 +101,10 @@ cdef extern from "sequence.h" nogil:
         int n_guesses, n_new
         SequenceStatus status
         Atomic cancelled
+        Published published
         Lock lock
 
     int64_t cache_position_size(const Network* network)
-    int64_t sequence_size(const CSequence* s)
     bint sequence_open(CSequence* s, const Network* network)
     void sequence_free(CSequence* s)
     bint sequence_copy(CSequence* to, const CSequence* source, int64_t length, int64_t n_ids)

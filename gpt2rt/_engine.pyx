@@ -122,7 +122,10 @@ cdef object items_of(tokens):
 
 
 cdef list top_of(const Score* score, int n):
-    return [(score.top_ids[i], score.top_logprobs[i]) for i in range(n)]
+    cdef list top = []
+    for i in range(n):
+        top.append((score.top_ids[i], score.top_logprobs[i]))
+    return top
 
 
 cdef int number_of_logprobs(str name, n, int64_t n_vocab) except -2:
@@ -131,7 +134,11 @@ cdef int number_of_logprobs(str name, n, int64_t n_vocab) except -2:
 
 
 cdef list ids_list(const int32_t* ids, int64_t n):
-    return [ids[i] for i in range(n)]
+    cdef list found = []
+    cdef int64_t i
+    for i in range(n):
+        found.append(ids[i])
+    return found
 
 
 # --- signals -------------------------------------------------------------------------------------------------------
@@ -356,27 +363,28 @@ cdef class Sequence:
     cdef void release(self) noexcept:
         lock_release(&self.c.lock)
 
-    # --- state
+    # --- state; what is read without the lock is what the last commit has published
 
     def __len__(self):
         """The number of evaluated tokens, whose keys and values are in the KV cache."""
-        return self.c.length
+        return atomic_get64(&self.c.published.length)
 
     @property
     def tokens(self):
         """The ids of the evaluated tokens, a new list."""
-        return ids_list(self.c.ids, self.c.length)
+        return ids_list(self.c.ids, atomic_get64(&self.c.published.length))
 
     @property
     def pending(self):
         """The ids that the next step evaluates: those pushed, or the last sampled token; a new list."""
-        cdef int64_t n_ids = self.c.n_ids, length = self.c.length  # in this order: a commit sets n_ids last
+        cdef int64_t n_ids = atomic_get64(&self.c.published.n_ids)
+        cdef int64_t length = atomic_get64(&self.c.published.length)  # after n_ids: a commit sets it before n_ids
         return ids_list(self.c.ids + length, max(0, n_ids - length))
 
     @property
     def nbytes(self):
         """The bytes of memory it has allocated: the KV cache, which grows by doubling, ids, logits and so on."""
-        return sequence_size(&self.c)
+        return atomic_get64(&self.c.published.size)
 
     def common_prefix(self, tokens):
         """Return how many of its first evaluated tokens are also the first of `tokens`.
@@ -384,12 +392,12 @@ cdef class Sequence:
         Args:
             tokens: ids, any iterable of integers; it is read up to the first difference.
         """
-        cdef int64_t length = self.c.length, same = 0
-        for token in items_of(tokens):
-            if same == length or token != self.c.ids[same]:
+        cdef int64_t same = 0
+        for token in items_of(tokens):  # meanwhile, another thread may truncate
+            if same >= atomic_get64(&self.c.published.length) or token != self.c.ids[same]:
                 break
             same += 1
-        return same
+        return min(same, atomic_get64(&self.c.published.length))
 
     @property
     def n_ctx(self):
@@ -399,7 +407,7 @@ cdef class Sequence:
     @property
     def n_logits(self):
         """The number of last tokens whose logits are kept."""
-        return self.c.n_logits
+        return atomic_get64(&self.c.published.n_logits)
 
     @property
     def logits(self):
@@ -548,7 +556,8 @@ cdef class Sequence:
         cdef const Config* c = &self.c.network.config
         cdef Score* scores = NULL
         cdef float* row = NULL
-        cdef int64_t n_pending
+        cdef int64_t n_pending, i
+        cdef list found
         self.take()
         try:
             self.check_room(ids.n)
@@ -564,7 +573,10 @@ cdef class Sequence:
             self.evaluate(ids, 0, scores, NULL, NULL)
             if n_pending:
                 first = scores[n_pending - 1].logprob
-            return [first, *(scores[n_pending + i].logprob for i in range(ids.n - 1))]
+            found = [first]
+            for i in range(ids.n - 1):
+                found.append(scores[n_pending + i].logprob)
+            return found
         finally:
             free(scores)
             free(row)
@@ -748,9 +760,13 @@ cdef class Sequence:
         Raises:
             UsageError: the sequence is in use by another thread.
         """
+        cdef list found = []
+        cdef int64_t i
         self.take()
         try:
-            return [self.c.scores[i].logprob if self.is_scored(i, 0) else None for i in range(self.c.length)]
+            for i in range(self.c.length):
+                found.append(self.c.scores[i].logprob if self.is_scored(i, 0) else None)
+            return found
         finally:
             self.release()
 
@@ -763,10 +779,13 @@ cdef class Sequence:
         Raises:
             UsageError: the sequence is in use by another thread.
         """
+        cdef list found = []
+        cdef int64_t i
         self.take()
         try:
-            return [top_of(&self.c.scores[i], self.c.scores[i].n_top) if self.is_scored(i, 1) else None
-                    for i in range(self.c.length)]
+            for i in range(self.c.length):
+                found.append(top_of(&self.c.scores[i], self.c.scores[i].n_top) if self.is_scored(i, 1) else None)
+            return found
         finally:
             self.release()
 
@@ -871,10 +890,15 @@ cdef Event event_of(Sequence sequence):
     cdef int n_top = s.sampler.n_logprobs
     event.sequence = sequence
     event.tokens = ids_list(s.sampled.ids, s.n_new)
+    cdef int i
     if n_top >= 0:
-        event.logprobs = [s.sampled.scores[i].logprob for i in range(s.n_new)]
+        event.logprobs = []
+        for i in range(s.n_new):
+            event.logprobs.append(s.sampled.scores[i].logprob)
     if n_top > 0:
-        event.top_logprobs = [top_of(&s.sampled.scores[i], n_top) for i in range(s.n_new)]
+        event.top_logprobs = []
+        for i in range(s.n_new):
+            event.top_logprobs.append(top_of(&s.sampled.scores[i], n_top))
     if s.status != SEQUENCE_OK:
         event.error = raised(s.status, False, "sequence")
     return event
@@ -933,7 +957,7 @@ cdef class Engine:
             MemoryError, or an exception from a signal handler (KeyboardInterrupt). After any exception, all sequences
                 are as they were before the step.
         """
-        cdef list batch = sequences_of(sequences)
+        cdef list batch = sequences_of(sequences), events = []
         cdef int64_t n = len(batch), n_taken = 0, i
         cdef Sequence sequence
         cdef SequenceStatus status
@@ -962,7 +986,10 @@ cdef class Engine:
                     status = engine_step(&self.c, pointers, n)
                 if status != SEQUENCE_OK:
                     throw(raised(status, self.c.raised, "engine"))
-                return [event_of(s) for s in batch if is_news(s)]
+                for item in batch:
+                    if is_news(item):
+                        events.append(event_of(item))
+                return events
             finally:
                 for i in range(n_taken):
                     lock_release(&pointers[i].lock)
@@ -1092,6 +1119,7 @@ def logit_lens(model, hidden, targets, n_top):
     cdef SequenceStatus status
     cdef Lens lens
     cdef Py_buffer view
+    cdef list found = []
     cdef int64_t i
     try:
         if scores == NULL or ranks == NULL:
@@ -1113,7 +1141,9 @@ def logit_lens(model, hidden, targets, n_top):
         for i in range(ids.n):
             if scores[i].logprob != scores[i].logprob:
                 throw(raised(SEQUENCE_NOT_FINITE, False, "logit_lens"))
-        return [(scores[i].logprob, ranks[i], top_of(&scores[i], scores[i].n_top)) for i in range(ids.n)]
+        for i in range(ids.n):
+            found.append((scores[i].logprob, ranks[i], top_of(&scores[i], scores[i].n_top)))
+        return found
     finally:
         free(scores)
         free(ranks)

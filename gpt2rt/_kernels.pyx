@@ -42,7 +42,9 @@ def available_isas(str wanted=None):
     Args:
         wanted: the last name, if it is available but runs only when asked for.
     """
-    names = [KERNELS[i].name.decode() for i in range(N_KERNELS)]
+    cdef list names = []
+    for i in range(N_KERNELS):
+        names.append(KERNELS[i].name.decode())
     if wanted is not None and kernels_on_request(wanted.encode(errors="replace")) != NULL:
         names.append(wanted)
     return names
@@ -103,7 +105,10 @@ def matrix_rows(tensor, Shape shape not None, rows):
     cdef int64_t n = n_in, i = 0
     cdef Py_buffer view
     cdef Matrix matrix
-    wanted = [row for row in rows if 0 <= row < n_out]
+    cdef list wanted = []
+    for row in rows:
+        if 0 <= row < n_out:
+            wanted.append(row)
     found = bytearray(len(wanted) * n * 4)
     cdef float* out = <float*><char*>found
     PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)

@@ -97,11 +97,26 @@ cdef extern from "cut_file.h" nogil:
 
 crc32c_init()
 
+
+cdef tuple names_of(const char** names, int n):
+    cdef list found = []
+    for i in range(n):
+        found.append(names[i].decode())
+    return tuple(found)
+
+
+cdef tuple group_sizes():
+    cdef list found = []
+    for i in range(N_GROUP_SIZES):
+        found.append(C_GROUP_SIZES[i])
+    return tuple(found)
+
+
 MAGIC = MODEL_MAGIC[:8]
 ALIGNMENT, TABLE_ALIGNMENT, TILE = C_ALIGNMENT, C_TABLE_ALIGNMENT, C_TILE
-WEIGHT_TYPES = tuple([TYPE_NAMES[i].decode() for i in range(N_TYPES)])
-GROUP_SIZES = tuple([C_GROUP_SIZES[i] for i in range(N_GROUP_SIZES)])
-SECTIONS = tuple([SECTION_NAMES[i].decode() for i in range(N_SECTIONS)])
+WEIGHT_TYPES = names_of(TYPE_NAMES, N_TYPES)
+GROUP_SIZES = group_sizes()
+SECTIONS = names_of(SECTION_NAMES, N_SECTIONS)
 MAX_N_VOCAB, MAX_N_LAYER, MAX_METADATA = C_MAX_N_VOCAB, C_MAX_N_LAYER, C_MAX_METADATA
 MAX_TOKEN_BYTES, MAX_TOKEN_LENGTH, MAX_EOS = C_MAX_TOKEN_BYTES, C_MAX_TOKEN_LENGTH, C_MAX_EOS
 
@@ -248,7 +263,10 @@ def slots_for(uint32_t n_merges):
 cdef list tables_of(uint32_t n_vocab, const VocabularyCounts* counts):
     cdef Table[6] tables  # N_TABLES
     c_vocabulary_tables(tables, n_vocab, counts)
-    return [(TABLE_NAMES[i].decode(), tables[i].offset, tables[i].length) for i in range(N_TABLES)]
+    cdef list found = []
+    for i in range(N_TABLES):
+        found.append((TABLE_NAMES[i].decode(), tables[i].offset, tables[i].length))
+    return found
 
 
 cdef VocabularyCounts counts_of(counts) except *:
@@ -398,7 +416,10 @@ cdef class CheckedFile:
     def sections(self):
         """Return (name, offset, length, CRC32C in the header) of each section, a list in the order of `SECTIONS`."""
         cdef Section* s = self.file.sections
-        return [(SECTIONS[i], s[i].offset, s[i].length, s[i].checksum) for i in range(N_SECTIONS)]
+        cdef list found = []
+        for i in range(N_SECTIONS):
+            found.append((SECTIONS[i], s[i].offset, s[i].length, s[i].checksum))
+        return found
 
     def tables(self):
         """Return the tables of the vocabulary section; see `vocabulary_tables`."""

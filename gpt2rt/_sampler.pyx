@@ -196,8 +196,7 @@ cdef class Sampler:
         """Return the tokens that `sample` chooses from: a list of (id, probability), most likely first. Args: as there.
         """
         cdef SamplingOptions options
-        cdef int64_t count, i
-        cdef double total = 0.0
+        cdef int64_t count
         cdef int status
         cdef bytes found, content = logits_of(logits)
         cdef bytes ids = self.recent(history, len(content) // 4, &options)
@@ -211,9 +210,7 @@ cdef class Sampler:
             found = PyBytes_FromStringAndSize(<const char*>self.scratch.pool, count * <Py_ssize_t>sizeof(Candidate))
         check(status)
         c = <const Candidate*>PyBytes_AsString(found)
-        for i in range(count):
-            total += c[i].weight
-        return [(rank_token(c[i].rank), c[i].weight / total) for i in range(count)]
+        return probabilities(c, count)
 
     def choose(self, logits, history=()):
         """Sample as `sample` does, and report how. Args: as there.
@@ -225,8 +222,8 @@ cdef class Sampler:
         """
         cdef SamplingOptions options
         cdef int32_t token = 0
-        cdef int64_t count, i
-        cdef double total = 0.0, number = 0.0
+        cdef int64_t count
+        cdef double number = 0.0
         cdef int status
         cdef Random before
         cdef bytes found = b"", content = logits_of(logits)
@@ -243,10 +240,19 @@ cdef class Sampler:
                 status = sampler_sample(&self.scratch, floats_in(content), &input, &self.random, &token)
         check(status)
         c = <const Candidate*>PyBytes_AsString(found)
-        for i in range(count):
-            total += c[i].weight
-        candidates = [(rank_token(c[i].rank), c[i].weight / total) for i in range(count)]
-        return token, number if count > 1 else None, candidates
+        return token, number if count > 1 else None, probabilities(c, count)
+
+
+cdef list probabilities(const Candidate* c, int64_t count):
+    """Return (id, probability) of each candidate."""
+    cdef list found = []
+    cdef double total = 0.0
+    cdef int64_t i
+    for i in range(count):
+        total += c[i].weight
+    for i in range(count):
+        found.append((rank_token(c[i].rank), c[i].weight / total))
+    return found
 
 
 def log_probabilities(logits, ids):
@@ -265,7 +271,10 @@ def log_probabilities(logits, ids):
     cdef bytes content = logits_of(logits)
     cdef bytes tokens = ids_of(ids, len(content) // 4)
     check(log_softmax_new(&softmax, floats_in(content), len(content) // 4))
-    return [log_softmax(&softmax, floats_in(content)[ids_in(tokens)[i]]) for i in range(len(tokens) // 4)]
+    cdef list found = []
+    for i in range(len(tokens) // 4):
+        found.append(log_softmax(&softmax, floats_in(content)[ids_in(tokens)[i]]))
+    return found
 
 
 def most_likely(logits, k):
@@ -295,7 +304,10 @@ def most_likely(logits, k):
     status = top_logprobs(&scratch, floats_in(content), count, <int32_t*>PyBytes_AsString(ids), found)
     sampler_scratch_free(&scratch)
     check(status)
-    return [(ids_in(ids)[i], found[i]) for i in range(count)]
+    cdef list top = []
+    for i in range(count):
+        top.append((ids_in(ids)[i], found[i]))
+    return top
 
 
 def exp_of(double x):

@@ -63,7 +63,8 @@ cdef class Tokenizer:
         cdef int i
         for i, name in enumerate(TABLES):
             PyObject_GetBuffer(tables[name], &self.views[i], PyBUF_SIMPLE)
-        offsets, byte_tokens, specials, controls, slots, content = [view.len for view in self.views]
+        offsets, byte_tokens, specials = self.views[0].len, self.views[1].len, self.views[2].len
+        controls, slots, content = self.views[3].len, self.views[4].len, self.views[5].len
         n_slots, none = slots // sizeof(Merge), MERGES_NONE
         for name, length, fits, expected in (
             ("token_offsets", offsets, 0 < n_vocab < none and offsets == 4 * (n_vocab + 1), f"4 * ({n_vocab} + 1)"),
@@ -97,7 +98,10 @@ cdef class Tokenizer:
             raise_damage(&problem)
         self.bos_token_id = None if self.c.bos == MERGES_NONE else self.c.bos
         self.pad_token_id = None if self.c.pad == MERGES_NONE else self.c.pad
-        self.eos_token_ids = tuple([table_value(self.c.eos, i) for i in range(<int>self.c.n_eos)])
+        eos = []
+        for i in range(<int>self.c.n_eos):
+            eos.append(table_value(self.c.eos, i))
+        self.eos_token_ids = tuple(eos)
         self.add_bos_token, self.add_prefix_space = self.c.add_bos, self.c.add_prefix_space
 
     def __dealloc__(self):
@@ -332,7 +336,7 @@ def stop_strings(stop):
         if not isinstance(one, str) or not 1 <= str.__len__(one) <= MAX_STOP_LENGTH:
             raise UsageError(f"stop: got {one!r:.80}, expected text of 1 to {MAX_STOP_LENGTH} characters")
     # Exact strings: those of a subclass have the length that its methods return.
-    return tuple([str.__str__(one) for one in stops])
+    return tuple(map(str.__str__, stops))
 
 
 cdef list stop_texts(tuple strings, StopText* texts):

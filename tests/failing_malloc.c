@@ -1,4 +1,7 @@
-/* Preloaded into a process: after failing_malloc_arm(), makes its n-th allocation of at least a given size fail. */
+/* Preloaded into a process: after failing_malloc_arm(), makes its n-th allocation of at least a given size fail. The
+ * others are those of the next library: the C library, or a sanitizer. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <stddef.h>
 
@@ -21,10 +24,10 @@ static int fails(size_t size) {
     return 1;
 }
 
-void *__libc_malloc(size_t);
-void *__libc_calloc(size_t, size_t);
-void *__libc_realloc(void *, size_t);
+static void *(*next_malloc)(size_t), *(*next_calloc)(size_t, size_t), *(*next_realloc)(void *, size_t);
 
-void *malloc(size_t size) { return fails(size) ? NULL : __libc_malloc(size); }
-void *calloc(size_t n, size_t size) { return fails(n * size) ? NULL : __libc_calloc(n, size); }
-void *realloc(void *old, size_t size) { return fails(size) ? NULL : __libc_realloc(old, size); }
+#define NEXT(name) (next_##name ? next_##name : (*(void **)&next_##name = dlsym(RTLD_NEXT, #name), next_##name))
+
+void *malloc(size_t size) { return fails(size) ? NULL : NEXT(malloc)(size); }
+void *calloc(size_t n, size_t size) { return fails(n * size) ? NULL : NEXT(calloc)(n, size); }
+void *realloc(void *old, size_t size) { return fails(size) ? NULL : NEXT(realloc)(old, size); }

@@ -129,7 +129,7 @@ def main():
     with contextlib.suppress(ImportError):  # Windows
         import resource
 
-        if "asan" not in os.environ.get("LD_PRELOAD", ""):  # which needs terabytes of addresses
+        if "ASAN_OPTIONS" not in os.environ:  # a sanitizer needs terabytes of addresses
             resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     path, seed, n_calls = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     choose = random.Random(seed)

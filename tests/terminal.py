@@ -18,7 +18,7 @@ import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-PATIENCE = 60  # seconds without a sign of life
+PATIENCE = 300 if "TSAN_OPTIONS" in os.environ else 60  # seconds without a sign of life; sanitizers are slow
 PASTE_MODE = re.compile(r"\x1b\[\?2004[hl]")  # readline switches bracketed paste on and off
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -87,6 +87,7 @@ def test_reads_during_a_change_by_another_thread_are_consistent(model):
     sequence = model.sequence()
     sequence.append(TEXT[:1])
     is_done = threading.Event()
+    size = sequence.nbytes
     lengths = (1, 100, 356, 512)  # 356: the end of the second append's first pass
     logits = set()
     for length in lengths:
@@ -111,6 +112,10 @@ def test_reads_during_a_change_by_another_thread_are_consistent(model):
             tokens = sequence.tokens
             assert tokens == TEXT[: len(tokens)]
             assert len(tokens) in lengths
+            assert sequence.pending == []
+            assert sequence.common_prefix(TEXT) in lengths
+            assert sequence.n_logits in (0, 1)
+            assert sequence.nbytes >= size
             found = unless_in_use(lambda: sequence.logits)
             assert found is None or found.tobytes() in logits
 

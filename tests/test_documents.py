@@ -30,7 +30,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 ELSEWHERE = {
     **dict.fromkeys(["pip install", "python3 -m venv"], "an environment is made and installed into by .ci/run"),
     **dict.fromkeys(["ruff", "mypy", "lint-imports", "mkdocs"], ".ci/run does"),
-    **dict.fromkeys(["export GPT2RT_DEBUG", "LD_PRELOAD"], "a build with sanitizers takes minutes"),
+    "python tests/sanitize.py": "a build with sanitizers takes minutes; .ci/run has one",
     **dict.fromkeys(
         [f"python train/{name}.py" for name in ("score", "prepare", "train", "export", "plot", "lstm")],
         "an hour; tests/test_train.py",

@@ -56,6 +56,12 @@ typedef struct {
     Random random[MAX_SAMPLED]; /* the generator before each of them */
 } Sampled;
 
+/* What threads without the lock may read: the state as of the last commit. ids[0:n_ids] were written before n_ids. */
+typedef struct {
+    Atomic64 length, n_ids, n_logits;
+    Atomic64 size; /* bytes */
+} Published;
+
 typedef struct {
     const Network *network;
     KVCache kv;   /* of layer 0; those of the other layers follow. n_ctx is the number of positions allocated */
@@ -77,11 +83,9 @@ typedef struct {
     SequenceStatus status; /* of the last step */
     int n_new;             /* tokens that the last step sampled */
     Atomic cancelled;
+    Published published;
     Lock lock;
 } Sequence;
-
-static inline void commit_begin(Sequence *s) { atomic_set(&s->lock.committing, 1); }
-static inline void commit_end(Sequence *s) { atomic_set(&s->lock.committing, 0); }
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -113,6 +117,20 @@ static inline int64_t sequence_size(const Sequence *s) {
            scores * (int64_t)sizeof(Score);
 }
 
+static inline void sequence_publish(Sequence *s) {
+    atomic_set64(&s->published.length, s->length);
+    atomic_set64(&s->published.n_ids, s->n_ids);
+    atomic_set64(&s->published.n_logits, s->n_logits);
+    atomic_set64(&s->published.size, sequence_size(s));
+}
+
+/* Bracket each change of the state. */
+static inline void commit_begin(Sequence *s) { atomic_set(&s->lock.committing, 1); }
+static inline void commit_end(Sequence *s) {
+    sequence_publish(s);
+    atomic_set(&s->lock.committing, 0);
+}
+
 static inline void sequence_free(Sequence *s) {
     free(s->memory);
     free(s->ids);
@@ -133,6 +151,7 @@ static inline int sequence_open(Sequence *s, const Network *network) {
     s->kv = cache_of(network, 0);
     s->sampler.n_logprobs = s->sampler.n_prompt_logprobs = -1;
     s->ids = calloc((size_t)network->config.n_ctx + 1, sizeof(int32_t));
+    sequence_publish(s);
     return s->ids != NULL;
 }
 
@@ -206,8 +225,13 @@ static inline int sequence_reserve_history(Sequence *s, int64_t more) {
 
 /* Makes room for the scores of sampled tokens; returns 0 if memory runs out. */
 static inline int sequence_reserve_sampled(Sequence *s) {
-    if (!s->sampled.scores) s->sampled.scores = malloc(MAX_SAMPLED * sizeof(Score));
-    return s->sampled.scores != NULL;
+    if (s->sampled.scores) return 1;
+    Score *scores = malloc(MAX_SAMPLED * sizeof(Score));
+    if (!scores) return 0;
+    commit_begin(s);
+    s->sampled.scores = scores;
+    commit_end(s);
+    return 1;
 }
 
 /* Makes room for the scores of n ids; returns 0 if memory runs out. */
@@ -324,6 +348,7 @@ static inline int sequence_copy(Sequence *to, const Sequence *from, int64_t leng
     to->n_scores = n_scores;
     to->samples = from->samples;
     to->length = length, to->n_ids = n_ids;
+    sequence_publish(to);
     return 1;
 }
 
