@@ -127,7 +127,7 @@ static inline int talk_sample_reply(Talk *t, Reply *reply, TextStream *stream, W
     const int64_t n_prompt = t->sequence.n_ids;
     Buffer piece = {0};
     int status = 0;
-    while (!status && !reply->reason) {
+    while (!status && !reply->reason && !output_error) {
         Text text;
         piece.n = 0;
         status = sample_more(t->model, &t->sequence, stream, &t->last, &piece);
@@ -213,7 +213,7 @@ static inline void talk_answer(Talk *t, Text message, int replaces) {
             snprintf(label, sizeof(label), "%.*s: ", (int)t->format.bot_name.n, (const char *)t->format.bot_name.at);
         Wrapper output = {.columns = *label ? terminal_columns() : 0, .column = text_width(text_of(label))};
         if (*label) printf(t->has_colors ? BOLD_CYAN "%s" PLAIN : "%s", label);
-        fflush(stdout);
+        output_flush();
         sequence_push(s, (const int32_t *)ids.ids + same, (int64_t)(ids.n - same));
         status = talk_sample_reply(t, &reply, &stream, &output, n_before, &n_shown);
         if (!talk_keep(t, message, replaces, status, &output, n_shown)) t->n_dropped -= n_more;
