@@ -36,6 +36,8 @@ COMMANDS = (
     *("tokenize", "bench", "perplexity", "doctor", "help"),
 )
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+NO_MEMORY = "not enough memory"
+NOT_MAPPED = ("failed to map segment", "annot allocate memory", "out of memory")  # as loaders of libraries say it
 
 
 class Stopped(BaseException):
@@ -196,7 +198,10 @@ def run(args: list[str] | None = None) -> int:
         complain_of(error, error, given)
         return EXIT_ERROR
     except MemoryError as error:
-        complain_of(error, "not enough memory", given)
+        complain_of(error, NO_MEMORY, given)
+        return EXIT_ERROR
+    except ImportError as error:
+        complain_of(error, import_sentence(error), given)
         return EXIT_ERROR
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # whoever read the pipe is gone
@@ -204,6 +209,22 @@ def run(args: list[str] | None = None) -> int:
             complain_of(error, f"{subject}{error.strerror or error}", given)
         drop_output()
         return EXIT_ERROR
+
+
+def import_sentence(error: ImportError) -> str:
+    """Return the sentence for a library that can't be loaded: it is damaged, or memory is too small for it.
+
+    Raises:
+        ImportError: it is a mistake in gpt2rt.
+    """
+    cause: BaseException = error
+    while isinstance(before := cause.__cause__ or cause.__context__, ImportError):  # numpy explains it at length
+        cause = before
+    if any(sign in str(cause) for sign in NOT_MAPPED):
+        return NO_MEMORY
+    if (error.name or "").startswith("gpt2rt."):
+        raise error
+    return f"a library can't be loaded: {cause} (install gpt2rt and what it needs again)"
 
 
 def usage_sentence(error: click.UsageError, args: list[str]) -> str:
