@@ -91,6 +91,8 @@ static inline Text text_copied(Text text) {
 /* Adds a turn, or replaces the last one. Takes over the memory of the ids. Returns 0 if memory runs out. */
 static inline int talk_add(Talk *t, Text user, Text answer, Encoding *ids, int replaces) {
     const size_t at = t->n_turns - (size_t)replaces;
+    uint32_t *shrunk = ids->n ? realloc(ids->ids, ids->n * sizeof(uint32_t)) : NULL; /* it was made to grow */
+    if (shrunk) ids->ids = shrunk, ids->capacity = ids->n;
     Turn turn = {text_copied(user), text_copied(answer), ids->ids, ids->n}; /* first: `user` may be the old turn's */
     Turn *turns = realloc(t->turns, (at + 1) * sizeof(Turn));
     if (turns) t->turns = turns;
