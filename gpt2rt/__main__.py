@@ -32,7 +32,10 @@ def main() -> None:
         for argument in sys.argv[2:]:
             if not argument.startswith("-"):
                 path = argument if os.path.exists(argument) else named_model(argument) or argument
-                _thread.start_new_thread(read_ahead, (path,))
+                try:
+                    _thread.start_new_thread(read_ahead, (path,))
+                except RuntimeError:  # there is no memory for it
+                    pass
                 break
     gc.disable()  # all that is loaded stays; looking for garbage in it, now and at the end, takes 4 to 6 ms
     from gpt2rt.cli import main

@@ -38,6 +38,7 @@ COMMANDS = (
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NO_MEMORY = "not enough memory"
 NOT_MAPPED = ("failed to map segment", "annot allocate memory", "out of memory")  # as loaders of libraries say it
+NO_THREAD = "can't start new thread"  # as Python says it
 
 
 class Stopped(BaseException):
@@ -202,6 +203,11 @@ def run(args: list[str] | None = None) -> int:
         return EXIT_ERROR
     except ImportError as error:
         complain_of(error, import_sentence(error), given)
+        return EXIT_ERROR
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        complain_of(error, "can't start a thread (too little memory, or too many processes)", given)
         return EXIT_ERROR
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # whoever read the pipe is gone
