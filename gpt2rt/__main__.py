@@ -22,6 +22,14 @@ def read_ahead(path: str) -> None:
         pass
 
 
+def read_beside(path: str) -> None:
+    """Read ahead in a thread, if there is memory for one."""
+    try:
+        _thread.start_new_thread(read_ahead, (path,))
+    except RuntimeError:
+        return
+
+
 def main() -> None:
     """Start reading the model file, then load the command line, which takes about as long from a disk."""
     # Ctrl-C while modules are loaded would be a traceback.
@@ -32,10 +40,7 @@ def main() -> None:
         for argument in sys.argv[2:]:
             if not argument.startswith("-"):
                 path = argument if os.path.exists(argument) else named_model(argument) or argument
-                try:
-                    _thread.start_new_thread(read_ahead, (path,))
-                except RuntimeError:  # there is no memory for it
-                    pass
+                read_beside(path)
                 break
     gc.disable()  # all that is loaded stays; looking for garbage in it, now and at the end, takes 4 to 6 ms
     from gpt2rt.cli import main

@@ -12,6 +12,7 @@ from demo import DEMO, demo_model
 from preloaded import build_failing_malloc, build_program
 from random_models import random_tensors, write_model
 from standalone import program
+from terminal import Terminal
 
 from gpt2rt.modelfile import Hyperparameters
 
@@ -31,24 +32,32 @@ def model(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model") / "m.bin", SHAPE, random_tensors(SHAPE), **metadata)
 
 
+class Failing:
+    """Runs the program with the n-th of its allocations failing."""
+
+    def __init__(self, folder):
+        self._library, self.path, self._left = build_failing_malloc(folder), build_program(folder), folder / "left"
+
+    def environment(self, n):
+        names = {"LD_PRELOAD": self._library, "FAILING_MALLOC": n, "FAILING_MALLOC_LEFT": self._left}
+        return {name: str(value) for name, value in names.items()}
+
+    def left(self):
+        """Return how many allocations were left, at the end of the last run; less than 0 if one has failed."""
+        return int(self._left.read_text())
+
+    def __call__(self, n, *arguments, stdin=""):
+        """Return (exit status, standard output, lines of standard error, allocations that were left)."""
+        line = [self.path, *map(str, arguments), "--threads", "1"]
+        done = subprocess.run(
+            line, input=stdin.encode(), capture_output=True, env=self.environment(n), check=False, timeout=60
+        )
+        return done.returncode, done.stdout, done.stderr.decode().splitlines(), self.left()
+
+
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory):
-    """Return a function that runs the program, with the n-th of its allocations failing."""
-    folder = tmp_path_factory.mktemp("failing")
-    library, path, left = build_failing_malloc(folder), build_program(folder), folder / "left"
-
-    def run(n, *arguments, stdin=""):
-        """Return (exit status, standard output, lines of standard error, allocations that were left)."""
-        environment = {
-            "LD_PRELOAD": str(library),
-            "FAILING_MALLOC": str(n),
-            "FAILING_MALLOC_LEFT": str(folder / "left"),
-        }
-        line = [path, *map(str, arguments), "--threads", "1"]
-        done = subprocess.run(line, input=stdin.encode(), capture_output=True, env=environment, check=False, timeout=60)
-        return done.returncode, done.stdout, done.stderr.decode().splitlines(), int(left.read_text())
-
-    return run
+    return Failing(tmp_path_factory.mktemp("failing"))
 
 
 RUNS = {
@@ -100,6 +109,39 @@ def test_a_talk_goes_on_after_a_failed_allocation_as_if_nothing_had_happened(fai
             assert out.endswith(fresh), n
             n_continued += 1
     assert n_continued > 20
+
+
+@pytest.fixture(scope="module")
+def at_terminal(tmp_path_factory, failing, model):
+    """Return a function that chats at a terminal, with the n-th allocation failing."""
+
+    def chat(n):
+        """Return (exit status, what is on the screen at the end, allocations that were left)."""
+        variables = failing.environment(n)
+        line = [*(f"{name}={value}" for name, value in variables.items()), failing.path, model, *AT_TERMINAL]
+        folder = tmp_path_factory.mktemp("terminal")
+        terminal = Terminal(folder, map(str, line), columns=30, program="/usr/bin/env", TERM="xterm")
+        terminal.type(TYPED)
+        status = terminal.exit_code()
+        terminal.close()
+        return status, terminal.text, failing.left()
+
+    return chat
+
+
+AT_TERMINAL = ("--seed", 5, "-n", 8, "--threads", 1)
+TYPED = "Hello\n" + "word " * 12 + "\n\x10\x1b[D!\n/help\n/set top-k\n/exit\n"
+
+
+@pytest.mark.parametrize("step", [40, pytest.param(1, marks=pytest.mark.slow)])
+def test_each_allocation_that_fails_at_a_terminal_is_said_there(at_terminal, step):
+    status, expected, left = at_terminal(MANY)
+    assert status == 0
+    for n in range(3, MANY - left, step):
+        status, text, _ = at_terminal(n)
+        assert status in (0, 1), (n, text)
+        if "gpt2rt: not enough memory" not in text:
+            assert (status, text.split()) == (0, expected.split()), n
 
 
 # --- streams

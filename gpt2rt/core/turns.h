@@ -61,6 +61,8 @@ static inline void note(const Talk *t, const char *format, ...) {
         return;
     }
     Wrapper w = {.columns = terminal_columns()};
+    if (!buffer_reserve(&w.word, sizeof(text)) || !buffer_reserve(&w.spaces, sizeof(text)))
+        w.columns = 0; /* without memory for words, lines break anywhere */
     wrap_text(&w, text_of(text));
     wrap_end(&w);
     print_text((const uint8_t *)"\n", 1);
