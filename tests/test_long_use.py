@@ -62,12 +62,12 @@ def test_turns_take_the_memory_of_their_texts_alone(tmp_path, n_before, n):
                 pass
 
     say(range(n_before))
-    begin, before = status_of(os.getpid(), "VmRSS"), len(conversation.turns)
+    begin, before = status_of(os.getpid(), "RssAnon"), len(conversation.turns)
     say(range(n_before, n_before + n))
     turns = conversation.turns[before:]
     assert len(turns) > n * 0.9
     kept = sum(sys.getsizeof(one) for turn in turns for one in (turn, *turn)) + 16 * len(turns)
-    growth = status_of(os.getpid(), "VmRSS") - begin
+    growth = status_of(os.getpid(), "RssAnon") - begin
     report(f"{n} turns of Conversation, besides the {kept / 1e6:.2f} MB of the turns", growth - kept)
     assert growth - kept < MOST_GROWTH
 
@@ -85,9 +85,9 @@ def test_turns_of_the_standalone_program_take_little_memory(tmp_path, n_before, 
                 assert process.stdout.readline()
 
         say(range(n_before))
-        begin = status_of(process.pid, "VmRSS")
+        begin = status_of(process.pid, "RssAnon")
         say(range(n_before, n_before + n))
-        growth = status_of(process.pid, "VmRSS") - begin
+        growth = status_of(process.pid, "RssAnon") - begin
         process.stdin.close()
     report(f"{n} turns of gpt2rt-chat", growth)
     assert growth < MOST_GROWTH
@@ -108,11 +108,11 @@ def test_requests_to_a_server_leave_nothing(tmp_path):
             assert (await connection.answer())[0] == 200
         connection.close()
 
-    with child(tmp_path / "log", model, "--kv-cache", 1, "--log-level", "warning") as server:
-        asyncio.run(ask(server.port, range(1000)))
-        begin = status_of(server.process.pid, "VmRSS")
-        asyncio.run(ask(server.port, range(1000, 3000)))
-        growth = status_of(server.process.pid, "VmRSS") - begin
+    with child(tmp_path / "log", model, "--threads", 1, "--kv-cache", 1, "--log-level", "warning") as server:
+        asyncio.run(ask(server.port, range(500)))
+        begin = status_of(server.process.pid, "RssAnon")
+        asyncio.run(ask(server.port, range(500, 2500)))
+        growth = status_of(server.process.pid, "RssAnon") - begin
     report("2000 requests to gpt2rt serve", growth)
     assert growth < MOST_GROWTH
 
