@@ -204,6 +204,9 @@ def run(args: list[str] | None = None) -> int:
     except ImportError as error:
         complain_of(error, import_sentence(error), given)
         return EXIT_ERROR
+    except SystemError as error:
+        complain_of(error, f"Python has failed: {error} (too little memory?)", given)
+        return EXIT_ERROR
     except RuntimeError as error:
         if str(error) != NO_THREAD:
             raise
