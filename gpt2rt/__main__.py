@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 
+from gpt2rt.errors import NO_MEMORY, is_lack_of_memory
 from gpt2rt.model_folder import named_model
 
 READING = ("chat", "generate", "next")  # commands that read the whole of the first file that is named
@@ -43,8 +44,12 @@ def main() -> None:
                 read_beside(path)
                 break
     gc.disable()  # all that is loaded stays; looking for garbage in it, now and at the end, takes 4 to 6 ms
-    from gpt2rt.cli import main
-
+    try:
+        from gpt2rt.cli import main
+    except (MemoryError, ImportError, OSError, SystemError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        sys.exit(f"gpt2rt: {NO_MEMORY}")
     gc.freeze()
     gc.enable()
     _signal.signal(_signal.SIGINT, on_interrupt)

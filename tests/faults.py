@@ -36,7 +36,7 @@ BYTES = Hyperparameters(n_vocab=257, n_ctx=256, n_embd=64, n_head=2, n_layer=2) 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BLAS_ERROR = "OpenBLAS error: Memory allocation still failed"  # with which this library ends the process
 STREAMS = {"<": "0", ">": "1", "2>": "2"}
-LEAST_MEMORY, MOST_MEMORY = 16 << 20, 1 << 30  # bytes; with less, Python itself does not start
+LEAST_MEMORY, MOST_MEMORY = 17 << 20, 1 << 30  # bytes; with less, Python itself does not start
 
 
 class Command(NamedTuple):
@@ -254,11 +254,15 @@ class Lab:
 
     # --- what must hold
 
-    def check(self, run, *, is_silent=False, is_changed=False):
-        """Check how a run has ended. is_silent: its errors can't be read. is_changed: its text may differ."""
-        if run.error.endswith("KeyboardInterrupt\n") and "gpt2rt" not in run.error:  # while Python itself starts
+    def check(self, run, *, is_silent=False, is_changed=False, is_memory=False):
+        """Check how a run has ended.
+
+        Args:
+            is_silent: its errors can't be read. is_changed: its text may differ. is_memory: Python may lack memory.
+        """
+        if run.status and "Traceback" in run.error and f"gpt2rt{os.sep}" not in run.error:  # Python has not started
             return "ended"
-        assert "Traceback" not in run.error, run
+        assert is_memory or "Traceback" not in run.error, run  # but for that of a worker, or of Python's libraries
         assert "Fatal" not in run.error, run
         assert "Exception ignored" not in run.error, run
         found = content_of(self.out)
@@ -276,6 +280,7 @@ class Lab:
             *others, last = run.error.splitlines() or [""]
             assert last.startswith(("gpt2rt: ", BLAS_ERROR)), run
             assert all(not line.startswith("gpt2rt: ") or "of 32 rows done" in line for line in others), run
+            assert not others or is_memory or self.command.is_resumed or "seed" in others[0], run
             assert len(last) < 600, run
         return "refused"
 
@@ -391,7 +396,8 @@ class Lab:
         """Limit the memory, from too little for Python's libraries on."""
         self._prepare()
         size = int(LEAST_MEMORY * (MOST_MEMORY / LEAST_MEMORY) ** self.choose.random())
-        return self.check(self.run(lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))))
+        limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))  # noqa: E731
+        return self.check(self.run(limit), is_memory=True)
 
 
 class ServerLab(Lab):

@@ -13,7 +13,7 @@ from itertools import takewhile
 
 import click
 
-from gpt2rt.errors import Gpt2rtError, UsageError
+from gpt2rt.errors import NO_MEMORY, NO_THREAD, Gpt2rtError, UsageError, is_lack_of_memory
 
 COMMANDS = (
     *(
@@ -36,9 +36,6 @@ COMMANDS = (
     *("tokenize", "bench", "perplexity", "doctor", "help"),
 )
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-NO_MEMORY = "not enough memory"
-NOT_MAPPED = ("failed to map segment", "annot allocate memory", "out of memory")  # as loaders of libraries say it
-NO_THREAD = "can't start new thread"  # as Python says it
 
 
 class Stopped(BaseException):
@@ -153,8 +150,11 @@ def needing(what: str, extra: str) -> Iterator[None]:
 
 def complain(message: object) -> None:
     """Print one sentence to standard error. Files and servers may be quoted in it, so it is made printable."""
-    from gpt2rt.cli.terminal import sentence
-
+    try:
+        from gpt2rt.cli.terminal import sentence
+    except (MemoryError, ImportError, OSError, SystemError):  # memory is too small for this module
+        sys.stderr.write(f"gpt2rt: {NO_MEMORY}\n")
+        return
     click.echo(f"gpt2rt: {sentence(message)}", err=True)
 
 
@@ -198,14 +198,13 @@ def run(args: list[str] | None = None) -> int:
     except Gpt2rtError as error:
         complain_of(error, error, given)
         return EXIT_ERROR
-    except MemoryError as error:
+    except (MemoryError, SystemError) as error:
+        if not is_lack_of_memory(error):
+            raise
         complain_of(error, NO_MEMORY, given)
         return EXIT_ERROR
     except ImportError as error:
         complain_of(error, import_sentence(error), given)
-        return EXIT_ERROR
-    except SystemError as error:
-        complain_of(error, f"Python has failed: {error} (too little memory?)", given)
         return EXIT_ERROR
     except RuntimeError as error:
         if str(error) != NO_THREAD:
@@ -229,7 +228,7 @@ def import_sentence(error: ImportError) -> str:
     cause: BaseException = error
     while isinstance(before := cause.__cause__ or cause.__context__, ImportError):  # numpy explains it at length
         cause = before
-    if any(sign in str(cause) for sign in NOT_MAPPED):
+    if is_lack_of_memory(cause):
         return NO_MEMORY
     if (error.name or "").startswith("gpt2rt."):
         raise error
