@@ -58,7 +58,7 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
     try:
         from safetensors import SafetensorError  # optional dependency
         from safetensors.numpy import save_file
-    except ImportError:
+    except ModuleNotFoundError:
         raise CheckpointError('export: requires the package safetensors (pip install "gpt2rt[huggingface]")') from None
     folder = pathlib.Path(folder)
     if os.path.lexists(folder):

@@ -67,7 +67,7 @@ def hub_source(source: str | os.PathLike[str]) -> Source:
         raise UsageError(f"{source}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
     try:
         import huggingface_hub  # optional dependency
-    except ImportError:
+    except ModuleNotFoundError:
         raise CheckpointError(
             f'{source}: requires the package huggingface_hub (pip install "gpt2rt[huggingface]")'
         ) from None

@@ -89,7 +89,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
     """
     try:
         from safetensors import SafetensorError, safe_open  # optional dependency
-    except ImportError:
+    except ModuleNotFoundError:
         raise CheckpointError(f'{path}: requires the package safetensors (pip install "gpt2rt[huggingface]")') from None
     try:
         file = SourceFile(path)

@@ -382,7 +382,7 @@ class _TensorFlowReader:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notices at startup would break a progress bar
         try:
             import tensorflow as tf  # optional dependency; takes seconds
-        except ImportError:
+        except ModuleNotFoundError:
             raise CheckpointError(f'{reason}, which requires TensorFlow (pip install "gpt2rt[tensorflow]")') from None
         self._prefix, self._errors = prefix, (tf.errors.OpError, ValueError, RuntimeError)
         try:

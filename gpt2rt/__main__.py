@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 
+from gpt2rt.errors import NO_MEMORY, is_lack_of_memory
 from gpt2rt.model_folder import named_model
 
 READING = ("chat", "generate", "next")  # commands that read the whole of the first file that is named
@@ -22,6 +23,14 @@ def read_ahead(path: str) -> None:
         pass
 
 
+def read_beside(path: str) -> None:
+    """Read ahead in a thread, if there is memory for one."""
+    try:
+        _thread.start_new_thread(read_ahead, (path,))
+    except RuntimeError:
+        return
+
+
 def main() -> None:
     """Start reading the model file, then load the command line, which takes about as long from a disk."""
     # Ctrl-C while modules are loaded would be a traceback.
@@ -32,11 +41,15 @@ def main() -> None:
         for argument in sys.argv[2:]:
             if not argument.startswith("-"):
                 path = argument if os.path.exists(argument) else named_model(argument) or argument
-                _thread.start_new_thread(read_ahead, (path,))
+                read_beside(path)
                 break
     gc.disable()  # all that is loaded stays; looking for garbage in it, now and at the end, takes 4 to 6 ms
-    from gpt2rt.cli import main
-
+    try:
+        from gpt2rt.cli import main
+    except (MemoryError, ImportError, OSError, SystemError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        sys.exit(f"gpt2rt: {NO_MEMORY}")
     gc.freeze()
     gc.enable()
     _signal.signal(_signal.SIGINT, on_interrupt)

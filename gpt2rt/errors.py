@@ -1,5 +1,9 @@
 """The exceptions of gpt2rt. Each message says what is wrong, what was expected, and what to do about it."""
 
+NO_MEMORY = "not enough memory"
+NOT_MAPPED = ("failed to map segment", "annot allocate memory", "out of memory")  # as loaders of libraries say it
+NO_THREAD = "can't start new thread"  # as Python says it
+
 
 class Gpt2rtError(Exception):
     """The base class of all errors that gpt2rt raises; the command line prints the message and exits with 1."""
@@ -31,3 +35,12 @@ class CancelledError(Gpt2rtError):
 
 class UsageError(Gpt2rtError, ValueError):
     """An argument or option has an invalid value; the command line exits with 2."""
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there is no memory: Python's own, or one of importing or mapping a file."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, SystemError) and "without exception set" in str(error))  # as Python's own mistakes end
+        or any(sign in str(error) for sign in NOT_MAPPED)
+    )

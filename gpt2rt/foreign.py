@@ -16,7 +16,7 @@ def translated(
     """Turn an exception that is not ours into a sentence about a file, with the exception as its cause."""
     try:
         yield
-    except (Gpt2rtError, MemoryError):
+    except (Gpt2rtError, MemoryError, ImportError):  # the latter is of a library, not of the file
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error!s:.200}"

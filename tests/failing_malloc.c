@@ -1,9 +1,14 @@
 /* Preloaded into a process: after failing_malloc_arm(), makes its n-th allocation of at least a given size fail. The
- * others are those of the next library: the C library, or a sanitizer. */
-#define _GNU_SOURCE
+ * others are those of the next library: the C library, or a sanitizer.
+ *
+ * In a program that can't call this, the variable FAILING_MALLOC is n; a file that FAILING_MALLOC_LEFT names then gets
+ * the number of allocations that were left. */
+#define _GNU_SOURCE 1
 #include <dlfcn.h>
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 static volatile long left = -1; /* allocations before the failing one; negative for none */
 static volatile size_t least;   /* minimum bytes of an allocation that counts */
@@ -31,3 +36,18 @@ static void *(*next_malloc)(size_t), *(*next_calloc)(size_t, size_t), *(*next_re
 void *malloc(size_t size) { return fails(size) ? NULL : NEXT(malloc)(size); }
 void *calloc(size_t n, size_t size) { return fails(n * size) ? NULL : NEXT(calloc)(n, size); }
 void *realloc(void *old, size_t size) { return fails(size) ? NULL : NEXT(realloc)(old, size); }
+
+__attribute__((constructor)) static void begin(void) {
+    const char *n = getenv("FAILING_MALLOC");
+    if (n) failing_malloc_arm(atol(n), 0);
+}
+
+__attribute__((destructor)) static void end(void) {
+    const char *path = getenv("FAILING_MALLOC_LEFT");
+    const long n = left;
+    failing_malloc_disarm();
+    FILE *file = path ? fopen(path, "w") : NULL;
+    if (!file) return;
+    fprintf(file, "%ld", n);
+    fclose(file);
+}

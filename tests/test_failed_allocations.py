@@ -1,13 +1,12 @@
 """Every allocation of every operation fails once: this raises MemoryError and leaves the sequences unchanged."""
 
 import pathlib
-import platform
 import subprocess
 import sys
 
 import pytest
+from preloaded import build_failing_malloc
 from random_models import random_tensors, write_model
-from test_threadpool import system_compiler
 
 from gpt2rt.modelfile import Hyperparameters
 
@@ -56,12 +55,7 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def failing_malloc(tmp_path_factory):
     """A library to preload."""
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("allocations are made to fail under glibc's names of malloc")
-    library = tmp_path_factory.mktemp("library") / "failing_malloc.so"
-    source = FOLDER / "failing_malloc.c"
-    subprocess.run([*system_compiler(), "-shared", "-fPIC", "-O1", "-fno-builtin", source, "-o", library], check=True)
-    return library
+    return build_failing_malloc(tmp_path_factory.mktemp("library"))
 
 
 def number_of_failures(path, failing_malloc, operation, allocator):

@@ -13,7 +13,7 @@ from itertools import takewhile
 
 import click
 
-from gpt2rt.errors import Gpt2rtError, UsageError
+from gpt2rt.errors import NO_MEMORY, NO_THREAD, Gpt2rtError, UsageError, is_lack_of_memory
 
 COMMANDS = (
     *(
@@ -150,8 +150,11 @@ def needing(what: str, extra: str) -> Iterator[None]:
 
 def complain(message: object) -> None:
     """Print one sentence to standard error. Files and servers may be quoted in it, so it is made printable."""
-    from gpt2rt.cli.terminal import sentence
-
+    try:
+        from gpt2rt.cli.terminal import sentence
+    except (MemoryError, ImportError, OSError, SystemError):  # memory is too small for this module
+        sys.stderr.write(f"gpt2rt: {NO_MEMORY}\n")
+        return
     click.echo(f"gpt2rt: {sentence(message)}", err=True)
 
 
@@ -195,8 +198,18 @@ def run(args: list[str] | None = None) -> int:
     except Gpt2rtError as error:
         complain_of(error, error, given)
         return EXIT_ERROR
-    except MemoryError as error:
-        complain_of(error, "not enough memory", given)
+    except (MemoryError, SystemError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        complain_of(error, NO_MEMORY, given)
+        return EXIT_ERROR
+    except ImportError as error:
+        complain_of(error, import_sentence(error), given)
+        return EXIT_ERROR
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        complain_of(error, "can't start a thread (too little memory, or too many processes)", given)
         return EXIT_ERROR
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # whoever read the pipe is gone
@@ -204,6 +217,22 @@ def run(args: list[str] | None = None) -> int:
             complain_of(error, f"{subject}{error.strerror or error}", given)
         drop_output()
         return EXIT_ERROR
+
+
+def import_sentence(error: ImportError) -> str:
+    """Return the sentence for a library that can't be loaded: it is damaged, or memory is too small for it.
+
+    Raises:
+        ImportError: it is a mistake in gpt2rt.
+    """
+    cause: BaseException = error
+    while isinstance(before := cause.__cause__ or cause.__context__, ImportError):  # numpy explains it at length
+        cause = before
+    if is_lack_of_memory(cause):
+        return NO_MEMORY
+    if (error.name or "").startswith("gpt2rt."):
+        raise error
+    return f"a library can't be loaded: {cause} (install gpt2rt and what it needs again)"
 
 
 def usage_sentence(error: click.UsageError, args: list[str]) -> str:

@@ -21,16 +21,18 @@
 
 /* --- --info and --verify ----------------------------------------------------------------------------------------- */
 
-/* Prints a member of the metadata that is a text, if it is there. */
-static void print_member(Json object, const uint8_t *end, const char *name, const char *label) {
+/* Prints a member of the metadata that is a text, if it is there. Returns 0 if memory runs out. */
+static int print_member(Json object, const uint8_t *end, const char *name, const char *label) {
     const Json text = json_member(object, end, name);
     Buffer bytes = {0};
-    if (!json_is(text, '"') || !buffer_reserve(&bytes, json_text(text, end, NULL))) return;
+    if (!json_is(text, '"')) return 1;
+    if (!buffer_reserve(&bytes, json_text(text, end, NULL))) return 0;
     printf("%-15s", label);
-    fflush(stdout);
+    output_flush();
     print_text(bytes.at, json_text(text, end, bytes.at));
     printf("\n");
     buffer_close(&bytes);
+    return 1;
 }
 
 static int info(const Model *m) {
@@ -50,9 +52,9 @@ static int info(const Model *m) {
     printf("n_layer        %" PRId64 "\nKV cache       %.1f MB for %" PRId64 " tokens\n", s->n_layer,
            (double)(cache_position_size(&network) * s->n_ctx) / 1e6, s->n_ctx);
     free(network.layers);
-    print_member(object, end, "name", "name");
-    print_member(object, end, "license", "license");
-    print_member(json_member(object, end, "chat"), end, "format", "chat format");
+    if (!print_member(object, end, "name", "name") || !print_member(object, end, "license", "license") ||
+        !print_member(json_member(object, end, "chat"), end, "format", "chat format"))
+        return no_memory();
     return 0;
 }
 
@@ -99,7 +101,7 @@ static int encode_prompt(const Model *m, Text prompt, Encoding *ids) {
 static int print_generated(Model *m, Sequence *s, TextStream *stream, Sampling *sampling, uint8_t last) {
     Buffer piece = {0};
     int status = 0;
-    while (!status && !stream->reason) {
+    while (!status && !stream->reason && !output_error) {
         piece.n = 0;
         status = sample_more(m, s, stream, sampling, &piece);
         if (!piece.n) continue;
@@ -122,7 +124,7 @@ static int generate(Model *m, const Options *o) {
     Sampling sampling = {.begin = clock_seconds()};
     int status = 0;
     if (text_equal(prompt, text_of("-"))) {
-        if (!read_input(&input)) status = no_memory();
+        status = input_problem(read_stream(&input, 0));
         prompt = buffer_text(&input);
         prompt.n -= prompt.n && prompt.at[prompt.n - 1] == '\n';
     }
@@ -180,12 +182,11 @@ int main(int argc, char **argv) {
     if (carried != MAPPED_OK) return complain("%s: %s", model.name, problem.text), EXIT_ERROR;
     if (!options_read(&options, argc - 1, argv + 1, !is_carried, &problem))
         return complain("%s", problem.text), EXIT_USAGE;
-    if (options.action == ACTION_HELP) return print_help(model.name, !is_carried), 0;
-    if (options.action == ACTION_VERSION) return printf("gpt2rt-chat %s\n", GPT2RT_VERSION), 0;
+    if (options.action == ACTION_HELP) return print_help(model.name, !is_carried), output_end(0);
+    if (options.action == ACTION_VERSION) return printf("gpt2rt-chat %s\n", GPT2RT_VERSION), output_end(0);
     if (!is_carried && !options.model)
         return complain("expected a model file (%s --help lists the options)", model.name), EXIT_USAGE;
-    int status = run(&model, &options);
+    const int status = run(&model, &options);
     model_close(&model);
-    if (fflush(stdout) && !status) status = EXIT_ERROR;
-    return status;
+    return output_end(status);
 }

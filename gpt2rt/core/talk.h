@@ -242,8 +242,20 @@ static inline void talk_greet(const Talk *t, Text name, int is_sampled) {
     note(t, "Ctrl-D or /exit leaves, Ctrl-C stops an answer, /help lists the commands.");
 }
 
-/* Reads the next message or command. Returns 0 at the end. OUT: line. */
-static inline int talk_read(Talk *t, Buffer *line) {
+/* Reads the next message or command at a terminal. OUT: line. */
+static inline InputStatus talk_edit(Talk *t, const char *prompt, Buffer *line) {
+    for (;;) {
+        const LineStatus status = line_read(&t->editor, prompt);
+        if (status == LINE_NO_MEMORY) return INPUT_NO_MEMORY;
+        if (status == LINE_END) return INPUT_END;
+        if (status == LINE_OK)
+            return buffer_add(line, (Text){(const uint8_t *)t->editor.text, t->editor.n}) ? INPUT_OK : INPUT_NO_MEMORY;
+        note(t, "(Ctrl-D or /exit leaves)");
+    }
+}
+
+/* Reads the next message or command. OUT: line. */
+static inline InputStatus talk_read(Talk *t, Buffer *line) {
     line->n = 0;
     if (!t->is_interactive) return read_line(line);
     const ChatFormat *f = &t->format;
@@ -251,17 +263,10 @@ static inline int talk_read(Talk *t, Buffer *line) {
     if (f->is_talk)
         snprintf(prompt, sizeof(prompt), "%s%.*s: %s", t->has_colors ? BOLD_GREEN : "", (int)f->user_name.n,
                  (const char *)f->user_name.at, t->has_colors ? PLAIN : "");
-    if (!t->has_editor) {
-        fputs(prompt, stdout);
-        fflush(stdout);
-        return read_line(line);
-    }
-    for (;;) {
-        const LineStatus status = line_read(&t->editor, prompt);
-        if (status == LINE_OK) return buffer_add(line, (Text){(const uint8_t *)t->editor.text, t->editor.n});
-        if (status != LINE_INTERRUPTED) return 0;
-        note(t, "(Ctrl-D or /exit leaves)");
-    }
+    if (t->has_editor) return talk_edit(t, prompt, line);
+    fputs(prompt, stdout);
+    output_flush();
+    return read_line(line);
 }
 
 static inline Text option_text(const char *option) {
@@ -319,7 +324,10 @@ static inline int talk(Model *m, const Options *o) {
     t.has_editor = t.is_interactive && console_possible();
     t.has_colors = t.is_interactive && has_colors();
     int status = talk_open(&t, o);
-    while (!status && talk_read(&t, &line) && !talk_is_leaving(&t, text_strip(buffer_text(&line)))) {
+    while (!status && !output_error) {
+        const InputStatus read = talk_read(&t, &line);
+        status = input_problem(read);
+        if (read != INPUT_OK || talk_is_leaving(&t, text_strip(buffer_text(&line)))) break;
         talk_react(&t, buffer_text(&line));
         if (t.status == EXIT_INTERRUPTED) status = EXIT_INTERRUPTED;
     }

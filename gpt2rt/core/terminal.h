@@ -4,6 +4,8 @@
 
 #include "platform.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,7 +15,6 @@
 #include <string.h>
 
 #if defined(_WIN32)
-#include <fcntl.h>
 #include <io.h>
 #include <process.h>
 #include <windows.h>
@@ -33,6 +34,7 @@ enum { EXIT_ERROR = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 static volatile sig_atomic_t is_interrupted; /* by Ctrl-C, since it was last cleared */
 static volatile sig_atomic_t is_reading;     /* standard input, a pipe: Ctrl-C ends the program */
+static int output_error;                     /* the first error of writing standard output, 0 for none */
 
 #if defined(_WIN32)
 static BOOL WINAPI on_interrupt(DWORD event) {
@@ -65,7 +67,8 @@ static inline void catch_interrupts(void) {
 #endif
 }
 
-/* Prepares the streams: UTF-8, line feeds as they are, and escape sequences on Windows. */
+/* Prepares the streams: UTF-8, line feeds as they are, and escape sequences on Windows. One that the caller has closed
+ * becomes an empty one, so that no file that is opened later takes its place. */
 static inline void streams_open(void) {
 #if defined(_WIN32)
     DWORD mode;
@@ -76,6 +79,9 @@ static inline void streams_open(void) {
     _setmode(_fileno(stdin), _O_BINARY);
     _setmode(_fileno(stdout), _O_BINARY);
     _setmode(_fileno(stderr), _O_BINARY);
+#else
+    for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++)
+        if (fcntl(i, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0) _exit(EXIT_ERROR); /* it gets the lowest number */
 #endif
 }
 
@@ -123,61 +129,67 @@ static inline void print_safely(FILE *stream, const uint8_t *p, size_t n) {
     fwrite(begin, 1, (size_t)(end - begin), stream);
 }
 
+/* Writes what standard output has buffered, and notes whether that, or writing before, has failed. */
+static inline void output_flush(void) {
+    if ((fflush(stdout) || ferror(stdout)) && !output_error) output_error = errno ? errno : EIO;
+}
+
 /* Writes a model's text to standard output, at once: as it is if that is no terminal. */
 static inline void print_text(const uint8_t *text, size_t n) {
     if (is_terminal(stdout))
         print_safely(stdout, text, n);
     else
         fwrite(text, 1, n, stdout);
-    fflush(stdout);
+    output_flush();
 }
 
 /* --- input ------------------------------------------------------------------------------------------------------- */
 
+typedef enum {
+    INPUT_OK,
+    INPUT_END,
+    INPUT_FAILED, /* errno says why */
+    INPUT_NO_MEMORY,
+} InputStatus;
+
 /* Adds standard input up to a line feed, if `is_line`, or to its end: without a byte order mark and with line feeds as
- * line ends; what is not UTF-8 becomes U+FFFD. Returns 0 if memory runs out. OUT: is_end, whether
- * nothing was left. */
-static inline int read_stream(Buffer *text, int is_line, int *is_end) {
+ * line ends; what is not UTF-8 becomes U+FFFD. The status is INPUT_END if nothing was left. */
+static inline InputStatus read_stream(Buffer *text, int is_line) {
     static const uint8_t mark[] = {0xEF, 0xBB, 0xBF};
     static int is_begun;
     const size_t before = text->n;
     Utf8Decoder decoder = {.n = 0};
-    int byte = 0;
-    *is_end = 1;
+    InputStatus status = INPUT_END;
+    int byte;
     is_reading = 1;
     if (is_interrupted) _exit(EXIT_INTERRUPTED); /* just before */
     while ((byte = getc(stdin)) != EOF) {
         const uint8_t one = (uint8_t)byte;
-        *is_end = 0;
-        if (!buffer_reserve(text, UTF8_MOST(1) + UTF8_MOST(0))) break;
+        status = buffer_reserve(text, UTF8_MOST(1) + UTF8_MOST(0)) ? INPUT_OK : INPUT_NO_MEMORY;
+        if (status == INPUT_NO_MEMORY) break;
         text->n += utf8_feed(&decoder, &one, 1, text->at + text->n);
         if (byte != '\n') continue;
         if (text->n - before > 1 && text->at[text->n - 2] == '\r') text->at[--text->n - 1] = '\n';
         if (is_line) break;
     }
     is_reading = 0;
-    if (!buffer_reserve(text, UTF8_MOST(0))) return 0;
+    if (byte == EOF && ferror(stdin)) status = INPUT_FAILED;
+    if (status == INPUT_FAILED || status == INPUT_NO_MEMORY) return status;
+    if (!buffer_reserve(text, UTF8_MOST(0))) return INPUT_NO_MEMORY;
     text->n += utf8_finish(&decoder, text->at + text->n);
     if (!is_begun && text->n - before >= 3 && !memcmp(text->at + before, mark, 3)) {
         text->n -= 3;
         memmove(text->at + before, text->at + before + 3, text->n - before);
     }
     is_begun = 1;
-    return 1;
+    return status;
 }
 
-/* Reads all of standard input. Returns 0 if memory runs out. */
-static inline int read_input(Buffer *text) {
-    int is_end;
-    return read_stream(text, 0, &is_end);
-}
-
-/* Reads a line, without its end. Returns 0 at the end of the input or if memory runs out. */
-static inline int read_line(Buffer *line) {
-    int is_end;
-    if (!read_stream(line, 1, &is_end) || is_end) return 0;
-    line->n -= line->n && line->at[line->n - 1] == '\n';
-    return 1;
+/* Reads a line, without its end. */
+static inline InputStatus read_line(Buffer *line) {
+    const InputStatus status = read_stream(line, 1);
+    if (status == INPUT_OK) line->n -= line->n && line->at[line->n - 1] == '\n';
+    return status;
 }
 
 /* --- output ------------------------------------------------------------------------------------------------------ */
@@ -192,10 +204,26 @@ static inline void complain(const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
-    fflush(stdout);
+    output_flush();
     fputs("gpt2rt: ", stderr);
     print_safely(stderr, (const uint8_t *)text, strlen(text));
     fputs("\n", stderr);
+}
+
+/* Reports why standard input can't be read. Returns an exit status, 0 if it can. */
+static inline int input_problem(InputStatus status) {
+    if (status == INPUT_NO_MEMORY) complain("not enough memory");
+    if (status == INPUT_FAILED) complain("standard input: %s", strerror(errno));
+    return status == INPUT_NO_MEMORY || status == INPUT_FAILED ? EXIT_ERROR : 0;
+}
+
+/* Writes what is left, and reports if not all could be written, unless whoever read a pipe is gone. Returns the exit
+ * status that the program then has. */
+static inline int output_end(int status) {
+    output_flush();
+    if (!output_error) return status;
+    if (output_error != EPIPE) complain("standard output: %s", strerror(output_error));
+    return status ? status : EXIT_ERROR;
 }
 
 #endif

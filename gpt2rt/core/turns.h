@@ -20,7 +20,7 @@ typedef struct {
     SamplingOptions sampling;
     uint64_t seed;
     int64_t max_tokens;
-    Turn *turns; /* (n_turns) in memory of their own */
+    Turn *turns; /* (n_turns), each in memory of its own */
     size_t n_turns, n_dropped; /* how many of the first turns are no longer in the context */
     Sampling last; /* the last answer, for /stats */
     int is_interactive, has_colors;
@@ -30,11 +30,8 @@ typedef struct {
     LineEditor editor;
 } Talk;
 
-static inline void turn_free(Turn *turn) {
-    free((void *)turn->user.at);
-    free((void *)turn->answer.at);
-    free((void *)turn->tokens);
-}
+/* Its texts are in the memory of its ids. */
+static inline void turn_free(Turn *turn) { free((void *)turn->tokens); }
 
 static inline void talk_close(Talk *t) {
     for (size_t i = 0; i < t->n_turns; i++) turn_free(&t->turns[i]);
@@ -61,6 +58,8 @@ static inline void note(const Talk *t, const char *format, ...) {
         return;
     }
     Wrapper w = {.columns = terminal_columns()};
+    if (!buffer_reserve(&w.word, sizeof(text)) || !buffer_reserve(&w.spaces, sizeof(text)))
+        w.columns = 0; /* without memory for words, lines break anywhere */
     wrap_text(&w, text_of(text));
     wrap_end(&w);
     print_text((const uint8_t *)"\n", 1);
@@ -81,27 +80,20 @@ static inline void refuse_status(Talk *t, ChatStatus status, const Problem *prob
 
 /* --- answers ----------------------------------------------------------------------------------------------------- */
 
-/* Returns a copy of a text, whose `at` is NULL if memory runs out. */
-static inline Text text_copied(Text text) {
-    uint8_t *at = malloc(text.n + 1);
-    if (at) memcpy(at, text.at, text.n);
-    return (Text){at, text.n};
-}
-
-/* Adds a turn, or replaces the last one. Takes over the memory of the ids. Returns 0 if memory runs out. */
-static inline int talk_add(Talk *t, Text user, Text answer, Encoding *ids, int replaces) {
-    const size_t at = t->n_turns - (size_t)replaces;
-    Turn turn = {text_copied(user), text_copied(answer), ids->ids, ids->n}; /* first: `user` may be the old turn's */
+/* Adds a turn, or replaces the last one. Returns 0 if memory runs out. */
+static inline int talk_add(Talk *t, Text user, Text answer, const Encoding *ids, int replaces) {
+    const size_t at = t->n_turns - (size_t)replaces, n_ids = ids->n * sizeof(uint32_t);
+    uint32_t *memory = malloc(n_ids + user.n + answer.n + 1);
     Turn *turns = realloc(t->turns, (at + 1) * sizeof(Turn));
     if (turns) t->turns = turns;
-    if (!turns || !turn.user.at || !turn.answer.at) {
-        turn.tokens = NULL;
-        turn_free(&turn);
-        return 0;
-    }
-    if (replaces) turn_free(&t->turns[at]);
-    t->turns[at] = turn, t->n_turns = at + 1;
-    ids->ids = NULL;
+    if (!turns || !memory) return free(memory), 0;
+    uint8_t *texts = (uint8_t *)memory + n_ids;
+    if (n_ids) memcpy(memory, ids->ids, n_ids);
+    if (user.n) memcpy(texts, user.at, user.n);
+    if (answer.n) memcpy(texts + user.n, answer.at, answer.n);
+    if (replaces) turn_free(&t->turns[at]); /* last: `user` may be its text */
+    t->turns[at] = (Turn){{texts, user.n}, {texts + user.n, answer.n}, memory, ids->n};
+    t->n_turns = at + 1;
     return 1;
 }
 
@@ -127,7 +119,7 @@ static inline int talk_sample_reply(Talk *t, Reply *reply, TextStream *stream, W
     const int64_t n_prompt = t->sequence.n_ids;
     Buffer piece = {0};
     int status = 0;
-    while (!status && !reply->reason) {
+    while (!status && !reply->reason && !output_error) {
         Text text;
         piece.n = 0;
         status = sample_more(t->model, &t->sequence, stream, &t->last, &piece);
@@ -213,7 +205,7 @@ static inline void talk_answer(Talk *t, Text message, int replaces) {
             snprintf(label, sizeof(label), "%.*s: ", (int)t->format.bot_name.n, (const char *)t->format.bot_name.at);
         Wrapper output = {.columns = *label ? terminal_columns() : 0, .column = text_width(text_of(label))};
         if (*label) printf(t->has_colors ? BOLD_CYAN "%s" PLAIN : "%s", label);
-        fflush(stdout);
+        output_flush();
         sequence_push(s, (const int32_t *)ids.ids + same, (int64_t)(ids.n - same));
         status = talk_sample_reply(t, &reply, &stream, &output, n_before, &n_shown);
         if (!talk_keep(t, message, replaces, status, &output, n_shown)) t->n_dropped -= n_more;

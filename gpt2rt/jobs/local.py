@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
-from gpt2rt.errors import Gpt2rtError
+from gpt2rt.errors import NO_THREAD, Gpt2rtError, is_lack_of_memory
 from gpt2rt.jobs.shard import Answers, Call, answered, checked_model
 from gpt2rt.jobs.source import Shard
 
@@ -175,7 +175,6 @@ def _work(connection: Connection, call: Call) -> None:
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
     received: SimpleQueue[Shard | None] = SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
     n_new, reported, n_shards = 0, monotonic(), 0
 
     def on_row() -> None:
@@ -210,9 +209,17 @@ def _work(connection: Connection, call: Call) -> None:
 
     with contextlib.suppress(OSError):  # the process that started this one is gone
         try:
+            threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
             answer()
         except Exception as error:
-            connection.send(error if isinstance(error, (Gpt2rtError, MemoryError)) else Gpt2rtError(repr(error)))
+            connection.send(_reported(error))
+
+
+def _reported(error: Exception) -> Exception:
+    """Return what the process that started this one is told."""
+    if is_lack_of_memory(error) or str(error) == NO_THREAD:
+        return MemoryError()
+    return error if isinstance(error, Gpt2rtError) else Gpt2rtError(repr(error))
 
 
 def _receive(connection: Connection, received: SimpleQueue[Shard | None]) -> None:

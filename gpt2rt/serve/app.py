@@ -110,7 +110,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self._scheduler.start(asyncio.get_running_loop())
+        self.start()
         try:
             yield
         finally:
@@ -121,6 +121,10 @@ class Service:
     def is_running(self) -> bool:
         """Whether it takes requests."""
         return self._scheduler.is_running
+
+    def start(self) -> None:
+        """Start to take requests, from this event loop. Raises RuntimeError: there is no memory for a thread."""
+        self._scheduler.start(asyncio.get_running_loop())
 
     def stop(self) -> None:
         """End all running requests with an error, and refuse new ones."""

@@ -68,9 +68,14 @@ class Scheduler:
     # --- of the event loop
 
     def start(self, loop: AbstractEventLoop) -> None:
-        """Start the thread, which reports to this event loop."""
-        self._loop = loop
-        self._thread.start()
+        """Start the thread, which reports to this event loop, if it does not run yet.
+
+        Raises:
+            RuntimeError: there is no memory for a thread.
+        """
+        if self._thread.ident is None:
+            self._loop = loop
+            self._thread.start()
 
     def submit(self, call: Call) -> None:
         """Queue the texts of a call.

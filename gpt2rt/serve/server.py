@@ -77,6 +77,7 @@ class Server(uvicorn.Server):
         self._service, self._when_ready = service, when_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.start()  # not by its lifespan, whose exceptions are logged with their tracebacks
         await super().startup(sockets)
         if self.started:
             self._when_ready()

@@ -1,0 +1,70 @@
+"""Commands under faults end with a sentence, and leave nothing but complete files; campaign.py does this many times."""
+
+import os
+import pathlib
+import random
+import subprocess
+import sys
+
+import campaign
+import pytest
+from faults import COMMANDS, faults_of, lab_of
+
+import gpt2rt
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits, devices and mounts as Linux has them")
+
+MANY = 12
+SHORT = [  # each fault, and each kind of command
+    *(("convert", fault) for fault in ("kill", "cut")),
+    *(("bundle", fault) for fault in ("full_disk", "vanished", "read_only")),
+    *(("chat and save", fault) for fault in ("kill", "file_size", "signal")),
+    *(("generate", fault) for fault in ("memory", "stream")),
+]
+LONG = [(command, fault) for command in COMMANDS for fault in faults_of(command)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Return a function that returns a lab for a command."""
+    folder, labs = tmp_path_factory.mktemp("faults"), {}
+
+    def of(command):
+        if command not in labs:
+            labs[command] = lab_of(folder, command, random.Random(command))
+        return labs[command]
+
+    return of
+
+
+@pytest.mark.parametrize(("command", "fault"), SHORT)
+def test_a_fault_does_no_harm(lab, command, fault):
+    getattr(lab(command), fault)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "fault"), LONG)
+def test_a_fault_never_does_any_harm(lab, command, fault):
+    broken = []
+    ends = campaign.meet(lab(command), fault, MANY, broken.append)
+    if not ends:
+        pytest.skip(broken[0])
+    assert not ends[campaign.BROKEN], broken
+
+
+def test_a_campaign_prints_how_runs_ended(capsys):
+    assert not campaign.main(["gpt2rt-chat -p", "--faults", "vanished", "cut", "--number", "2"])
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header == "| command | vanished | cut |"
+    assert row.startswith("| `gpt2rt-chat -p` | 2 (")
+
+
+def test_a_library_that_cannot_be_loaded_is_a_sentence(tmp_path):
+    (tmp_path / "safetensors").mkdir()
+    (tmp_path / "safetensors" / "__init__.py").write_text("raise ImportError('libx.so: no such symbol')\n")
+    packages = pathlib.Path(gpt2rt.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, packages)))}
+    line = [sys.executable, "-m", "gpt2rt", "export", tmp_path, tmp_path / "out"]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("gpt2rt: a library can't be loaded: libx.so: no such symbol (")
