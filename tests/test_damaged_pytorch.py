@@ -160,6 +160,14 @@ def test_copies_of_a_long_list_do_not_fill_the_memory(tmp_path):
 FLAT = np.arange(12, dtype="<f4")
 
 
+@pytest.mark.parametrize("pairs", [["ab"], [["a"]], [["a", 1, 2]], [["a", 1], 2]], ids=str)
+def test_an_ordered_dict_of_other_than_pairs_is_refused(tmp_path, pairs):
+    call = Call(Global("collections", "OrderedDict"), (pairs,))
+    write_zip(tmp_path / "x.pt", {"a": call}, Storages())
+    with pytest.raises(CheckpointError, match="an OrderedDict of something other than pairs"):
+        read_pytorch(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize(
     ("shape", "strides", "first", "message"),
     [
