@@ -34,7 +34,6 @@ import covering
 ROOT = pathlib.Path(__file__).parents[1]
 LIMIT = 240  # seconds of a mutant's tests; one that runs for longer hangs, which is noticed
 ENOUGH = 70  # seconds of tests of a line that is recorded
-FEW = 3  # tests of a line that is recorded: then those of the file run as well
 NOT_IN_A_COPY = "tests/test_layout.py::test_running_a_source_folder_without_extensions_as_a_module_says_what_to_do"
 HIDDEN = "build", ".git", ".venv"  # not copied
 
@@ -266,9 +265,7 @@ def measure(original, paths, options):
         files = options.tests or tests_of(path, copy)
         installed = place(path, pathlib.Path()).relative_to("site").as_posix()
         lines = recorded["lines"].get(installed, {}).get(str(number + 1), [])
-        found = killer(copy, tests_of_line(lines, recorded["seconds"], files)) if lines else None
-        if found is None and len(lines) < FEW:
-            found = killer(copy, files)
+        found = killer(copy, tests_of_line(lines, recorded["seconds"], files) if lines else files)
         restore(copy, original, path)
         if found and "::" in found and found not in sound:
             if killer(original, [found]):
