@@ -216,8 +216,8 @@ def killer(folder, tests):
         return None
     if done.returncode in (4, 5):  # of pytest: not the tests' result
         sys.exit(done.stdout + done.stderr)
-    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.MULTILINE)
-    return failed[1] if failed else f"exit code {done.returncode}"
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return failed[1].partition("[")[0] if failed else f"exit code {done.returncode}"
 
 
 def built_original(work):
