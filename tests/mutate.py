@@ -136,22 +136,18 @@ def tests_of(path, root):
 
 
 def tests_of_line(tests, seconds, files):
-    """Return which of the tests that run a line are run on a mutant: those of its test files first, then quick ones.
+    """Return the quickest of the tests that run a line, those of the source file's test files first.
 
     Args:
         tests: their ids. seconds: {id: of its test}. files: the test files of the source file.
     """
-    by_file = collections.defaultdict(list)
-    for test in tests:
-        by_file[test.partition("::")[0]].append(test)
-    own = [name for name in files if name in by_file]
-    others = sorted(by_file.keys() - set(own), key=lambda name: sum(seconds.get(test, 1) for test in by_file[name]))
-    chosen, left = [], float(ENOUGH)
-    for test in (test for name in own + others for test in by_file[name]):
-        if seconds.get(test, 1) < left:
-            chosen.append(test)
-            left -= seconds.get(test, 1)
-    return chosen
+    by_file, left = collections.defaultdict(list), float(ENOUGH)
+    for test in sorted(tests, key=lambda test: seconds.get(test, 1)):
+        left -= seconds.get(test, 1)
+        if left > 0 or not by_file:
+            by_file[test.partition("::")[0]].append(test)
+    others = sorted(by_file.keys() - set(files), key=lambda name: sum(seconds.get(test, 1) for test in by_file[name]))
+    return [test for name in [*files, *others] for test in by_file.get(name, [])]
 
 
 def place(path, folder):
@@ -214,6 +210,8 @@ def killer(folder, tests):
         return "a hang"
     if done.returncode == 0:
         return None
+    if "found no collectors" in done.stderr + done.stdout:
+        return "an error while tests are collected"
     if done.returncode in (4, 5):  # of pytest: not the tests' result
         sys.exit(done.stdout + done.stderr)
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
