@@ -231,15 +231,15 @@ def built_original(work):
     return original
 
 
-def record(original, path):
-    """Run all tests, and write which of them run which lines."""
+def record(original, path, files):
+    """Run test files, and write which tests run which lines."""
     site, tests = original / "site", str(original / "tests")
     with tempfile.TemporaryDirectory(prefix="gpt2rt-lines-") as folder:
         pathlib.Path(folder, "sitecustomize.py").write_text(covering.SITECUSTOMIZE.format(tests=tests))
         environment = environment_of(original)
         environment |= {"GPT2RT_COVERED": folder, "GPT2RT_COVERED_SOURCE": str(site)}
         environment["PYTHONPATH"] = os.pathsep.join([str(site), folder, tests])
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "covering", "tests"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "covering", *files]
         subprocess.run(command, cwd=original, env=environment, check=False)  # failed tests are recorded, too
         lines, seconds = covering.collected(folder, site)
     pathlib.Path(path).write_text(json.dumps({"lines": lines, "seconds": seconds}), encoding="utf-8")
@@ -283,7 +283,9 @@ def main():
     parser.add_argument("files", nargs="*", help="source files; ** matches any folders")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--number", type=int, default=20, help="mutants that are built and tested")
-    parser.add_argument("--tests", nargs="*", help="test files instead of those of TESTS")
+    parser.add_argument(
+        "--tests", nargs="*", help="test files instead of those of TESTS; with --record, instead of all"
+    )
     parser.add_argument("--record", type=pathlib.Path, metavar="FILE", help="write which tests run which lines")
     parser.add_argument("--recorded", type=pathlib.Path, metavar="FILE", help="what --record has written")
     options = parser.parse_args()
@@ -294,7 +296,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="gpt2rt-mutants-") as work:
         original = built_original(work)
         if options.record:
-            record(original, options.record)
+            record(original, options.record, options.tests or ["tests"])
         else:
             measure(original, paths, options)
 
