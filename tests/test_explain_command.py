@@ -156,6 +156,7 @@ def test_a_single_token_has_no_sinks(cli):
 def test_arrow_keys_step_and_branch(terminal):
     screen = terminal(TEXT)
     screen.read_to("token 5 of 5")
+    screen.read_to(f"> {demo_model().tokenizer.decode([demo_model().trace(TEXT).top(4)[0][0]])!r}")
     screen.type(LEFT)
     screen.read_to("token 4 of 5")
     screen.type(DOWN)
