@@ -203,6 +203,28 @@ def test_a_storage_of_another_size_is_refused(tmp_path):
         read_pytorch(tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {1: Global("collections", "OrderedDict")},
+        {1: "FloatStorage"},
+        {2: 0},
+        {4: "12"},
+        {4: True},
+        {4: -1},
+        {4: 1 << 60},
+    ],
+    ids=str,
+)
+def test_a_storage_without_a_type_a_key_and_a_size_is_refused(tmp_path, changed):
+    storages = Storages()
+    storage = storages.storage(FLAT)
+    saved = Persistent(tuple(changed.get(i, value) for i, value in enumerate(storage.saved)))
+    write_zip(tmp_path / "x.pt", {"a": saved}, storages)
+    with pytest.raises(CheckpointError, match="a storage has no valid type, key and size"):
+        read_pytorch(tmp_path / "x.pt")
+
+
 def test_a_missing_storage_is_refused(tmp_path):
     storages = Storages()
     value = {"a": storages.tensor(FLAT)}
