@@ -226,6 +226,18 @@ def test_command_prints_a_table(cli, tmp_path, models):
     assert out.startswith("| text | tokens | loss |")
 
 
+def test_command_prints_a_row_for_each_model_of_lambada(cli, tmp_path, models):
+    text = tmp_path / "a.jsonl"
+    text.write_text(json.dumps({"text": "a dog sees its cat"}) + "\n", encoding="utf-8")
+    paths = [models[1].path, models[0].path]
+    code, out, _ = cli("perplexity", paths[0], text, "--task", "lambada", "--against", paths[1])
+    found = lambada(models[1], text.read_text(), against=models[0])
+    rows = [line.split() for line in out.splitlines()]
+    assert (code, rows[0]) == (0, ["model", "passages", "accuracy", "perplexity"])
+    for row, path, one in zip(rows[-2:], paths, (found, found["against"]), strict=True):
+        assert row == [path, "1", f"{one['accuracy']:.2%}", f"{one['perplexity']:.3f}"]
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
