@@ -160,6 +160,14 @@ def test_copies_of_a_long_list_do_not_fill_the_memory(tmp_path):
 FLAT = np.arange(12, dtype="<f4")
 
 
+@pytest.mark.parametrize("pairs", [["ab"], [["a"]], [["a", 1, 2]], [["a", 1], 2]], ids=str)
+def test_an_ordered_dict_of_other_than_pairs_is_refused(tmp_path, pairs):
+    call = Call(Global("collections", "OrderedDict"), (pairs,))
+    write_zip(tmp_path / "x.pt", {"a": call}, Storages())
+    with pytest.raises(CheckpointError, match="an OrderedDict of something other than pairs"):
+        read_pytorch(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize(
     ("shape", "strides", "first", "message"),
     [
@@ -192,6 +200,28 @@ def test_a_storage_of_another_size_is_refused(tmp_path):
     storages.contents["0"] = FLAT[:-1]
     write_zip(tmp_path / "x.pt", value, storages)
     with pytest.raises(CheckpointError, match=r"record data/0 has 44 bytes, expected 48"):
+        read_pytorch(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {1: Global("collections", "OrderedDict")},
+        {1: "FloatStorage"},
+        {2: 0},
+        {4: "12"},
+        {4: True},
+        {4: -1},
+        {4: 1 << 60},
+    ],
+    ids=str,
+)
+def test_a_storage_without_a_type_a_key_and_a_size_is_refused(tmp_path, changed):
+    storages = Storages()
+    storage = storages.storage(FLAT)
+    saved = Persistent(tuple(changed.get(i, value) for i, value in enumerate(storage.saved)))
+    write_zip(tmp_path / "x.pt", {"a": saved}, storages)
+    with pytest.raises(CheckpointError, match="a storage has no valid type, key and size"):
         read_pytorch(tmp_path / "x.pt")
 
 

@@ -5,11 +5,13 @@ import pathlib
 import sys
 
 import pytest
-from demo import demo_model
+from demo import DEMO, demo_model
 from job_runs import Batch, tiny_model
 from release_server import SIZE, serving
 from small_model_file import write, write_weights
+from standalone import program
 
+from gpt2rt.bundle import bundle
 from gpt2rt.chat import Conversation
 from gpt2rt.converter.mirror import Mirror, Part
 from gpt2rt.errors import UsageError
@@ -70,6 +72,13 @@ def test_a_download_is_synced_before_it_gets_its_name(disk, tmp_path):
         mirror.fetch("checkpoint", part, lambda _: None)
         part.finish()
     assert disk.named == {"checkpoint": True}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="on macOS, the model is linked")
+def test_an_executable_is_synced_before_it_gets_its_name(disk, tmp_path):
+    program()
+    bundle(str(DEMO), str(tmp_path / "chat"))
+    assert disk.named == {"chat": True}
 
 
 def test_the_files_of_a_job_are_synced_before_they_get_their_names(disk, tmp_path, cli):

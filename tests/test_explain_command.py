@@ -156,6 +156,7 @@ def test_a_single_token_has_no_sinks(cli):
 def test_arrow_keys_step_and_branch(terminal):
     screen = terminal(TEXT)
     screen.read_to("token 5 of 5")
+    screen.read_to(f"> {demo_model().tokenizer.decode([demo_model().trace(TEXT).top(4)[0][0]])!r}")
     screen.type(LEFT)
     screen.read_to("token 4 of 5")
     screen.type(DOWN)
@@ -274,10 +275,11 @@ def test_why_needs_an_answer():
     assert (done.returncode, done.stderr) == (1, "gpt2rt: /why: there is no answer yet\n")
 
 
+LONG = "The cat sat on the mat, and the dog sat on the cat. " * 3  # more tokens than fit a line
+
+
 @pytest.mark.parametrize("columns", [40, 100])
-@pytest.mark.parametrize(
-    "text", ["The cat sat on the mat, and the dog sat on the cat. " * 3, "日本語 🐈 Grüße\n\t\x1b[2J"]
-)
+@pytest.mark.parametrize("text", [LONG, "日本語 🐈 Grüße\n\t\x1b[2J"])
 def test_a_drawn_frame_fits_the_terminal(text, columns):
     from gpt2rt.cli.explain_frame import View, frame
     from gpt2rt.cli.wrap import text_width
@@ -290,6 +292,33 @@ def test_a_drawn_frame_fits_the_terminal(text, columns):
             plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
             assert plain.isprintable()
             assert text_width(plain) <= columns
+
+
+@pytest.mark.parametrize("position", [0, 2, 3, 20, 41])
+def test_a_frame_shows_the_last_tokens_up_to_the_position(position):
+    from gpt2rt.cli.explain_frame import View, attention_lines, fitted, lens_lines, name_of, shade, token_lines, window
+
+    trace = demo_model().trace(LONG)
+    view = View(trace, position, 0, 4, 2, 60, 0, colors=False)
+    names = [name_of(trace, token) for token in trace.ids]
+    first = max(0, position - 3)  # the lens has room for four
+    assert (
+        lens_lines(view, 3)[1] == (" " * 11 + " ".join(fitted(names[i], 10) for i in range(first, first + 4))).rstrip()
+    )
+
+    view.columns = 30  # 15 of them are for shades: the first token's, then the last ones
+    rows = attention_lines(view, 5)[1:-1]
+    at = range(position + 1) if position < 15 else [0, *range(position - 13, position + 1)]
+    assert [row.split("|")[0].rstrip() for row in rows] == [
+        fitted(name, 11).rstrip() for name in names[max(0, position - 4) : position + 1]
+    ]
+    for row, queried in zip(rows[::-1], range(position, -1, -1), strict=False):
+        assert row.split("|")[1] == "".join(shade(trace.attention[4, 2, queried, i]) for i in at if i <= queried)
+    lines, selected = token_lines(view)
+    assert "<" in lines[selected]
+    for most in (1, 2, 3, 5):
+        assert lines[selected] in window(lines, selected, most)
+        assert len(window(lines, selected, most)) == most
 
 
 # --- what it costs

@@ -387,6 +387,23 @@ def test_a_pipe_is_not_opened_at_all(tmp_path):
         open_regular("a\0b")
 
 
+@pytest.mark.parametrize("size", [0, 10, 11])
+def test_a_file_is_read_up_to_its_limit(tmp_path, size):
+    (tmp_path / "x").write_bytes(b"a" * size)
+    if size <= 10:
+        assert read_regular(tmp_path / "x", 10) == b"a" * size
+    else:
+        with pytest.raises(OSError, match="11 bytes, expected at most 10"):
+            read_regular(tmp_path / "x", 10)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="there is no /proc")
+def test_a_file_with_more_than_its_size_says_is_refused():
+    assert os.stat("/proc/self/status").st_size == 0
+    with pytest.raises(OSError, match="11 bytes, expected at most 10"):
+        read_regular("/proc/self/status", 10)
+
+
 # --- unfinished files
 
 

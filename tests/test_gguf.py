@@ -65,6 +65,7 @@ def write_gguf(
         "tokens": list(encoder),
         "merges": (folder / "vocab.bpe").read_text("utf-8").splitlines()[1:],
         "architecture": "gpt2",
+        "license": "MIT",
         **metadata,
     }
     writer = gguf.GGUFWriter(path, values["architecture"], **(split or {}))
@@ -82,7 +83,7 @@ def write_gguf(
             method(values[key])
     if values["tokens"]:
         writer.add_token_types([3 if token == "<|endoftext|>" else 1 for token in values["tokens"]])
-    writer.add_license("MIT")
+    writer.add_license(values["license"])
     if edit:
         edit(writer)
     for name, array in (gguf_tensors(hyperparameters) if tensors is None else tensors).items():
@@ -251,6 +252,16 @@ def test_file_records_its_source(folder, tmp_path):
     metadata = ModelFile(tmp_path / "x.bin").metadata
     assert (metadata["name"], metadata["source"]) == ("my model", "GGUF file my model.gguf")
     assert metadata["licence"] == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_kept"),
+    [("x" * 200, True), ("x" * 201, False), ("MIT\n", False)],
+    ids=["200", "201", "\\n"],
+)
+def test_a_license_is_a_short_line_of_text_or_none(folder, tmp_path, text, is_kept):
+    found = GgufFile(write_gguf(tmp_path / "x.gguf", folder, license=text)).licence
+    assert found == (text if is_kept else None)
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])

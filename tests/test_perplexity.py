@@ -226,6 +226,18 @@ def test_command_prints_a_table(cli, tmp_path, models):
     assert out.startswith("| text | tokens | loss |")
 
 
+def test_command_prints_a_row_for_each_model_of_lambada(cli, tmp_path, models):
+    text = tmp_path / "a.jsonl"
+    text.write_text(json.dumps({"text": "a dog sees its cat"}) + "\n", encoding="utf-8")
+    paths = [models[1].path, models[0].path]
+    code, out, _ = cli("perplexity", paths[0], text, "--task", "lambada", "--against", paths[1])
+    found = lambada(models[1], text.read_text(), against=models[0])
+    rows = [line.split() for line in out.splitlines()]
+    assert (code, rows[0]) == (0, ["model", "passages", "accuracy", "perplexity"])
+    for row, path, one in zip(rows[-2:], paths, (found, found["against"]), strict=True):
+        assert row == [path, "1", f"{one['accuracy']:.2%}", f"{one['perplexity']:.3f}"]
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
@@ -278,7 +290,7 @@ def test_a_broken_model_gives_json_or_an_error(scale, cli, tmp_path):
 def test_the_loss_of_long_windows_is_that_of_their_tokens_one_by_one(tmp_path, n_ctx, n_tokens):
     shape = Hyperparameters(n_vocab=300, n_ctx=n_ctx, n_embd=32, n_head=2, n_layer=1)
     model = open_model(write_model(tmp_path / "long.bin", shape, random_tensors(shape)), n_threads=1)
-    tokens = [(7 * i * i + 3 * i) % 128 for i in range(n_tokens)]
+    tokens = [(7 * i * i + 3 * i) % 127 for i in range(n_tokens)]  # no period that divides the rows of a call
     found = perplexity(model, [("text", bytes(tokens).decode())], stride=n_ctx)["texts"][0]
     losses = []
     for begin, end, first in windows(n_tokens, n_ctx, n_ctx):

@@ -114,6 +114,14 @@ class TestLimits:
             assert [answer["choices"][0]["text"] for answer in together(calls)] == expected
             assert server.metric("kv_cache_bytes") <= 2_000_000
 
+    def test_a_text_waits_until_there_is_room_for_its_cache(self):
+        with serving({"demo": demo_model()}, kv_cache=1) as server:  # less than one such text takes
+            connection = server.open_request("/v1/completions", prompt=PROMPTS, **LONG)
+            eventually(lambda: server.metric("generated_tokens_total") > 5)
+            assert server.metric("running_texts") == 1
+            assert server.metric("waiting_texts") == len(PROMPTS) - 1
+            connection.close()
+
     def test_a_request_that_takes_too_long_is_given_up(self):
         with serving({"demo": demo_model()}, timeout=0.2, max_batch=1) as server:
             answer = server.complete(PROMPTS, **LONG)

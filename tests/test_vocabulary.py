@@ -8,7 +8,7 @@ import pytest
 from vocabularies import END_OF_TEXT, tokenizer_of, tokenizers, write_vocabulary
 
 from gpt2rt._tokenizer import Tokenizer
-from gpt2rt.converter.vocabulary import Vocabulary, byte_characters
+from gpt2rt.converter.vocabulary import Vocabulary, byte_characters, max_file, max_units
 from gpt2rt.errors import VocabularyError
 from gpt2rt.modelfile.vocabulary import build_merge_slots, vocabulary_tables
 
@@ -292,3 +292,9 @@ def test_files_of_two_vocabularies_are_refused(openai_vocabulary, talk_vocabular
         (talk_vocabulary[0], openai_vocabulary[1]),
         r"{merges}: line \d+ merges .+ is not a token \(files from different .+",
     )
+
+
+@pytest.mark.parametrize("n_vocab", [1, 50_257, 100_000, 500_000])
+def test_the_limits_of_a_vocabularys_files_leave_room_for_its_tokens(n_vocab):
+    assert 9 * n_vocab < max_units(n_vocab) < 16 * max(50_257, n_vocab)  # a token and its merge have at most 9
+    assert 70 * n_vocab < max_file(n_vocab) < 150 * max(1 << 17, n_vocab)  # bytes; GPT-2's with white space have 70

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2rt.cli.terminal import printable
 from gpt2rt.cli.wrap import WordWrapper, char_width, may_break, text_width
 
 LETTERS = "ab.,-(é\u0301世。「界ｗ한😀"
@@ -96,3 +97,10 @@ WIDTHS = {"a": 1, "é": 1, "\u0301": 0, "世": 2, "ｗ": 2, "한": 2, "\u1161": 
 @pytest.mark.parametrize(("char", "width"), WIDTHS.items())
 def test_widths(char, width):
     assert char_width(char) == width
+
+
+def test_of_all_control_characters_only_tabs_and_line_breaks_reach_a_terminal():
+    controls = [chr(i) for i in (*range(32), *range(127, 160))]
+    for c in controls:
+        assert printable(f"a{c}b") == (f"a{c}b" if c in "\t\n" else "a\ufffdb"), ascii(c)
+    assert printable(" ~\u00a0é日") == " ~\u00a0é日"

@@ -71,10 +71,10 @@ def painted(view: View, text: str, probability: float | None, selected: bool = F
     return f"{codes}{text}{PLAIN}" if codes else text
 
 
-def token_lines(view: View) -> list[str]:
-    """Return the text: its tokens in colors, or with the bits of surprise of each."""
+def token_lines(view: View) -> tuple[list[str], int]:
+    """Return the text, tokens in colors or with their bits of surprise, and the index of the position's line."""
     trace = view.trace
-    lines, width = [""], 0
+    lines, width, selected = [""], 0, 0
     for i, piece in enumerate(trace.pieces):
         logprob = trace.logprobs[i]
         probability = None if math.isnan(logprob) else math.exp(logprob)
@@ -86,9 +86,11 @@ def token_lines(view: View) -> list[str]:
         if width and width + n > view.columns - 1:
             lines.append("")
             width = 0
+        if i == view.position:
+            selected = len(lines) - 1
         lines[-1] += painted(view, text, probability, i == view.position)
         width += n
-    return lines
+    return lines, selected
 
 
 def visible(piece: bytes) -> str:
@@ -216,9 +218,9 @@ def cut(text: str, columns: int) -> str:
 def frame(view: View) -> list[str]:
     """Return all lines; with a limit of rows, as many as fit."""
     rows = view.rows or 10_000
-    text = token_lines(view)
+    text, selected = token_lines(view)
     if view.rows:
-        text = window(text, view, max(1, rows // 6))
+        text = window(text, selected, max(1, rows // 6))
     n_next = 8 if rows > 34 else 5 if rows > 22 else 3
     head = [*text, "", *next_lines(view, n_next)]
     step = step_line(view)
@@ -232,10 +234,7 @@ def frame(view: View) -> list[str]:
     return lines[: rows - 1]
 
 
-def window(lines: list[str], view: View, most: int) -> list[str]:
-    """Return the lines of the text around the position."""
-    if len(lines) <= most:
-        return lines
-    per_line = max(1, view.trace.n_tokens // len(lines))
-    at = min(max(0, view.position // per_line - most // 2), len(lines) - most)
-    return lines[at : at + most]
+def window(lines: list[str], selected: int, most: int) -> list[str]:
+    """Return at most `most` of the lines, around the selected one."""
+    begin = max(0, min(selected - most // 2, len(lines) - most))
+    return lines[begin : begin + most]
