@@ -21,7 +21,7 @@ from gpt2rt.converter.weight_files import CONFIG, INDEX, WEIGHTS
 from gpt2rt.errors import CheckpointError, ModelFileError, UsageError, VocabularyError
 from gpt2rt.foreign import translated
 from gpt2rt.modelfile import NO_TOKEN, tensor_table
-from gpt2rt.modelfile.unfinished import Unfinished
+from gpt2rt.modelfile.unfinished import Unfinished, sync_file, sync_folder
 from gpt2rt.modelfile.vocabulary import MERGE_SLOT
 
 SHARD = 512 << 20  # maximum bytes of tensors in a file, unless one tensor is larger; a shard is built in memory
@@ -73,7 +73,11 @@ def export(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int:
         _write_texts(source, vocabulary, part)
         _write_weights(source, part, save_file)
         size = sum(file.stat().st_size for file in part.iterdir())
+        for file in part.iterdir():
+            sync_file(file)
+        sync_folder(part)
         part.rename(folder)
+        sync_folder(folder.parent)
     except (OSError, SafetensorError) as error:
         unfinished.remove()
         what = getattr(error, "strerror", None) or error

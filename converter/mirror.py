@@ -27,6 +27,7 @@ from typing import BinaryIO, Self, TypeVar
 
 from gpt2rt import __version__
 from gpt2rt.errors import DownloadError
+from gpt2rt.modelfile.unfinished import sync_file
 from gpt2rt.regular_file import read_regular
 
 Result = TypeVar("Result")
@@ -102,8 +103,7 @@ class Part:
 
     def finish(self) -> None:
         """Give the file its name, once it is safe on the disk."""
-        with open(self.path, "rb") as file:
-            os.fsync(file.fileno())
+        sync_file(self.path)
         os.replace(self.path, self._whole)
         self._version_path.unlink(missing_ok=True)
 

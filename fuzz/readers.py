@@ -1,36 +1,40 @@
 """Fuzz what reads files and requests of others in Python: only gpt2rt's own exceptions come out, in bounded time.
 
-    python fuzz/readers.py TARGET [--seconds N] [--inputs N] [--seed N] [--corpus FOLDER]
+    python fuzz/readers.py TARGET [--seconds N] [--inputs N] [--seed N] [--no-atheris]
 
-With atheris, which must be installed, the search is guided by coverage; without it, the seeds are mutated at random.
-An input that breaks the rule is written to crash-TARGET, and the exit status is 1.
+With atheris, which must be installed, the search is guided by coverage; without it, the seeds and fuzz/corpus/TARGET
+are mutated at random, which takes a fraction of the time. An input that breaks the rule is written to crash-TARGET, and
+the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
+import os
 import pathlib
-import random
-import resource
+import shutil
 import struct
 import sys
 import tempfile
-import time
-import traceback
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+FUZZ = pathlib.Path(__file__).parent
+CORPUS = FUZZ / "corpus"
+sys.path[:0] = [str(FUZZ), str(FUZZ.parent / "tests")]
+
+from search import MOST, MOST_MEMORY, at_random, checked, fewest, ignoring_own, peak_memory  # noqa: E402
 
 try:
     import atheris
 except ImportError:
     atheris = None
 
-SLOW = 2.0  # seconds that no input of these sizes may take
-MOST = 1 << 17  # bytes of an input
-MOST_MESSAGE = 1000  # characters
-TEMPORARY = tempfile.TemporaryDirectory(prefix="gpt2rt-fuzz-")
+MOST_CORPUS = 12_000  # bytes of one target's
+# In memory, where there is a file system in it: writing a file to a disk takes longer than reading it back.
+MEMORY = "/dev/shm"
+TEMPORARY = tempfile.TemporaryDirectory(prefix="gpt2rt-fuzz-", dir=MEMORY if os.path.isdir(MEMORY) else None)
 FOLDER = pathlib.Path(TEMPORARY.name)
 
 
@@ -47,73 +51,149 @@ def import_readers():
 # --- targets: (what takes an input, its seeds)
 
 
-def small_folder():
-    """Return {name: content} of a small Hugging Face folder in which everything is sound."""
+class InputFile:
+    """The file that has one input after the other. It stays open: to create a file takes longer than to write it."""
+
+    def __init__(self, path):
+        self.path = path
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (until the program ends)
+
+    def write(self, data):
+        """Replace the content; return the path."""
+        self._file.seek(0)
+        self._file.write(data)
+        self._file.truncate()
+        return self.path
+
+
+def one_file(read, name):
+    """Return a function that reads a file of its input's content."""
+    file = InputFile(FOLDER / name)
+    return lambda data: read(file.write(data))
+
+
+def tiny(n_vocab=277, n_embd=2):
+    """Return the hyperparameters of a model that is read quickly."""
+    from gpt2rt.modelfile import Hyperparameters
+
+    return Hyperparameters(n_vocab=n_vocab, n_ctx=2, n_embd=n_embd, n_head=1, n_layer=1)
+
+
+def checkpoint_of(hyperparameters):
+    """Return a TensorFlow checkpoint with these hyperparameters."""
     import checkpoints
-    from hf_folder import named, tensors_of, write_folder
 
-    checkpoint, folder = FOLDER / "checkpoint", FOLDER / "folder"
+    folder = FOLDER / f"checkpoint-{hyperparameters.n_vocab}-{hyperparameters.n_embd}"
     if not folder.exists():
-        checkpoint.mkdir()
-        checkpoints.write_checkpoint(checkpoint)
-        write_folder(folder, checkpoint)
-        import pytorch_files
-        import safetensors.numpy
-
-        tensors = named(tensors_of())
-        (folder / "model.safetensors").write_bytes(safetensors.numpy.save(tensors))
-        storages = pytorch_files.Storages()
-        pytorch_files.write_zip(FOLDER / "small.bin", storages.state(tensors), storages)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+        checkpoints.write_checkpoint(folder, hyperparameters)
+    return folder
 
 
-def read_all(source):
-    """Read the vocabulary and two tensors of a source."""
-    vocabulary = source.vocabulary()
-    vocabulary.section()
-    for name in ("wpe", "h0/ln_1/g"):
+def sound_folder(name, hyperparameters):
+    """Return a small Hugging Face folder in which everything is sound; the vocabulary is that of `tiny()`."""
+    import checkpoints
+    import safetensors.numpy
+    from hf_folder import named, write_config, write_folder
+
+    folder = write_folder(FOLDER / name, checkpoint_of(tiny()))
+    n_vocab, n_ctx, n_embd, n_head, n_layer = hyperparameters
+    write_config(folder, vocab_size=n_vocab, n_positions=n_ctx, n_embd=n_embd, n_head=n_head, n_layer=n_layer)
+    arrays = checkpoints.random_tensors(hyperparameters)
+    tensors = {name.removeprefix("model/"): array.reshape(array.shape[-2:]) for name, array in arrays.items()}
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(named(tensors)))
+    return folder
+
+
+def read_some(source):
+    """Read a tensor of each shape of a source."""
+    for name in ("wte", "wpe", "h0/ln_1/g", "h0/attn/c_attn/w"):
         source.tensor(name)
 
 
-def in_folder(replaced, **more):
-    """Return a function that reads a Hugging Face folder with `replaced` as its input, besides `more`."""
+def config_json():
     from gpt2rt.converter.huggingface import HuggingFaceFolder
 
-    folder = FOLDER / f"with-{replaced}"
-    folder.mkdir(exist_ok=True)
-    for name, content in {**small_folder(), **more}.items():
-        (folder / name).write_bytes(content)
+    folder = sound_folder("config", tiny())
+    content = (folder / "config.json").read_bytes()
+    file = InputFile(folder / "config.json")
 
     def take(data):
-        (folder / replaced).write_bytes(data)
-        read_all(HuggingFaceFolder(folder))
+        file.write(data)
+        source = HuggingFaceFolder(folder)
+        read_some(source)
+        source.vocabulary()
 
-    return take
-
-
-def config_json():
-    return in_folder("config.json"), [small_folder()["config.json"]]
+    more = {"tie_word_embeddings": True, "bos_token_id": 276, "eos_token_id": [276, 0], "n_ctx": 2, "n_inner": 8}
+    more["task_specific_params"] = {"conversational": {"max_length": 2}}
+    return take, [content, json.dumps({**json.loads(content), **more}).encode()]
 
 
 def safetensors_file():
-    return in_folder("model.safetensors"), [small_folder()["model.safetensors"]]
+    """A file, or the header of one in JSON, to which its length and sound values are added."""
+    from gpt2rt.converter.huggingface import HuggingFaceFolder
+
+    folder = sound_folder("safetensors", tiny(n_vocab=3))  # its vocabulary is not read
+    content = (folder / "model.safetensors").read_bytes()
+    file = InputFile(folder / "model.safetensors")
+    end = 8 + int.from_bytes(content[:8], "little")
+
+    def take(data):
+        is_header = data.startswith(b"{")
+        file.write(struct.pack("<Q", len(data)) + data + content[end:] if is_header else data)
+        read_some(HuggingFaceFolder(folder))
+
+    return take, [content, content[8:end].rstrip()]
+
+
+def tokenizer_file(name):
+    """Return (a function that reads a folder's tokenizer with its input as one of the files, that file's content)."""
+    from gpt2rt.converter.tokenizer_files import chat_settings, chat_template, read_json, read_tokenizer
+
+    folder = sound_folder(f"with-{name}", tiny())
+    content = (folder / name).read_bytes() if (folder / name).exists() else b""
+    file = InputFile(folder / name)
+    config, n_vocab = read_json(folder / "config.json"), tiny().n_vocab
+
+    def take(data):
+        file.write(data)
+        read_tokenizer(folder, n_vocab, config).tables()
+        chat_settings(chat_template(folder), [])
+
+    return take, content
 
 
 def merges_txt():
-    return in_folder("merges.txt"), [small_folder()["merges.txt"]]
+    take, content = tokenizer_file("merges.txt")
+    return take, [content]
+
+
+def vocab_json():
+    take, content = tokenizer_file("vocab.json")
+    return take, [content]
 
 
 def tokenizer_json():
-    vocabulary = json.loads(small_folder()["vocab.json"])
-    merges = small_folder()["merges.txt"].decode().splitlines()[1:]
-    added = [{"id": max(vocabulary.values()), "content": "<|endoftext|>", "special": True}]
+    folder = sound_folder("tokenizer", tiny())
+    vocabulary = json.loads((folder / "vocab.json").read_bytes())
+    merges = (folder / "merges.txt").read_text("utf-8").splitlines()[1:]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False}
+    end = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [276], "tokens": ["<|endoftext|>"]}}
+    parts = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     document = {
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
-        "added_tokens": added,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+        "added_tokens": [{"id": 276, "content": "<|endoftext|>", "special": True}],
+        "pre_tokenizer": byte_level,
         "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
     }
-    return in_folder("tokenizer.json"), [json.dumps(document).encode()]
+    template = {"type": "TemplateProcessing", "single": parts, "special_tokens": end}
+    other = {
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [byte_level]},
+        "post_processor": {"type": "Sequence", "processors": [{"type": "ByteLevel"}, template]},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": [merge.split() for merge in merges]},
+    }
+    take, _ = tokenizer_file("tokenizer.json")
+    return take, [json.dumps(document).encode(), json.dumps({**document, **other}).encode()]
 
 
 def tokenizer_config():
@@ -121,42 +201,60 @@ def tokenizer_config():
         "bos_token": "<|endoftext|>",
         "eos_token": {"content": "<|endoftext|>"},
         "chat_template": "{{ messages }}",
+        "added_tokens_decoder": {"276": {"content": "<|endoftext|>", "special": True}},
     }
-    document["added_tokens_decoder"] = {"300": {"content": "<|endoftext|>", "special": True}}
-    return in_folder("tokenizer_config.json"), [json.dumps(document).encode()]
+    other = {**document, "add_bos_token": True, "add_prefix_space": True, "chat_template": "<|im_start|><|im_end|>"}
+    take, _ = tokenizer_file("tokenizer_config.json")
+    return take, [json.dumps(document).encode(), json.dumps(other).encode()]
+
+
+def read_state(path):
+    """Read a file of torch.save as weights are read: its tensors, their checksums, and some values."""
+    from gpt2rt.converter.pytorch import checked_tensors, read_pytorch
+    from gpt2rt.converter.stored_tensor import TYPES
+
+    tensors = checked_tensors(path, read_pytorch(path))
+    for name in list(tensors)[:4]:
+        if tensors[name].dtype in TYPES:
+            tensors[name].values()
 
 
 def pytorch_zip():
     import pytorch_files
 
-    from gpt2rt.converter.pytorch import read_pytorch
-
-    return one_file(read_pytorch, "small.bin"), [pytorch_files.small_file(FOLDER / "zip").read_bytes()]
+    return one_file(read_state, "small.bin"), [pytorch_files.small_file(FOLDER / "zip").read_bytes()]
 
 
 def pytorch_legacy():
     import pytorch_files
 
-    from gpt2rt.converter.pytorch import read_pytorch
-
-    return one_file(read_pytorch, "old.bin"), [pytorch_files.small_file(FOLDER / "old", True).read_bytes()]
+    return one_file(read_state, "old.bin"), [pytorch_files.small_file(FOLDER / "old", True).read_bytes()]
 
 
 def pickle():
     """A pickle in a sound archive: its length and checksum would stop the fuzzer."""
     import pytorch_files
 
-    from gpt2rt.converter.pytorch import read_pytorch
-
-    path = FOLDER / "pickle.bin"
     storages = pytorch_files.Storages()
     seed = pytorch_files.pickled(storages.state(pytorch_files.ARRAYS))
+    protocol_4 = b"\x80\x04\x95" + struct.pack("<Q", 30) + b"}\x94(\x8c\x01a\x94]\x94(K\x01J\x01\0\0\0G" + bytes(8)
+    protocol_4 += b"e\x8c\x01b\x94h\x01\x85\x94\x8c\x01c\x94\x8f\x94(K\x01\x90u."
+    read = one_file(read_state, "pickle.bin")
+    contents = {f"data/{key}": array.tobytes() for key, array in storages.contents.items()}
+    return lambda data: read(archive({**contents, "data.pkl": data})), [seed, protocol_4]
 
-    def take(data):
-        pytorch_files.write_zip(path, data, storages)
-        read_pytorch(path)
 
-    return take, [seed]
+def archive(contents):
+    """Return a zip archive of stored records, without checksums, in a fraction of the time that zipfile takes."""
+    records, directory = bytearray(), bytearray()
+    for name, content in contents.items():
+        path = f"archive/{name}".encode()
+        sizes = struct.pack("<3I2H", 0, len(content), len(content), len(path), 0)
+        directory += b"PK\1\2" + struct.pack("<6H", 20, 20, 0, 0, 0, 0) + sizes
+        directory += struct.pack("<3H2I", 0, 0, 0, 0, len(records)) + path
+        records += b"PK\3\4" + struct.pack("<5H", 20, 0, 0, 0, 0) + sizes + path + content
+    end = struct.pack("<4H2IH", 0, 0, len(contents), len(contents), len(directory), len(records), 0)
+    return bytes(records + directory + b"PK\5\6" + end)
 
 
 def tensorflow_index():
@@ -164,8 +262,7 @@ def tensorflow_index():
     from gpt2rt._modelfile import crc32c
     from gpt2rt.converter.checkpoint_index import read_index
 
-    small_folder()
-    path = next((FOLDER / "checkpoint").glob("*.index"))
+    path = next(checkpoint_of(tiny()).glob("*.index"))
     take_file = one_file(read_index, "x.index")
 
     def take(data):
@@ -203,34 +300,28 @@ def varints(content, position):
 
 
 def gguf_file():
-    import gguf
-    import numpy as np
+    from test_gguf import write_gguf
 
     from gpt2rt.converter.gguf import GgufFile
 
-    path = FOLDER / "seed.gguf"
-    writer = gguf.GGUFWriter(path, "gpt2")
-    writer.add_context_length(16)
-    writer.add_embedding_length(8)
-    writer.add_token_list(["a", "b", "<|endoftext|>"])
-    writer.add_token_merges(["a b"])
-    writer.add_tensor("token_embd.weight", np.zeros((3, 8), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return one_file(lambda path: read_all(GgufFile(path)), "x.gguf"), [path.read_bytes()]
+    def read(path):
+        source = GgufFile(path)
+        read_some(source)
+        source.vocabulary().tables()
 
+    def more(writer):
+        for name in ("bos", "eos", "eot", "padding"):
+            writer.add_uint32(f"tokenizer.ggml.{name}_token_id", 276)
+        writer.add_bool("tokenizer.ggml.add_bos_token", True)
+        writer.add_int8("a", -1)
+        writer.add_array("b", [1.5, 2.5])
+        writer.add_chat_template("{{ messages }}")
 
-def one_file(read, name):
-    """Return a function that reads a file of its input's content."""
-    path = FOLDER / name
-
-    def take(data):
-        path.write_bytes(data)
-        read(path)
-
-    return take
+    paths = [
+        write_gguf(FOLDER / "small.gguf", checkpoint_of(tiny()), tiny(), "F16", edit=more),
+        write_gguf(FOLDER / "blocks.gguf", checkpoint_of(tiny(n_embd=32)), tiny(n_embd=32), "Q8_0"),
+    ]
+    return one_file(read, "x.gguf"), [path.read_bytes() for path in paths]
 
 
 def transcript():
@@ -264,12 +355,11 @@ def batch_file():
     from gpt2rt.jobs.row import RowError, parsed
     from gpt2rt.jobs.source import Source
 
-    path = FOLDER / "rows.jsonl"
+    file = InputFile(FOLDER / "rows.jsonl")
     rows = [{"id": "a", "prompt": "Hi"}, {"custom_id": 1, "method": "POST", "url": "/v1/completions", "body": {}}]
 
     def take(data):
-        path.write_bytes(data)
-        source = Source(str(path), id_field="id")
+        source = Source(str(file.write(data)), id_field="id")
         survey = source.survey("prompt")
         for shard in source.shards(survey, 2, lambda _: True):
             for row in shard.rows:
@@ -293,88 +383,43 @@ TARGETS = {
     "tokenizer_json": tokenizer_json,
     "tokenizer_config": tokenizer_config,
     "transcript": transcript,
+    "vocab_json": vocab_json,
 }
 
 
 # --- running
 
 
-def ignoring_own(take):
-    """Run a function; gpt2rt's own exceptions are what may come out of it."""
-    from gpt2rt.errors import Gpt2rtError
-    from gpt2rt.serve.api_error import ApiError
-
-    try:
-        take()
-    except (Gpt2rtError, ApiError) as error:
-        if len(str(error)) > MOST_MESSAGE:
-            raise RuntimeError(f"a message of {len(str(error))} characters") from None
+def run_at_random(name, take, seeds, grown, options):
+    """Run the seeds, the corpus, and mutations of both."""
+    for data in [*seeds, *grown]:
+        checked(name, take)(data)
+    one_input = checked(name, take, peak_memory() + MOST_MEMORY)
+    n = len(seeds) + len(grown) + at_random(one_input, seeds, grown, options)
+    print(f"{name}: {n} inputs, peak {peak_memory()} MB", flush=True)
 
 
-def checked(name, take):
-    """Return a function that takes an input, and ends the program after one that breaks the rule."""
-
-    def one_input(data):
-        begin = time.monotonic()
-        try:
-            ignoring_own(lambda: take(data))
-            taken = time.monotonic() - begin
-            assert taken < SLOW, f"{taken:.1f} s for {len(data)} bytes"
-        except BaseException:
-            pathlib.Path(f"crash-{name}").write_bytes(data)
-            traceback.print_exc()
-            print(f"crash: the input is in crash-{name}", flush=True)
-            raise SystemExit(1) from None
-
-    return one_input
+def run_atheris(name, take, seeds, options):
+    """Search by coverage; this ends the program."""
+    found = options.corpus[0] if options.corpus else FOLDER / "corpus"
+    for folder in (found, CORPUS / name):
+        folder.mkdir(parents=True, exist_ok=True)
+    for i, seed in enumerate(seeds):
+        (found / f"seed-{i:02}").write_bytes(seed)
+    limits = [f"-runs={options.inputs}", f"-max_total_time={options.seconds:.0f}", f"-max_len={MOST}"]
+    limits += [f"-seed={options.seed}", "-len_control=0", "-print_final_stats=1"]
+    atheris.Setup(
+        [sys.argv[0], *limits, str(found), str(CORPUS / name), *map(str, options.corpus[1:])], checked(name, take)
+    )
+    atheris.Fuzz()
 
 
-def mutated(draw, seeds):
-    """Return a seed with a few changes: bytes, numbers, parts that are repeated or left out, and a cut."""
-    content = bytearray(draw.choice(seeds))
-    for _ in range(draw.choice((1, 1, 2, 3, 8))):
-        at, n = draw.randrange(len(content) + 1), min(draw.choice((1, 2, 4, 8, 64, 1000)), len(content))
-        kind = draw.randrange(7)
-        if kind == 0 and content:
-            content[at - 1] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            content[at : at + n] = b""
-        elif kind == 2:
-            content[at:at] = content[at - n : at]
-        elif kind == 3:
-            other = draw.choice(seeds)
-            begin = draw.randrange(len(other) + 1)
-            content[at : at + n] = other[begin : begin + n]
-        elif kind == 4:
-            content[at : at + 1] = draw.choice(
-                (b"0", b"-1", b"1e999", b"null", b'"', b"{", b"[", b"\xff", b"9" * 30, b"\\ud800")
-            )
-        elif kind == 5:
-            number = draw.choice((0, 1, -1, 127, 255, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 63) - 1))
-            size = draw.choice((2, 4, 8))
-            content[at : at + size] = (number % (1 << 8 * size)).to_bytes(size, "little")
-        elif draw.random() < 0.1:
-            del content[at:]
-    return bytes(content[:MOST])
-
-
-def replay(one_input, folder):
-    """Run the inputs of a folder; return their number."""
-    paths = sorted(folder.iterdir()) if folder.exists() else []
-    for path in paths:
-        one_input(path.read_bytes())
-    return len(paths)
-
-
-def at_random(one_input, seeds, options):
-    """Run mutated seeds; return their number."""
-    draw = random.Random(options.seed)
-    end = time.monotonic() + options.seconds
-    n = 0
-    while n < options.inputs and time.monotonic() < end:
-        one_input(mutated(draw, seeds))
-        n += 1
-    return n
+def minimize(name, take, seeds, grown):
+    """Replace the corpus of a target by the smallest inputs that together cover what all do."""
+    shutil.rmtree(CORPUS / name, ignore_errors=True)
+    (CORPUS / name).mkdir(parents=True)
+    for data in fewest(take, seeds, grown, MOST_CORPUS):
+        (CORPUS / name / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
 
 
 def main():
@@ -383,39 +428,29 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--corpus", type=pathlib.Path, help="a folder of inputs, to which atheris adds")
+    parser.add_argument(
+        "--corpus", type=pathlib.Path, action="append", default=[], help="a folder of inputs; atheris adds to the first"
+    )
     parser.add_argument("--input", type=pathlib.Path, help="run this file alone")
-    parser.add_argument("--no-atheris", action="store_true")
+    parser.add_argument("--no-atheris", action="store_true", help="mutate at random")
+    parser.add_argument("--minimize", action="store_true", help="replace the committed corpus, with that of --corpus")
     options = parser.parse_args()
     global atheris  # noqa: PLW0603
-    if options.no_atheris or options.input:
+    if options.no_atheris or options.input or options.minimize:
         atheris = None
     import_readers()
     take, seeds = TARGETS[options.target]()
-    one_input = checked(options.target, take)
     if options.input:
-        one_input(options.input.read_bytes())
-        return
-    if atheris is None:
-        n = len(seeds) + (replay(one_input, options.corpus) if options.corpus else 0)
-        for seed in seeds:
-            one_input(seed)
-        n += at_random(one_input, seeds, options)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        print(f"{options.target}: {n} inputs, peak {peak} MB", flush=True)
-        return
-    corpus = options.corpus or FOLDER / "corpus"
-    corpus.mkdir(parents=True, exist_ok=True)
-    for i, seed in enumerate(seeds):
-        (corpus / f"seed-{i:02}").write_bytes(seed)
-    limits = [
-        f"-runs={options.inputs}",
-        f"-max_total_time={options.seconds:.0f}",
-        f"-max_len={MOST}",
-        f"-seed={options.seed}",
-    ]
-    atheris.Setup([sys.argv[0], *limits, "-len_control=0", "-print_final_stats=1", str(corpus)], one_input)
-    atheris.Fuzz()
+        checked(options.target, take)(options.input.read_bytes())
+    elif atheris is not None:
+        run_atheris(options.target, take, seeds, options)
+    else:
+        folders = [folder for folder in (CORPUS / options.target, *options.corpus) if folder.exists()]
+        grown = [path.read_bytes() for folder in folders for path in sorted(folder.iterdir())]
+        if options.minimize:
+            minimize(options.target, take, seeds, grown)
+        else:
+            run_at_random(options.target, take, seeds, grown, options)
 
 
 if __name__ == "__main__":

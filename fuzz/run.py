@@ -24,7 +24,7 @@ CORPUS = FUZZ / "corpus"
 C_TARGETS = ("json", "carried", "stream", "sampler", "tokenizer", "chat", "modelfile")
 READERS = (
     *("batch", "config", "gguf", "merges", "pickle", "pytorch", "pytorch_legacy", "safetensors", "server_body"),
-    *("tensorflow_index", "tokenizer_config", "tokenizer_json", "transcript"),
+    *("tensorflow_index", "tokenizer_config", "tokenizer_json", "transcript", "vocab_json"),
 )
 FLAGS = ["-std=c11", "-g", "-ffp-contract=off", "-DGPT2RT_STANDALONE", f"-I{FUZZ}", f"-I{CORE}"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -83,12 +83,16 @@ def run_c(target, folder, compiler, options):
     return done.returncode == 0
 
 
-def run_reader(target, options):
+def run_reader(target, folder, options):
     """Fuzz a reader in Python. Returns whether nothing was found."""
+    command = [sys.executable, FUZZ / "readers.py", target]
+    for more in [pathlib.Path(folder) / f"{target}-corpus", *options.more]:
+        command += ["--corpus", more]
     limits = ["--seconds", str(options.seconds), "--inputs", str(options.inputs)]
-    command = [sys.executable, FUZZ / "readers.py", target, *limits]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run([*command, *limits], capture_output=True, text=True, errors="replace", check=False)
     report(target, done)
+    if done.returncode == 0 and options.minimize:
+        subprocess.run([*command, "--minimize"], check=True)
     return done.returncode == 0
 
 
@@ -142,7 +146,9 @@ def main():
     is_clean = True
     with tempfile.TemporaryDirectory(prefix="gpt2rt-fuzz-") as folder:
         for target in targets:
-            is_clean &= run_c(target, folder, compiler, options) if target in C_TARGETS else run_reader(target, options)
+            is_clean &= (
+                run_c(target, folder, compiler, options) if target in C_TARGETS else run_reader(target, folder, options)
+            )
     sys.exit(0 if is_clean else 1)
 
 

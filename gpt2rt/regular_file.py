@@ -35,7 +35,9 @@ def read_regular(path: Path, most: int) -> bytes:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(most + 1) if size <= most else b""
+        content = file.read(size + 1) if size <= most else b""
+        if len(content) > size:  # something is writing it
+            content += file.read(most + 1 - len(content))
         if size > most or len(content) > most:
             raise OSError(errno.EFBIG, f"{max(size, len(content))} bytes, expected at most {most}", os.fspath(path))
         return content

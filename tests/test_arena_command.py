@@ -82,6 +82,8 @@ class TestBattle:
         [
             (["--only", "nobody"], "no contestant has this name"),
             (["--only", "eliza"], "expected at least 2"),
+            (["--only", "eliza", "--only", "lstm", "--only", "eliza"], "got eliza twice"),
+            ([DEMO, DEMO], "got demo twice"),
             (["--preset", "cool"], "got no MODEL"),
             (["--judge", "demo"], "got no --self-play"),
             (["nothing.bin"], "nothing.bin: No such file"),

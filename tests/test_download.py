@@ -115,6 +115,8 @@ def test_part_that_is_the_whole_file_is_taken(server, tmp_path, release):
     with open(tmp_path / "got" / f"{DATA}.part", "ab") as file:
         file.write(data_file(release).read_bytes()[-1:])
     fetch(server, tmp_path)
+    ranges = [headers.get("Range") for headers in server.asked("GET", DATA)]
+    assert ranges == [None, f"bytes={n_bytes(release)}-"]  # not a third time
     assert_complete(tmp_path, release)
 
 
@@ -146,6 +148,25 @@ def test_range_of_another_version_is_thrown_away(server, tmp_path, release):
 def test_wrong_range_is_thrown_away(server, tmp_path, release):
     server.fail(DATA, cuts_after(50_000), answers(206, Content_Range="bytes 7-8/9"))
     fetch(server, tmp_path)
+    assert_complete(tmp_path, release)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [None, "bytes */50000", "bytes 50000-50001/50002"],
+    ids=["no size", "the size of another version", "a range"],
+)
+def test_answer_that_there_are_no_more_bytes_of_another_file_starts_again(server, tmp_path, release, whole):
+    def has_no_more(handler):
+        if whole:
+            server.etag = '"v2"'
+        handler.say(416, {"Content-Range": whole} if whole else {})
+        return True
+
+    server.fail(DATA, cuts_after(50_000), has_no_more)
+    fetch(server, tmp_path)
+    ranges = [headers.get("Range") for headers in server.asked("GET", DATA)]
+    assert ranges == [None, "bytes=50000-", None]
     assert_complete(tmp_path, release)
 
 

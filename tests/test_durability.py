@@ -7,15 +7,17 @@ import sys
 import pytest
 from demo import DEMO, demo_model
 from job_runs import Batch, tiny_model
+from random_models import random_tensors, write_model
 from release_server import SIZE, serving
 from small_model_file import write, write_weights
 from standalone import program
 
 from gpt2rt.bundle import bundle
 from gpt2rt.chat import Conversation
+from gpt2rt.converter.export import export
 from gpt2rt.converter.mirror import Mirror, Part
 from gpt2rt.errors import UsageError
-from gpt2rt.modelfile import ModelFile
+from gpt2rt.modelfile import Hyperparameters, ModelFile
 from gpt2rt.transcript import save_transcript
 
 
@@ -23,12 +25,11 @@ class Disk:
     """Watches the system calls that sync and name files; they do what they always do.
 
     Attributes:
-        named: {path: whether the file was synced, as it was, before it got this name}.
-        synced_folders: the folders that were synced.
+        named: {path: whether the file was synced, as it was, before it got this name; a folder with all files in it}.
     """
 
     def __init__(self, monkeypatch):
-        self.named, self.synced_folders, self._synced = {}, set(), set()
+        self.named, self._synced = {}, set()
         fsync, calls = os.fsync, {name: getattr(os, name) for name in ("replace", "rename", "link")}
 
         def watched_fsync(descriptor):
@@ -36,7 +37,8 @@ class Disk:
             self._synced.add(self._state(descriptor))
 
         def watched(name, source, target, **options):
-            is_synced = self._state(source) in self._synced
+            files = pathlib.Path(source).iterdir() if os.path.isdir(source) else []
+            is_synced = self._synced.issuperset(map(self._state, [source, *files]))
             calls[name](source, target, **options)
             self.named[pathlib.Path(target).name] = is_synced
 
@@ -79,6 +81,38 @@ def test_an_executable_is_synced_before_it_gets_its_name(disk, tmp_path):
     program()
     bundle(str(DEMO), str(tmp_path / "chat"))
     assert disk.named == {"chat": True}
+
+
+def small_model(folder):
+    """Write a model file in f32 with a sound vocabulary."""
+    h = Hyperparameters(n_vocab=256, n_ctx=8, n_embd=16, n_head=2, n_layer=1)
+    return write_model(folder / "small.bin", h, random_tensors(h))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows syncs no folders")
+@pytest.mark.parametrize("shard", [None, 10_000])
+def test_an_exported_folder_is_synced_before_it_gets_its_name(disk, tmp_path, monkeypatch, shard):
+    pytest.importorskip("safetensors")
+    if shard:
+        monkeypatch.setattr("gpt2rt.converter.export.SHARD", shard)
+    model = small_model(tmp_path)
+    export(model, tmp_path / "folder")
+    assert disk.named["folder"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows syncs no folders")
+def test_the_name_of_an_exported_folder_is_synced(tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
+    model = small_model(tmp_path)
+    synced, fsync = [], os.fsync
+
+    def watched(descriptor):
+        fsync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, (tmp_path / "folder").exists()))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    export(model, tmp_path / "folder")
+    assert synced[-1] == (tmp_path.stat().st_ino, True)
 
 
 def test_the_files_of_a_job_are_synced_before_they_get_their_names(disk, tmp_path, cli):

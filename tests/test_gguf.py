@@ -11,6 +11,8 @@ from checkpoints import SMALL, random_tensors, write_checkpoint
 
 from gpt2rt.converter import convert
 from gpt2rt.converter.gguf import GgufFile
+from gpt2rt.converter.gguf_header import read_header
+from gpt2rt.converter.source_file import SourceFile
 from gpt2rt.errors import CheckpointError, Gpt2rtError, VocabularyError
 from gpt2rt.model import open_model
 from gpt2rt.modelfile import Hyperparameters, ModelFile
@@ -276,6 +278,23 @@ def test_other_alignment_is_read(folder, tmp_path):
     write_gguf(tmp_path / "x.gguf", folder, edit=lambda writer: writer.add_custom_alignment(256))
     direct = sections(folder, tmp_path / "direct.bin", "f32")
     assert sections(tmp_path / "x.gguf", tmp_path / "gguf.bin", "f32") == direct
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout", "value"),
+    [
+        *[(0, "B", 255), (1, "b", -128), (2, "H", 65_535), (3, "h", -32_768), (4, "I", 2**32 - 1), (5, "i", -(2**31))],
+        *[(6, "f", -1.5), (7, "?", True), (10, "Q", 2**64 - 1), (11, "q", -(2**63)), (12, "d", 1e300)],
+    ],
+)
+def test_a_value_of_each_type_is_read_from_the_metadata(tmp_path, kind, layout, value):
+    content = struct.pack(f"<{layout}", value)
+    keys = struct.pack("<Q1sI", 1, b"a", kind) + content
+    keys += struct.pack("<Q1sIIQ", 1, b"b", 9, kind, 2) + 2 * content
+    (tmp_path / "x.gguf").write_bytes(head(0, 2, keys))
+    metadata, _ = read_header(SourceFile(tmp_path / "x.gguf"))
+    assert metadata == {"a": value, "b": [value, value]}
+    assert type(metadata["a"]) is type(value)
 
 
 @pytest.mark.parametrize("pre", [None, "default"])

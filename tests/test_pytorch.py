@@ -118,6 +118,14 @@ def test_plain_values_are_read(tmp_path):
         assert read_pytorch(tmp_path / "x.pt") == value
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_value_that_appears_twice_is_read_from_the_memo(tmp_path, protocol):
+    first, second = [1], ["x"]
+    value = {"a": first, "b": second, "c": first, "d": second, "e": [first, second, first]}
+    write_zip(tmp_path / "x.pt", pickle.dumps(value, protocol), Storages())
+    assert read_pytorch(tmp_path / "x.pt") == value
+
+
 def test_views_of_a_legacy_storage_are_read(tmp_path):
     storages = Storages(is_legacy=True)
     flat = np.arange(10, dtype="<f4")

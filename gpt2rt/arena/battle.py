@@ -84,11 +84,15 @@ class Arena:
             seed: of the choice of pairs, slots and seeds; None for one from the system.
 
         Raises:
-            UsageError: there are fewer than two contestants.
+            UsageError: there are fewer than two contestants, or one is there twice.
         """
         self.contestants = list(contestants)
         if len(self.contestants) < 2:
             raise UsageError(f"arena: got {len(self.contestants)} contestants, expected at least 2")
+        ids = [one.id for one in self.contestants]
+        for i, one in enumerate(self.contestants):
+            if ids.index(one.id) < i:
+                raise UsageError(f"arena: got {one.name} twice, expected contestants that differ (leave one out)")
         self._cast, self._votes = cast, votes
         self._random = random.Random(secrets.randbits(64) if seed is None else seed)
         self._rounds: dict[str, Round] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import filecmp
 import json
 import os
@@ -14,7 +13,7 @@ from typing import IO, Any
 
 from gpt2rt.bounded_json import loads
 from gpt2rt.errors import Gpt2rtError, UsageError
-from gpt2rt.modelfile.unfinished import remove_abandoned, replaced
+from gpt2rt.modelfile.unfinished import remove_abandoned, replaced, sync_folder
 from gpt2rt.regular_file import open_regular, read_regular
 
 if sys.platform != "win32":
@@ -58,7 +57,7 @@ class JobFolder:
             self._write(os.path.join(self.path, MANIFEST), content.encode())
         if SHARDS not in names:
             os.makedirs(self._shards, exist_ok=True)
-            _sync(self.path)
+            sync_folder(self.path)
 
     @contextlib.contextmanager
     def _saying(self, path: str | None = None) -> Iterator[None]:
@@ -197,20 +196,7 @@ def _finished(unfinished: str, path: str, check: Callable[[str], None] | None = 
     """Write a file that gets its name once all of it is on the disk, and `check` has not raised."""
     with replaced(path, unfinished=unfinished, check=check) as file:
         yield file
-    _sync(os.path.dirname(path) or ".")
-
-
-def _sync(folder: str) -> None:
-    """Keep the names in a folder through a loss of power."""
-    if sys.platform != "win32":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not do this
-                raise
-        finally:
-            os.close(opened)
+    sync_folder(os.path.dirname(path) or ".")
 
 
 @contextlib.contextmanager

@@ -119,6 +119,25 @@ def replaced(
     part.release()
 
 
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Return once a file's content is on the disk. Raises OSError."""
+    with open(path, "r+b") as file:  # Windows syncs no file that is only read
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Return once the names in a folder are on the disk; Windows and some file systems sync no folders."""
+    if sys.platform != "win32":
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(opened)
+
+
 def check_output(path: str, force: bool) -> None:
     """Raise UsageError if a file can't be written under this name, or exists and `force` is not set."""
     if os.path.isdir(path):
