@@ -30,11 +30,11 @@ HIDDEN = "build", ".git", ".venv"  # not copied
 NO_RANDOM_ADDRESSES = 0x0040000  # of personality(2)
 
 SANITIZERS = {"address": "address,undefined", "thread": "thread"}
-# Built into the program that starts Python. Python does not free all memory at exit; some tests ask for more memory
-# than there is, preload a library of their own, or fork while other threads run; and Python and its packages are not
-# built with the sanitizer.
+# Built into the program that starts Python. Python does not free all memory at exit; some tests measure memory, ask for
+# more than there is, preload a library of their own, or fork while other threads run; and Python and its packages are
+# not built with the sanitizer.
 OPTIONS = {
-    "asan": "detect_leaks=0:handle_segv=2:allocator_may_return_null=1:verify_asan_link_order=0",
+    "asan": "detect_leaks=0:handle_segv=2:quarantine_size_mb=16:allocator_may_return_null=1:verify_asan_link_order=0",
     "ubsan": "print_stacktrace=1",
     "tsan": "ignore_noninstrumented_modules=1:die_after_fork=0:allocator_may_return_null=1",
 }

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
@@ -23,6 +24,7 @@ from gpt2rt.errors import Gpt2rtError, ModelFileError, UsageError
 SIZE_LIMIT = 350 << 10  # bytes of the program without a model, static
 WINE = shutil.which("wine64") or next(filter(os.path.exists, ["/usr/lib/wine/wine64"]), None)
 TEXT = ("-p", "Once upon a time", "-n", "12", "--seed", "1")
+IS_SANITIZED = "ASAN_OPTIONS" in os.environ  # a large program, with shared libraries
 is_appended = pytest.mark.skipif(sys.platform == "darwin", reason="on macOS, the model is linked")
 
 
@@ -56,7 +58,7 @@ def run(*line, **options):
 
 @is_appended
 def test_the_program_is_small_if_it_was_compiled_by_zig():
-    if importlib.util.find_spec("ziglang") is None:
+    if importlib.util.find_spec("ziglang") is None or IS_SANITIZED:
         pytest.skip("another compiler's C library may be larger")
     assert os.path.getsize(program()) <= SIZE_LIMIT
 
@@ -132,7 +134,7 @@ def test_everyone_who_can_read_a_bundle_can_run_it(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="chroot needs root, and Linux")
 def test_a_bundle_runs_in_an_empty_root(tmp_path, bundled, expected):
-    if importlib.util.find_spec("ziglang") is None:
+    if importlib.util.find_spec("ziglang") is None or IS_SANITIZED:
         pytest.skip("another compiler's C library may be shared")
     shutil.copy(bundled, tmp_path / "demo")
     done = run("chroot", tmp_path, "/demo", *TEXT)
@@ -148,7 +150,7 @@ def test_the_command_says_what_it_wrote_and_how_to_run_it(cli, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     code, out, _ = cli("bundle", DEMO, "-o", "chat")
     assert code == 0
-    assert out.startswith("chat: 2") or sys.platform == "win32"
+    assert re.match(r"chat: [23]\d\.\d MB", out) or sys.platform == "win32"
     assert "run it with" in out
     assert [path.name.removesuffix(".exe") for path in tmp_path.iterdir()] == ["chat"]
 

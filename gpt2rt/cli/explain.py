@@ -199,18 +199,19 @@ class Progress:
     def __init__(self, what: str):
         self.what = what
         self.begin = time.monotonic()
-        self.is_shown = False
+        self.width = 0  # of what is shown
 
     def __call__(self, done: int, total: int) -> None:
         if sys.stderr.isatty() and time.monotonic() - self.begin > PATIENCE:
-            self.is_shown = True
-            sys.stderr.write(f"\r{self.what} [{'#' * (20 * done // total):20}] {done} of {total}\033[K")
+            text = f"{self.what} [{'#' * (20 * done // total):20}] {done} of {total}"
+            sys.stderr.write(f"\r{text:{self.width}}")  # no escape sequence: any terminal shows it
+            self.width = len(text)
             sys.stderr.flush()
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.is_shown:
-            sys.stderr.write("\r\033[K")
+        if self.width:
+            sys.stderr.write(f"\r{' ' * self.width}\r")
             sys.stderr.flush()

@@ -115,6 +115,7 @@ static inline size_t control_size(const uint8_t *p, size_t n) {
 
 /* Writes UTF-8 in which control characters, which could move the cursor or change the title, are U+FFFD. */
 static inline void print_safely(FILE *stream, const uint8_t *p, size_t n) {
+    if (!n) return; /* p may be NULL, which fwrite() may not get */
     const uint8_t *end = p + n, *begin = p;
     while (p < end) {
         const size_t size = control_size(p, (size_t)(end - p));
@@ -138,7 +139,7 @@ static inline void output_flush(void) {
 static inline void print_text(const uint8_t *text, size_t n) {
     if (is_terminal(stdout))
         print_safely(stdout, text, n);
-    else
+    else if (n)
         fwrite(text, 1, n, stdout);
     output_flush();
 }
