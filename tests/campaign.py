@@ -34,7 +34,7 @@ def meet(lab, fault, number, report=print):
             ends[getattr(lab, fault)()] += 1
         except AssertionError as error:
             ends[BROKEN] += 1
-            report(f"{lab.command.name}, {fault}: {error}")
+            report(f"{lab.command.name}, {fault}: {error!s:.3000}")
         except pytest.skip.Exception as skipped:
             report(f"{lab.command.name}, {fault}: {skipped}")
             break

@@ -125,7 +125,7 @@ COMMANDS = {
             lambda inputs, out: [inputs / "bytes.bin", *CHAT],
             None,
             "bytes.bin",
-            typed=TALK,
+            typed=TALK * 40,
             start=lambda: [program()],
         ),
         Command(
@@ -144,11 +144,11 @@ COMMANDS = {
 
 
 class Run(NamedTuple):
-    """How a command has ended. `out` and `error`: its standard output and standard error; error may be None."""
+    """How a command has ended. `error` and `out`: its standard error and standard output."""
 
     status: int
-    out: bytes
     error: str
+    out: bytes
 
 
 def write_inputs(folder):
@@ -239,7 +239,7 @@ class Lab:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-        return Run(process.returncode, out or b"", (error or b"").decode())
+        return Run(process.returncode, (error or b"").decode(), out or b"")
 
     def run(self, limit=None, **how):
         return self.ended(self.start(limit, **how))
@@ -280,7 +280,8 @@ class Lab:
             *others, last = run.error.splitlines() or [""]
             assert last.startswith(("gpt2rt: ", BLAS_ERROR)), run
             assert all(not line.startswith("gpt2rt: ") or "of 32 rows done" in line for line in others), run
-            assert not others or is_memory or self.command.is_resumed or "seed" in others[0], run
+            is_noted = all(line.startswith(("(", "seed ")) for line in others)
+            assert is_noted or is_memory or self.command.is_resumed, run
             assert len(last) < 600, run
         return "refused"
 
@@ -416,8 +417,8 @@ class ServerLab(Lab):
             return run._replace(out=b"")
         answer = json.loads(out)
         if status == 200:
-            return Run(0, answer["choices"][0]["text"].encode(), run.error)
-        return Run(1, b"", f"gpt2rt: {answer['error']['message']}")
+            return Run(0, run.error, answer["choices"][0]["text"].encode())
+        return Run(1, f"gpt2rt: {answer['error']['message']}", b"")
 
     def _asked(self, process):
         """Ask as soon as it listens; return the status and the content of the answer, or None if it has ended."""

@@ -105,6 +105,14 @@ class TestServing:
 
 
 class TestRefusals:
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")
+    def test_an_address_that_cannot_be_printed(self, demo):
+        line = [sys.executable, "-m", "gpt2rt", "serve", "--port", "0"]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr == "gpt2rt: No space left on device\n"
+
     def test_an_address_in_use(self, cli, demo):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]

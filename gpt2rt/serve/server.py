@@ -75,16 +75,26 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, when_ready: Callable[[], None]):
         super().__init__(config)
         self._service, self._when_ready = service, when_ready
+        self._failure: OSError | None = None  # of saying that it is ready
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until it is stopped. Raises OSError: nobody could be told that it is ready, so it has ended."""
+        super().run(sockets)
+        if self._failure:
+            raise self._failure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.start()  # not by its lifespan, whose exceptions are logged with their tracebacks
         await super().startup(sockets)
         if self.started:
-            self._when_ready()
+            try:
+                self._when_ready()
+            except OSError as error:  # raised here, it would be logged with its traceback
+                self._failure = error
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop: also if the scheduler failed, so that a supervisor can start the process again."""
-        return await super().on_tick(counter) or not self._service.is_running
+        return await super().on_tick(counter) or not self._service.is_running or self._failure is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.stop()
