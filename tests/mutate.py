@@ -249,7 +249,8 @@ def measure(original, paths, options):
     """Test mutants until there are enough; print each, and the totals."""
     copies = {True: original.with_name("python"), False: original.with_name("mutant")}
     recorded = json.loads(options.recorded.read_text(encoding="utf-8")) if options.recorded else {"lines": {}}
-    each = [(path, *mutant) for path in paths for mutant in mutants(path)]
+    built = [path for path in paths if not path.endswith(".py") or place(path, original).exists()]
+    each = [(path, *mutant) for path in built for mutant in mutants(path)]
     random.Random(options.seed).shuffle(each)
     expected = binaries(original)
     sound = set()  # tests that pass on the original

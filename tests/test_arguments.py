@@ -296,3 +296,13 @@ def test_a_closed_model_makes_no_more_sequences(path):
     fork = old.fork()
     model.engine().step([old, fork])
     assert old.tokens == fork.tokens == [1]
+
+
+def test_rows_of_a_tensor_are_those_that_it_has(model):
+    (n_out, _), *_ = [one.shape for one in model.tensors if one.name == "wte"]
+    assert np.array_equal(model.tensor("wte", [n_out - 1, 0]), model.tensor("wte")[[n_out - 1, 0]])
+    for row in (n_out, -1, 0.5, "0"):
+        with pytest.raises(UsageError, match=rf"row: got .*, expected a whole number from 0 to {n_out - 1}"):
+            model.tensor("wte", [row])
+    with pytest.raises(UsageError, match="tensor ln_f/g: rows are those of a matrix"):
+        model.tensor("ln_f/g", [0])

@@ -69,6 +69,11 @@ def test_malformed_index_is_refused(tmp_path, case):
     assert message in refusal(tmp_path / "x.index", content)
 
 
+def test_a_dimension_without_a_size_is_0(tmp_path):
+    (tmp_path / "x.index").write_bytes(index_bytes({b"a": entry_message((), 0, 0, 0) + field(2, field(2, b""))}))
+    assert "shape=(0,)" in repr(read_index(tmp_path / "x.index"))
+
+
 def table(block, handles=None):
     """Return an index of one block and the index block that points to it."""
     index = block_bytes({b"z": varint(0) + varint(len(block))}) if handles is None else handles

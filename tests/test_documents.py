@@ -38,6 +38,7 @@ ELSEWHERE = {
     "cp WORK": "part of training",
     "pytest": "that is this run",
     "python fuzz/run.py": "hours; tests/test_fuzz.py has short runs",
+    "python tests/mutate.py": "hours",
     "gpt2rt batch 124M corpus.jsonl shared/job": "a cluster; tests/test_jobs_clusters.py has one here",
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",

@@ -300,6 +300,23 @@ def test_export_with_a_separate_head_converts_back_from_shards(folder, tmp_path,
     assert np.array_equal(logits(tmp_path / "folder", tmp_path), expected)
 
 
+def test_exported_shards_are_numbered_small_and_in_an_index(checkpoint, tmp_path, monkeypatch):
+    convert(checkpoint, tmp_path / "x.bin", weight_type="f32")
+    monkeypatch.setattr("gpt2rt.converter.export.SHARD", 20_000)
+    export(tmp_path / "x.bin", tmp_path / "out")
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    found = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert len(found) > 1
+    assert found == [f"model-{i + 1:05}-of-{len(found):05}.safetensors" for i in range(len(found))]
+    sizes = []
+    for name in found:
+        tensors = safetensors.load_file(tmp_path / "out" / name)
+        assert {key for key, file in index["weight_map"].items() if file == name} == tensors.keys()
+        sizes.append(sum(tensor.nbytes for tensor in tensors.values()))
+        assert sizes[-1] <= 20_000 or len(tensors) == 1
+    assert index["metadata"]["total_size"] == sum(sizes)
+
+
 def test_export_writes_a_complete_folder_or_none(checkpoint, tmp_path, monkeypatch):
     convert(checkpoint, tmp_path / "a.bin", weight_type="f32")
     (tmp_path / "there").mkdir()

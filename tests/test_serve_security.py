@@ -3,6 +3,7 @@
 import json
 import pathlib
 import socket
+import time
 
 import pytest
 from demo import DEMO, demo_model
@@ -225,6 +226,23 @@ def test_metrics_count_requests_and_tokens(server):
     assert 'gpt2rt_requests_total{path="/v1/completions",status="200"}' in text
     assert "gpt2rt_time_to_first_token_seconds_bucket" in text
     assert "secret" not in text
+
+
+COUNTERS = ("prompt_tokens_total", "generated_tokens_total", "batch_size_sum", "batch_size_count", "step_seconds_total")
+
+
+def test_metrics_count_forward_passes_with_their_texts_and_time(server):
+    before = {name: server.metric(name) for name in COUNTERS}
+    n_first = server.metric("time_to_first_token_seconds_count")
+    begin = time.monotonic()
+    answer = server.complete("Tell me", max_tokens=5, logit_bias={"8191": -100}).json
+    seconds = time.monotonic() - begin
+    grown = {name: server.metric(name) - value for name, value in before.items()}
+    assert grown["prompt_tokens_total"] == answer["usage"]["prompt_tokens"]
+    assert grown["generated_tokens_total"] == answer["usage"]["completion_tokens"] == 5
+    assert grown["batch_size_sum"] == grown["batch_size_count"] >= 5  # one text at a time
+    assert 0 < grown["step_seconds_total"] <= seconds
+    assert server.metric("time_to_first_token_seconds_count") == n_first + 1
 
 
 def test_a_request_that_names_no_path_is_counted_as_other(server):
