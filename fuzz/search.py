@@ -142,7 +142,8 @@ def changed(draw, parent):
     elif kind == 3 and type(value) is int:
         parent[key] += draw.choice((-1, 1, 255, 1 << 32))
     elif kind == 4 and isinstance(value, str):
-        parent[key] = draw.choice((value * 2, value[1:], value[: len(value) // 2], value + " ", value * 200))
+        half, long = value[: len(value) // 2], value[: MOST // 200] * 200
+        parent[key] = draw.choice((value * 2, value[1:], half, value + " ", long))
     else:
         parent[key] = draw.choice(VALUES)
     return parent
