@@ -37,10 +37,11 @@ ELSEWHERE = {
     ),
     "cp WORK": "part of training",
     "pytest": "that is this run",
-    "python fuzz/run.py": "hours; tests/test_fuzz.py has short runs",
+    **dict.fromkeys(["python fuzz/run.py", "python fuzz/readers.py"], "hours; tests/test_fuzz.py has short runs"),
     "python tests/mutate.py": "hours",
     "gpt2rt batch 124M corpus.jsonl shared/job": "a cluster; tests/test_jobs_clusters.py has one here",
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
+    "python bench/blind.py answers SmolLM2": "a download of 93 MB",
     "gpt2rt download": "its server is far away; tests/test_download.py has one here",
 }
 NEEDS = {  # packages beyond the wheel's dependencies
@@ -51,6 +52,7 @@ NEEDS = {  # packages beyond the wheel's dependencies
     "gpt2rt batch 124M prompts.parquet": "pyarrow",
     "curl": "starlette",
     "llm": "llm",
+    "python bench/blind.py answers": "llm",
     "lm_eval": "lm_eval",
     **{f"python ask_{name}.py": name for name in ("openai", "litellm", "langchain_openai")},
 }
@@ -74,6 +76,8 @@ TEXTS = {
     **dict.fromkeys(["some-text.txt", "letter.txt", "letters.txt", "wiki.txt", "questions.txt", "dialogues.txt"], TEXT),
     "opening.txt": TEXT,
     "doctor.txt": b"(HELLO)\nSTART\n(MEMORY MY (0 = A) (0 = B) (0 = C) (0 = D))\n(MY ((0) (YES)))\n(NONE ((0) (OH)))\n",
+    **dict.fromkeys(["ours.jsonl", "peers.jsonl"], b'{"answers": ["Hello!", "Fine.", "Nothing.", "Yes."]}\n' * 2),
+    "judgments.txt": b"1 A 1111 1000\n2 = 1000 1000\n",
     "variants.toml": b'[[contestant]]\nname = "a"\nmodel = "demo"\n[[contestant]]\nname = "b"\nbuiltin = "eliza"\n',
     "battles.jsonl": b'{"winner": "tie", "model_a": "a", "model_b": "b"}\n',
     **dict.fromkeys(["book.txt", "mixture.txt"], TEXT),
@@ -112,7 +116,9 @@ def stand_ins(tmp_path_factory):
         write_checkpoint(folder / name, SMALL._replace(n_ctx=1024), name=prefix)
     for name in MODELS:
         convert(
-            folder / "models/124M", folder / name, weight_type=next((t for t in ("f32", "f16") if t in name), "int8")
+            folder / "models/124M",
+            folder / name,
+            weight_type=next((t for t in ("f32", "f16", "int4") if t in name), "int8"),
         )
     write_nanogpt(folder / "out" / "ckpt.pt")
     (folder / "llm.c").mkdir()

@@ -207,7 +207,7 @@ class TestStreams:
 @pytest.mark.parametrize("n", [4, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize(
-    "arguments", [("-p", "Hi", "-n", "60", "--seed", "1"), ("--seed", "1", "-n", "20")], ids=["text", "chat"]
+    "arguments", [("-p", "Hi", "-n", "400", "--seed", "1"), ("--seed", "1", "-n", "20")], ids=["text", "chat"]
 )
 def test_a_signal_at_any_moment_ends_it_with_a_beginning_of_its_text(number, arguments, n):
     choose = random.Random(n)

@@ -63,8 +63,7 @@ def test_a_signal_that_ends_a_chat_keeps_what_was_typed(chat, number):
     pytest.importorskip("readline")
     terminal, history = chat
     terminal.say("How are you?")
-    terminal.process.send_signal(number)
-    assert terminal.exit_code() == -number
+    assert terminal.end(number) == -number
     assert history.read_text().splitlines()[-1] == "How are you?"
     assert "Traceback" not in terminal.text
 
