@@ -39,6 +39,7 @@ ELSEWHERE = {
     "pytest": "that is this run",
     **dict.fromkeys(["python fuzz/run.py", "python fuzz/readers.py"], "hours; tests/test_fuzz.py has short runs"),
     "python tests/mutate.py": "hours",
+    "python bench/llama_bench.py": "builds of llama.cpp take minutes; tests/test_scripts.py has programs like them",
     "gpt2rt batch 124M corpus.jsonl shared/job": "a cluster; tests/test_jobs_clusters.py has one here",
     "gpt2rt convert hf:": "the hub is far away; tests/test_huggingface.py has one here",
     "python bench/blind.py answers SmolLM2": "a download of 93 MB",
