@@ -14,7 +14,7 @@ import gpt2rt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits, devices and mounts as Linux has them")
 
-MANY = 5
+MANY = 2
 SHORT = [  # each fault, and each kind of command
     *(("convert", fault) for fault in ("kill", "cut")),
     *(("bundle", fault) for fault in ("full_disk", "vanished", "read_only")),
