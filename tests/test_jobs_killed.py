@@ -157,7 +157,7 @@ def test_signals_at_any_moment_end_it_with_a_sentence(job, tmp_path, number):
         code, error = ended(process)
         check_stopped(code, error, number, is_early=True)
         statuses.append(code)
-    assert statuses.count(128 + number) > 8  # otherwise the moments were not the interesting ones
+    assert statuses.count(128 + number) > 2  # otherwise the moments were not the interesting ones
     assert ended(job.start(out, "--processes", 2))[0] == 0
     job.check(out)
 
