@@ -15,6 +15,10 @@ from gpt2rt.cli import Stopped
 NAMES = ("SIGTERM", "SIGHUP")
 
 
+def ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: with SIG_IGN, Python prints a traceback for a signal that came just before."""
+
+
 @contextlib.contextmanager
 def undone_when_stopped() -> Iterator[None]:
     """Let signals that end the program raise `Stopped`, so that what runs can remove its unfinished files.
@@ -25,7 +29,7 @@ def undone_when_stopped() -> Iterator[None]:
 
     def stop(number: int, _: FrameType | None) -> None:
         for each in before:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, ignore)
         before.clear()
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
@@ -53,7 +57,7 @@ def unwound_when_stopped() -> Iterator[None]:
 
     def stop(number: int, _: FrameType | None) -> None:
         for each in before:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, ignore)
         raise Stopped(number)
 
     before: list[int] = []
