@@ -25,7 +25,7 @@ GIVEN_UP = f"{MOST_DEATHS} processes have died with it, the last one with exit c
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 needs_proc = pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="it finds processes in /proc")
 each_number = pytest.mark.parametrize(
-    "n", [pytest.param(1, id="few"), pytest.param(15, id="many", marks=pytest.mark.slow)]
+    "n", [pytest.param(1, id="few"), pytest.param(50, id="many", marks=pytest.mark.slow)]
 )
 
 
@@ -145,8 +145,10 @@ def test_a_signal_ends_it_with_a_sentence(job, tmp_path, number, to_group, is_re
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_signals_at_any_moment_end_it_with_a_sentence(job, tmp_path, number):
     moments, statuses, out = random.Random(number), [], ""
-    for n_runs in range(20):
-        out = str(tmp_path / f"out{n_runs}") if not statuses or statuses[-1] == 0 else out
+    # Before its first line and after its last, a signal meets nothing of interest; how often depends on the machine.
+    while len(statuses) < 50 or statuses.count(128 + number) <= 20:
+        assert len(statuses) < 500
+        out = str(tmp_path / f"out{len(statuses)}") if not statuses or statuses[-1] == 0 else out
         process = job.start(out, "--processes", 2)
         send = moments.choice((os.killpg, os.kill))
         is_running(process, 0.03 + moments.uniform(0, 0.8) * job.seconds)  # after the start of Python itself
@@ -157,7 +159,6 @@ def test_signals_at_any_moment_end_it_with_a_sentence(job, tmp_path, number):
         code, error = ended(process)
         check_stopped(code, error, number, is_early=True)
         statuses.append(code)
-    assert statuses.count(128 + number) > 2  # otherwise the moments were not the interesting ones
     assert ended(job.start(out, "--processes", 2))[0] == 0
     job.check(out)
 
