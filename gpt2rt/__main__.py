@@ -7,9 +7,6 @@ import os
 import stat
 import sys
 
-from gpt2rt.errors import NO_MEMORY, is_lack_of_memory
-from gpt2rt.model_folder import named_model
-
 READING = ("chat", "generate", "next")  # commands that read the whole of the first file that is named
 
 
@@ -33,10 +30,13 @@ def read_beside(path: str) -> None:
 
 def main() -> None:
     """Start reading the model file, then load the command line, which takes about as long from a disk."""
-    # Ctrl-C while modules are loaded would be a traceback.
-    on_interrupt = _signal.getsignal(_signal.SIGINT)
-    if on_interrupt is _signal.default_int_handler:
+    # Ctrl-C would be a traceback where nobody catches it: while modules are loaded, and at the end.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+    from gpt2rt.errors import NO_MEMORY, is_lack_of_memory
+    from gpt2rt.model_folder import named_model
+
     if sys.platform == "linux" and sys.argv[1:2] and sys.argv[1] in READING:
         for argument in sys.argv[2:]:
             if not argument.startswith("-"):
@@ -52,7 +52,6 @@ def main() -> None:
         sys.exit(f"gpt2rt: {NO_MEMORY}")
     gc.freeze()
     gc.enable()
-    _signal.signal(_signal.SIGINT, on_interrupt)
     main()
 
 

@@ -35,6 +35,8 @@ SHAPE = SMALL._replace(n_embd=256, n_head=4, n_layer=3)  # 2 million parameters
 BYTES = Hyperparameters(n_vocab=257, n_ctx=256, n_embd=64, n_head=2, n_layer=2)  # talks in bytes
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BLAS_ERROR = "OpenBLAS error: Memory allocation still failed"  # with which this library ends the process
+# What Python prints, and then goes on, when Ctrl-C comes at a certain moment while it finds the package gpt2rt.
+LOST = r"Exception ignored in: <function _get_module_lock.*\n(?:.*\n)*?KeyboardInterrupt: \n"
 STREAMS = {"<": "0", ">": "1", "2>": "2"}
 LEAST_MEMORY, MOST_MEMORY = 17 << 20, 1 << 30  # bytes; with less, Python itself does not start
 
@@ -177,6 +179,13 @@ def untimed(text):
     return re.sub(rb" in [0-9.]+ s", b"", text)
 
 
+def is_before_the_command_line(error):
+    """Whether Python printed a traceback before `gpt2rt.__main__.main` ran its first line."""
+    if f"gpt2rt{os.sep}cli" in error:
+        return False
+    return "Traceback" in error and (f"gpt2rt{os.sep}" not in error or error.endswith("\nKeyboardInterrupt\n"))
+
+
 class Lab:
     """Runs a command under faults.
 
@@ -260,8 +269,10 @@ class Lab:
         Args:
             is_silent: its errors can't be read. is_changed: its text may differ. is_memory: Python may lack memory.
         """
-        if run.status and "Traceback" in run.error and f"gpt2rt{os.sep}" not in run.error:  # Python has not started
-            return "ended"
+        if is_before_the_command_line(run.error):
+            if run.status:
+                return "ended"
+            run = run._replace(error=re.sub(LOST, "", run.error))
         assert is_memory or "Traceback" not in run.error, run  # but for that of a worker, or of Python's libraries
         assert "Fatal" not in run.error, run
         assert "Exception ignored" not in run.error, run

@@ -13,6 +13,7 @@ from itertools import takewhile
 
 import click
 
+from gpt2rt.cli.signals import Stopped, interruptible
 from gpt2rt.errors import NO_MEMORY, NO_THREAD, Gpt2rtError, UsageError, is_lack_of_memory
 
 COMMANDS = (
@@ -36,18 +37,6 @@ COMMANDS = (
     *("tokenize", "bench", "perplexity", "doctor", "help"),
 )
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-
-
-class Stopped(BaseException):
-    """A signal asked the program to end.
-
-    Attributes:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
 
 
 class LazyGroup(click.Group):
@@ -178,8 +167,9 @@ def run(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = sys.argv[1:] if args is None else args
     try:
-        status = group.main(args, prog_name="gpt2rt", standalone_mode=False)
-        sys.stdout.flush()
+        with interruptible():
+            status = group.main(args, prog_name="gpt2rt", standalone_mode=False)
+            sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.UsageError as error:
         complain_of(error, usage_sentence(error, given), given)

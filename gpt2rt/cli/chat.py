@@ -15,6 +15,7 @@ from gpt2rt.cli.line_editor import LineEditor, file_completions
 from gpt2rt.cli.model_argument import model_argument
 from gpt2rt.cli.parameters import CHAT_FORMAT, FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_options
+from gpt2rt.cli.signals import unwound_when_stopped
 from gpt2rt.cli.terminal import BOLD_CYAN, BOLD_GREEN, PLAIN, counted, has_colors, printable, sentence, speed, write
 from gpt2rt.cli.wrap import WordWrapper, terminal_columns, text_width
 from gpt2rt.errors import Gpt2rtError, UsageError
@@ -310,7 +311,8 @@ class Talk:
     def save(self, path: str) -> None:
         from gpt2rt.transcript import save_transcript
 
-        save_transcript(self.conversation, named_file(path, "/save"))
+        with unwound_when_stopped():
+            save_transcript(self.conversation, named_file(path, "/save"))
         self.note(f"(saved {self.turns()} to {path})")
 
     def load(self, path: str) -> None:

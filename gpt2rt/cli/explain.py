@@ -12,6 +12,7 @@ from gpt2rt.cli.files import read_text
 from gpt2rt.cli.model_argument import model_and_text_arguments
 from gpt2rt.cli.parameters import FILE
 from gpt2rt.cli.sampling_options import given, model_options, sampling_option, special_option
+from gpt2rt.cli.signals import undone_when_stopped
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.sampling import SAMPLING_OPTIONS, SamplingParams
 
@@ -135,7 +136,6 @@ def command(
 
 def write_lesson(found: TextTrace, sampling: SamplingParams, path: str) -> None:
     """Write the page."""
-    from gpt2rt.cli.signals import undone_when_stopped
     from gpt2rt.cli.terminal import counted, printable
     from gpt2rt.explain.lesson import html_page, lesson_data
     from gpt2rt.modelfile.unfinished import check_output, replaced

@@ -11,6 +11,7 @@ from gpt2rt.cli import needing
 from gpt2rt.cli.arena import db_option
 from gpt2rt.cli.model_argument import MODEL, model_path, yes_option
 from gpt2rt.cli.sampling_options import model_options
+from gpt2rt.cli.signals import ending_until
 from gpt2rt.errors import Gpt2rtError, UsageError
 from gpt2rt.model_folder import BUNDLED, SUFFIX, released_size
 
@@ -162,7 +163,8 @@ def command(
         lambda: click.echo(f"serving {names} at {url_of(listening)} (Ctrl-C stops it)"),
         log_level,
     )
-    with listening, contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is done
+    # uvicorn looks for signals, and raises them again when all is done
+    with listening, contextlib.suppress(KeyboardInterrupt), ending_until(lambda: server.started):
         server.run([listening])
         if not server.should_exit:
             raise Gpt2rtError("the server stopped after an internal error (its log has it)")

@@ -163,7 +163,7 @@ def _keeping_signals(is_starting: bool) -> Iterator[None]:
         nonlocal is_interrupted
         is_interrupted = True
 
-    if is_starting and of_interrupt is signal.default_int_handler:
+    if is_starting and callable(of_interrupt):
         signal.signal(signal.SIGINT, note)
     try:
         yield
@@ -175,4 +175,4 @@ def _keeping_signals(is_starting: bool) -> Iterator[None]:
         signal.signal(signal.SIGTERM, of_terminate)
         signal.signal(signal.SIGINT, of_interrupt)
     if is_interrupted:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
