@@ -1,6 +1,7 @@
 """The exceptions of gpt2rt. Each message says what is wrong, what was expected, and what to do about it."""
 
 NO_MEMORY = "not enough memory"
+NOT_RAISED = "without exception set", "without setting an exception"  # as Python's own mistakes end
 NOT_MAPPED = ("failed to map segment", "annot allocate memory", "out of memory")  # as loaders of libraries say it
 NO_THREAD = "can't start new thread"  # as Python says it
 
@@ -39,8 +40,10 @@ class UsageError(Gpt2rtError, ValueError):
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an exception says that there is no memory: Python's own, or one of importing or mapping a file."""
-    return (
-        isinstance(error, MemoryError)
-        or (isinstance(error, SystemError) and "without exception set" in str(error))  # as Python's own mistakes end
-        or any(sign in str(error) for sign in NOT_MAPPED)
-    )
+    if isinstance(error, MemoryError):
+        return True
+    message = str(error)
+    for sign in NOT_RAISED if isinstance(error, SystemError) else NOT_MAPPED:  # noqa: SIM110 (`any` needs memory)
+        if sign in message:
+            return True
+    return False

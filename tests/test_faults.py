@@ -52,6 +52,34 @@ def test_a_fault_never_does_any_harm(lab, command, fault):
     assert not ends[campaign.BROKEN], broken
 
 
+WITHOUT_MEMORY = """
+import resource, sys
+import gpt2rt.__main__, gpt2rt.cli, gpt2rt.cli.generate, gpt2rt.cli.tokenize, gpt2rt.cli.terminal, gpt2rt.model
+n_left = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 20, -1))
+eaten = []
+for size in 1 << 20, 1 << 16, 1 << 12, 1 << 8, 64:
+    try:
+        while True:
+            eaten.append(bytearray(size))
+    except MemoryError:
+        pass
+while n_left and eaten:
+    eaten.pop()
+    n_left -= 1
+gpt2rt.__main__.main()
+"""
+
+
+@pytest.mark.parametrize("n_left", [50, 100, 200])  # pieces of 64 bytes
+@pytest.mark.parametrize("arguments", [["tokenize", "Hello!"], ["tokenise"], ["generate", "no.bin", "Hello!"]])
+def test_without_memory_a_command_ends_with_a_sentence(arguments, n_left):
+    command = [sys.executable, "-c", WITHOUT_MEMORY, str(n_left), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == "gpt2rt: not enough memory\n"
+    assert done.returncode == 1
+
+
 def test_a_campaign_prints_how_runs_ended(capsys):
     assert not campaign.main(["gpt2rt-chat -p", "--faults", "vanished", "cut", "--number", "2"])
     header, _, row = capsys.readouterr().out.splitlines()

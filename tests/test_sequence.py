@@ -134,7 +134,6 @@ def test_a_fork_of_an_invalid_length_is_refused(sequence, length):
         ((token for token in TOKENS), 8),
         ([7, "1"], 1),
     ],
-    ids=str,
 )
 def test_a_common_prefix_ends_at_the_first_difference(sequence, tokens, expected):
     sequence.append(TOKENS)

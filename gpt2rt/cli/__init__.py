@@ -14,7 +14,7 @@ from itertools import takewhile
 import click
 
 from gpt2rt.cli.signals import Stopped, interruptible
-from gpt2rt.errors import NO_MEMORY, NO_THREAD, Gpt2rtError, UsageError, is_lack_of_memory
+from gpt2rt.errors import NO_THREAD, Gpt2rtError, UsageError, is_lack_of_memory
 
 COMMANDS = (
     *(
@@ -139,11 +139,8 @@ def needing(what: str, extra: str) -> Iterator[None]:
 
 def complain(message: object) -> None:
     """Print one sentence to standard error. Files and servers may be quoted in it, so it is made printable."""
-    try:
-        from gpt2rt.cli.terminal import sentence
-    except (MemoryError, ImportError, OSError, SystemError):  # memory is too small for this module
-        sys.stderr.write(f"gpt2rt: {NO_MEMORY}\n")
-        return
+    from gpt2rt.cli.terminal import sentence
+
     click.echo(f"gpt2rt: {sentence(message)}", err=True)
 
 
@@ -160,11 +157,16 @@ def complain_of(error: BaseException, message: object, args: list[str]) -> None:
 
 def print_warning(message: Warning | str, *_where: object, **_line: object) -> None:
     """Print a warning as one sentence, without the line of code that Python would add."""
-    complain(message)
+    if not str(message).endswith(" was never awaited"):  # because of an exception, which is reported
+        complain(message)
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code.
+
+    Raises:
+        MemoryError, SystemError: memory has run out; `__main__` says so, where the most of it is free again.
+    """
     given = sys.argv[1:] if args is None else args
     try:
         with interruptible():
@@ -188,13 +190,13 @@ def run(args: list[str] | None = None) -> int:
     except Gpt2rtError as error:
         complain_of(error, error, given)
         return EXIT_ERROR
-    except (MemoryError, SystemError) as error:
-        if not is_lack_of_memory(error):
-            raise
-        complain_of(error, NO_MEMORY, given)
-        return EXIT_ERROR
     except ImportError as error:
-        complain_of(error, import_sentence(error), given)
+        cause = first_cause(error)
+        if is_lack_of_memory(cause):
+            raise MemoryError from error
+        if (error.name or "").startswith("gpt2rt."):
+            raise
+        complain_of(error, f"a library can't be loaded: {cause} (install gpt2rt and what it needs again)", given)
         return EXIT_ERROR
     except RuntimeError as error:
         if str(error) != NO_THREAD:
@@ -209,20 +211,11 @@ def run(args: list[str] | None = None) -> int:
         return EXIT_ERROR
 
 
-def import_sentence(error: ImportError) -> str:
-    """Return the sentence for a library that can't be loaded: it is damaged, or memory is too small for it.
-
-    Raises:
-        ImportError: it is a mistake in gpt2rt.
-    """
-    cause: BaseException = error
-    while isinstance(before := cause.__cause__ or cause.__context__, ImportError):  # numpy explains it at length
-        cause = before
-    if is_lack_of_memory(cause):
-        return NO_MEMORY
-    if (error.name or "").startswith("gpt2rt."):
-        raise error
-    return f"a library can't be loaded: {cause} (install gpt2rt and what it needs again)"
+def first_cause(error: ImportError) -> ImportError:
+    """Return why an import has failed, which numpy explains at length."""
+    while isinstance(before := error.__cause__ or error.__context__, ImportError):
+        error = before
+    return error
 
 
 def usage_sentence(error: click.UsageError, args: list[str]) -> str:
