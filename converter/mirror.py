@@ -171,12 +171,11 @@ class Mirror:
             return True
         if not begin or response.status not in (206, 416):
             raise self._refusal(name, response)
-        if version in (None, part.version) and response.status == 416 and total == begin:
-            return False
-        if response.status == 416 or version not in (None, part.version) or first != begin:
+        has_next = response.status == 206 and first == begin
+        if version not in (None, part.version) or not (has_next or (response.status == 416 and total == begin)):
             part.clear()
             raise _TemporaryError("the server's file has changed, or the server sends another range than requested")
-        return True
+        return has_next
 
     def _receive(self, name: str, response: Response, part: Part, begin: int, advance: Callable[[int], None]) -> None:
         """Append the response's body to the part."""

@@ -68,14 +68,14 @@ class Answer:
 
     def _run(self) -> Generator[str]:
         try:
-            yield from self._first_new()
+            yield from self._sample()
         except (KeyboardInterrupt, GeneratorExit):
             self.finish_reason = "interrupted"
             raise
         finally:
             self._keep()
 
-    def _first_new(self) -> Generator[str]:
+    def _sample(self) -> Generator[str]:
         """Sample an answer and, where it is blank or repeats an earlier one, another."""
         sequence = self._conversation.sequence
         self._new_tokens()

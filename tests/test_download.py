@@ -152,13 +152,13 @@ def test_wrong_range_is_thrown_away(server, tmp_path, release):
 
 
 @pytest.mark.parametrize(
-    "whole",
-    [None, "bytes */50000", "bytes 50000-50001/50002"],
-    ids=["no size", "the size of another version", "a range"],
+    ("whole", "is_new"),
+    [(None, False), ("bytes */50000", True), ("bytes 50000-50001/50002", True), ("bytes 50000-50001/50002", False)],
+    ids=["no size", "the size of another version", "a range of another version", "a range"],
 )
-def test_answer_that_there_are_no_more_bytes_of_another_file_starts_again(server, tmp_path, release, whole):
+def test_answer_that_there_are_no_more_bytes_of_another_file_starts_again(server, tmp_path, release, whole, is_new):
     def has_no_more(handler):
-        if whole:
+        if is_new:
             server.etag = '"v2"'
         handler.say(416, {"Content-Range": whole} if whole else {})
         return True
