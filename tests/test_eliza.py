@@ -224,9 +224,9 @@ def test_an_empty_answer_gives_such_a_sentence_too():
 
 @pytest.mark.parametrize("rules", [["(A (=B))", "(B (=A))"], ["(A ((0) (PRE (1 1) (=A))))"]], ids=["links", "doubling"])
 def test_a_script_that_links_in_circles_still_answers(rules):
-    start = time.perf_counter()
+    start = time.process_time()
     assert answers(rules, "a " * 50) == ["HMMM"]
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("number", ["0", "2", "3"])
@@ -377,10 +377,10 @@ def test_the_matcher_equals_its_definition(pattern, words):
 
 
 def test_a_pattern_of_many_zeros_takes_little_time():
-    start = time.perf_counter()
+    start = time.process_time()
     pattern = [0, "A"] * 30 + ["B"]
     assert Sentence(["A"] * 5000).match(pattern) is None  # by trying all lengths: more steps than there are atoms
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 # --- any text
@@ -425,9 +425,9 @@ def test_any_row_of_keywords_has_an_answer_of_the_script(words):
     ids=["my", "was", "are", "to", "do", "letters", "periods", "accents", "surrogate"],
 )
 def test_a_long_message_is_answered_in_bounded_time(message):
-    start = time.perf_counter()
+    start = time.process_time()
     assert Eliza(LISTENER).answer(message)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 # --- a whole conversation

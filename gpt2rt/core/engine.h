@@ -52,7 +52,7 @@ typedef struct {
     ScoredRow scored[SCORED_TOKENS]; /* (n_scored) */
     int64_t n_scored;
     int (*check)(void);  /* runs signal handlers; returns whether one raised; NULL if this thread must not run them */
-    double check_at;
+    double check_at; /* when to do that next, whatever step that is in */
     int raised; /* whether a signal handler raised */
     Atomic cancelled;
     Lock lock;
@@ -155,7 +155,6 @@ static inline int engine_run(Engine *e) {
     p->should_stop = engine_should_stop, p->stop_argument = e;
     p->stopped = 0;
     e->raised = 0;
-    e->check_at = e->check ? clock_seconds() + CHECK_INTERVAL : 0;
     plan_queries(p);
     pool_run(e->pool, engine_job, e);
     return !atomic_get(&p->stopped);

@@ -50,7 +50,7 @@ static inline SequenceStatus lens_run(Lens all) {
     Engine *e = all.engine;
     ForwardPass *p = &e->pass;
     if (!engine_reserve(e, SCORED_TOKENS, SCORED_TOKENS, 1)) return SEQUENCE_NO_MEMORY;
-    e->raised = 0, e->check_at = 0;
+    e->raised = 0;
     for (int64_t at = 0; at < all.n_rows; at += SCORED_TOKENS) {
         Lens part = all;
         part.n_rows = all.n_rows - at < SCORED_TOKENS ? all.n_rows - at : SCORED_TOKENS;

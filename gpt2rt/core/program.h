@@ -143,7 +143,6 @@ static inline int sample_more(Model *m, Sequence *s, TextStream *stream, Samplin
     size_t n_used;
     Problem problem;
     do {
-        if (was_interrupted()) return EXIT_INTERRUPTED; /* a step of a small model is over before it looks */
         const SequenceStatus step = engine_step(&m->engine, sequences, 1), status = step ? step : s->status;
         if (status == SEQUENCE_STOPPED) return EXIT_INTERRUPTED;
         if (status == SEQUENCE_NO_MEMORY) return no_memory();
