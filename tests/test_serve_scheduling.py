@@ -215,10 +215,10 @@ class TestStopping:
 
             def __exit__(self, *_):
                 lock.release()
-                if threading.current_thread() is not scheduler._thread:
+                if threading.get_ident() == submitting:
                     scheduler._lock = lock
                     scheduler.stop()
-                    scheduler.join(PATIENCE)
+                    scheduler._has_ended.wait(PATIENCE)
 
         async def submitted():
             scheduler.start(asyncio.get_running_loop())
@@ -228,7 +228,7 @@ class TestStopping:
             async with asyncio.timeout(5):
                 await call.updates()
 
-        lock = scheduler._lock
+        lock, submitting = scheduler._lock, threading.get_ident()
         with pytest.raises(ApiError, match="stopping"):
             asyncio.run(submitted())
 

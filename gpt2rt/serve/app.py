@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import TypeVar
 
 import msgspec
@@ -41,6 +42,7 @@ from gpt2rt.serve.requests import (
 from gpt2rt.serve.scheduler import Scheduler
 from gpt2rt.serve.served_model import ServedModel
 
+END_SECONDS = 3.0  # in which the scheduler's thread ends
 BODY_SECONDS = 30.0  # in which a client must send the body of a request
 Asked = TypeVar("Asked", bound=Body)
 
@@ -115,7 +117,9 @@ class Service:
             yield
         finally:
             self.stop()
-            await asyncio.to_thread(self._scheduler.join, 3.0)
+            end = monotonic() + END_SECONDS
+            while self._scheduler.is_alive and monotonic() < end:  # another thread might have no memory to begin
+                await asyncio.sleep(0.01)
 
     @property
     def is_running(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import threading
 from asyncio import AbstractEventLoop
@@ -11,7 +12,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 
 from gpt2rt._engine import Event, Sequence
-from gpt2rt.errors import CancelledError, Gpt2rtError
+from gpt2rt.errors import NO_THREAD, CancelledError, Gpt2rtError
 from gpt2rt.generate import begun
 from gpt2rt.prefix_cache import Kept, PrefixCache
 from gpt2rt.serve.api_error import ApiError, invalid, refused, stopping, timed_out
@@ -20,6 +21,8 @@ from gpt2rt.serve.metrics import Metrics
 from gpt2rt.serve.served_model import ServedModel
 
 WORTH_WAITING = 64  # tokens of a prompt; a text waits for another one that is evaluating so many of its tokens
+
+START_SECONDS = 10.0  # in which the thread must begin
 
 log = logging.getLogger("gpt2rt.serve")
 
@@ -62,8 +65,8 @@ class Scheduler:
         self._prefixes = PrefixCache()
         self._reserved = 0  # bytes of KV cache
         self._news: list[tuple[Call, Update | ApiError]] = []
-        self._thread = threading.Thread(target=self._run, name="gpt2rt scheduler", daemon=True)
-        self._loop: AbstractEventLoop
+        self._has_begun, self._has_ended = threading.Event(), threading.Event()  # of the thread
+        self._loop: AbstractEventLoop | None = None
 
     # --- of the event loop
 
@@ -73,9 +76,12 @@ class Scheduler:
         Raises:
             RuntimeError: there is no memory for a thread.
         """
-        if self._thread.ident is None:
+        if self._loop is None:
             self._loop = loop
-            self._thread.start()
+            _thread.start_new_thread(self._run, ())
+            # Thread.start would wait for ever for one that has no memory to begin.
+            if not self._has_begun.wait(START_SECONDS):
+                raise RuntimeError(NO_THREAD)
 
     def submit(self, call: Call) -> None:
         """Queue the texts of a call.
@@ -114,19 +120,26 @@ class Scheduler:
             queue.engine.cancel()
         self._inbox.put(None)
 
-    def join(self, timeout: float) -> None:
-        """Wait until the thread has ended."""
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._has_begun.is_set() and not self._has_ended.is_set()
 
     @property
     def is_running(self) -> bool:
         """Whether it takes calls."""
-        return not self._is_stopping and self._thread.is_alive()
+        return not self._is_stopping and self.is_alive
 
     # --- of the thread
 
     def _run(self) -> None:
+        self._has_begun.set()
+        try:
+            self._serve()
+        finally:
+            self._has_ended.set()
+
+    def _serve(self) -> None:
         try:
             while not self._is_stopping:
                 self._receive()
@@ -167,6 +180,7 @@ class Scheduler:
         if not self._news:
             return
         news, self._news = self._news, []
+        assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(_deliver, news)
         except RuntimeError:  # the loop was closed: nobody listens any more
