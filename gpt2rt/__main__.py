@@ -37,15 +37,15 @@ def main() -> None:
     from gpt2rt.errors import NO_MEMORY, is_lack_of_memory
     from gpt2rt.model_folder import named_model
 
-    if sys.platform == "linux" and sys.argv[1:2] and sys.argv[1] in READING:
-        for argument in sys.argv[2:]:
-            if not argument.startswith("-"):
-                path = argument if os.path.exists(argument) else named_model(argument) or argument
-                read_beside(path)
-                break
-    gc.disable()  # all that is loaded stays; looking for garbage in it, now and at the end, takes 4 to 6 ms
     last_words = f"gpt2rt: {NO_MEMORY}\n".encode()
     try:
+        if sys.platform == "linux" and sys.argv[1:2] and sys.argv[1] in READING:
+            for argument in sys.argv[2:]:
+                if not argument.startswith("-"):
+                    path = argument if os.path.exists(argument) else named_model(argument) or argument
+                    read_beside(path)
+                    break
+        gc.disable()  # all that is loaded stays; looking for garbage in it, now and at the end, takes 4 to 6 ms
         from gpt2rt.cli import main
 
         gc.freeze()
@@ -54,6 +54,10 @@ def main() -> None:
     except (MemoryError, ImportError, OSError, SystemError) as error:
         if not is_lack_of_memory(error) or "--debug" in sys.argv:
             raise
+        try:  # noqa: SIM105 (contextlib may not be loaded)
+            sys.stdout.flush()
+        except Exception:
+            pass
         os.write(2, last_words)
         os._exit(1)  # without memory, Python's own end prints tracebacks
 

@@ -119,7 +119,6 @@ def test_a_closed_terminal_keeps_what_was_typed(chat):
 SAVING = """
 import os, signal, sys
 import gpt2rt.__main__
-from gpt2rt.modelfile import unfinished
 
 def trace(frame, event, argument):
     if frame.f_code.co_name == "save_transcript":

@@ -11,6 +11,7 @@ from types import FrameType
 
 ENDING = [getattr(_signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(_signal, name)]
 SOON = 0.001  # seconds
+Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(BaseException):
@@ -62,6 +63,18 @@ def is_postponed(number: int, frame: FrameType | None) -> bool:
     return True
 
 
+def once(numbers: list[int]) -> Handler:
+    """Return a handler that does what `interrupt` does, and lets further signals of these numbers be ignored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not is_postponed(number, frame):
+            for each in numbers:
+                _signal.signal(each, ignore)
+            interrupt(number, None)
+
+    return stop
+
+
 def _send_again(number: int) -> None:
     time.sleep(SOON)
     _thread.interrupt_main(number)  # type: ignore[arg-type]  # any int
@@ -70,28 +83,39 @@ def _send_again(number: int) -> None:
 # --- where they hold
 
 
-def is_default(number: int) -> bool:
-    """Return whether a signal ends the program or raises KeyboardInterrupt. Some callers ignore it, as `nohup` does."""
-    return _signal.getsignal(number) in (_signal.SIG_DFL, _signal.default_int_handler, end_by_signal, interrupt)
+@contextlib.contextmanager
+def handled(numbers: list[int], handler: Handler) -> Iterator[None]:
+    """Let a handler take signals inside, and do what they did before it afterwards, unless they are ignored by then."""
+    before = {number: _signal.getsignal(number) for number in numbers}
+    try:
+        for number in numbers:
+            _signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in before.items():
+            if _signal.getsignal(number) is not ignore:
+                _signal.signal(number, end_by_signal if old == _signal.SIG_DFL else old)
 
 
-def is_in_main_thread() -> bool:
+def defaults(numbers: list[int]) -> list[int]:
+    """Return the signals that end the program or raise KeyboardInterrupt. Some callers ignore one, as `nohup` does.
+
+    In other threads than the main one there are none: they can't set handlers.
+    """
     import threading
 
-    return threading.current_thread() is threading.main_thread()
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    defaults = (_signal.SIG_DFL, _signal.default_int_handler, end_by_signal, interrupt)
+    return [number for number in numbers if _signal.getsignal(number) in defaults]
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C raise KeyboardInterrupt inside, if it ends the program outside: as there, nobody would catch it."""
-    ends = _signal.getsignal(_signal.SIGINT) in (_signal.SIG_DFL, end_by_signal)
-    try:
-        if ends:
-            _signal.signal(_signal.SIGINT, interrupt)
+    is_ended = _signal.getsignal(_signal.SIGINT) in (_signal.SIG_DFL, end_by_signal)
+    with handled([_signal.SIGINT] if is_ended else [], interrupt):
         yield
-    finally:
-        if ends and _signal.getsignal(_signal.SIGINT) is interrupt:  # else further ones are ignored
-            _signal.signal(_signal.SIGINT, end_by_signal)
 
 
 @contextlib.contextmanager
@@ -104,13 +128,8 @@ def ending_until(is_ready: Callable[[], bool]) -> Iterator[None]:
         interrupt(number, frame)
 
     is_ours = _signal.getsignal(_signal.SIGINT) is interrupt
-    if is_ours:
-        _signal.signal(_signal.SIGINT, stop)
-    try:
+    with handled([_signal.SIGINT] if is_ours else [], stop):
         yield
-    finally:
-        if is_ours:
-            _signal.signal(_signal.SIGINT, interrupt)
 
 
 @contextlib.contextmanager
@@ -120,25 +139,9 @@ def undone_when_stopped() -> Iterator[None]:
     Ctrl-C raises KeyboardInterrupt, as ever. While they do that, and until the program has ended, further signals are
     ignored. A signal that the caller of the program ignores stays ignored.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if is_postponed(number, frame):
-            return
-        for each in before:
-            _signal.signal(each, ignore)
-        before.clear()
-        interrupt(number, None)
-
-    before = {}
-    if is_in_main_thread():
-        before = {number: _signal.getsignal(number) for number in (_signal.SIGINT, *ENDING) if is_default(number)}
-    for number in before:
-        _signal.signal(number, stop)
-    try:
+    numbers = defaults([_signal.SIGINT, *ENDING])
+    with handled(numbers, once(numbers)):
         yield
-    finally:
-        for number, old in before.items():
-            _signal.signal(number, end_by_signal if old == _signal.SIG_DFL else old)
 
 
 @contextlib.contextmanager
@@ -148,25 +151,11 @@ def unwound_when_stopped() -> Iterator[None]:
     From the first one on, further ones are ignored; Ctrl-C is as ever. A signal that the caller of the program ignores
     stays ignored. Within another one of these, it ends what that one holds, too.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if is_postponed(number, frame):
-            return
-        for each in before:
-            _signal.signal(each, ignore)
-        interrupt(number, None)
-
-    before: list[int] = []
-    if is_in_main_thread():
-        before = [number for number in ENDING if is_default(number)]
-    for number in before:
-        _signal.signal(number, stop)
+    numbers = defaults(ENDING)
     try:
-        yield
+        with handled(numbers, once(numbers)):
+            yield
     except Stopped as stopped:
-        if stopped.number not in before:
+        if stopped.number not in numbers:
             raise
         end_by_signal(stopped.number, None)
-    finally:
-        for number in before:
-            _signal.signal(number, end_by_signal)

@@ -21,7 +21,6 @@ from gpt2rt.serve.metrics import Metrics
 from gpt2rt.serve.served_model import ServedModel
 
 WORTH_WAITING = 64  # tokens of a prompt; a text waits for another one that is evaluating so many of its tokens
-
 START_SECONDS = 10.0  # in which the thread must begin
 
 log = logging.getLogger("gpt2rt.serve")
